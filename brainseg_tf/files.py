@@ -1,0 +1,62 @@
+"""Files are written beside their place and renamed, so that a reader never sees half of one."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from brainseg_tf.errors import InputError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary path (same folder, same suffixes) that takes ``path``'s place if the block succeeds.
+
+    Works for a file and for a whole folder. After a failure nothing is left behind and what stood at ``path``
+    before stands there still.
+
+    Raises:
+        InputError: the place cannot be written to, or the disk is full.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield beside
+        if beside.is_dir() and path.is_dir():
+            shutil.rmtree(path)
+        os.replace(beside, path)
+    except OSError as error:
+        if error.filename is not None and Path(error.filename).name != beside.name:
+            raise
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+    finally:
+        if beside.is_dir():
+            shutil.rmtree(beside, ignore_errors=True)
+        else:
+            beside.unlink(missing_ok=True)
+
+
+def check_writable(path: Path, *, overwrite: bool = False) -> None:
+    """Refuses an output path early, before minutes of work are spent on what cannot be written.
+
+    Raises:
+        InputError: the folder is missing or read-only, or the file exists and ``overwrite`` is not set.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name a file")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path}: exists already; give --overwrite to replace it, or another name")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; create it first")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path}: no permission to write in {path.parent}; choose another place")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes ``content`` as indented JSON, in one step."""
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

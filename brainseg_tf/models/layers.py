@@ -1,0 +1,128 @@
+"""The networks' parts: convolutions from a line of the paper's tables, padding to the stride and cropping back."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+PACKAGE = "brainseg_tf"
+
+
+@dataclass(frozen=True)
+class Conv:
+    """One line of Table 1 or 2: ``conv kernel, stride, dilation - width``."""
+
+    kernel: int
+    stride: int
+    dilation: int
+    width: int
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class StridedDilatedConv2D(keras.layers.Layer):
+    """A 2D convolution with stride and dilation at once, which ``keras.layers.Conv2D`` refuses.
+
+    Equal to a dilated convolution of stride 1 sampled at every ``stride``-th pixel, padded so that an input of H rows
+    gives ceil(H / stride).
+
+    Args:
+        width: number of output channels.
+        kernel, stride, dilation: the same along both axes.
+    """
+
+    def __init__(self, width: int, kernel: int, stride: int, dilation: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # === Config ===
+        self.width, self.kernel, self.stride, self.dilation = width, kernel, stride, dilation
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        self.weight = self.add_weight(shape=self._weight_shape(input_shape[-1]), initializer="glorot_uniform", name="kernel")
+        self.bias = self.add_weight(shape=(self.width,), initializer="zeros", name="bias")
+
+    def _weight_shape(self, channels: int) -> tuple[int, ...]:
+        return (self.kernel, self.kernel, channels, self.width)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        outputs = tf.nn.conv2d(inputs, self.weight, self.stride, "SAME", dilations=self.dilation)
+        return tf.nn.bias_add(outputs, self.bias)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        batch, *size, _ = input_shape
+        return (batch, *(n and -(-n // self.stride) for n in size), self.width)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"width": self.width, "kernel": self.kernel, "stride": self.stride, "dilation": self.dilation}
+        return super().get_config() | own
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class StridedDilatedConv2DTranspose(StridedDilatedConv2D):
+    """The transpose of ``StridedDilatedConv2D``: an input of H rows gives H * stride."""
+
+    def _weight_shape(self, channels: int) -> tuple[int, ...]:
+        return (self.kernel, self.kernel, self.width, channels)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        size = tf.shape(inputs)
+        shape = tf.stack([size[0], size[1] * self.stride, size[2] * self.stride, self.width])
+        outputs = tf.nn.conv2d_transpose(inputs, self.weight, shape, self.stride, "SAME", dilations=self.dilation)
+        return tf.nn.bias_add(outputs, self.bias)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        batch, *size, _ = input_shape
+        return (batch, *(n and n * self.stride for n in size), self.width)
+
+
+def convolution(line: Conv, name: str | None = None) -> keras.layers.Layer:
+    """The convolution that a line of the tables names."""
+    if line.stride > 1 and line.dilation > 1:
+        return StridedDilatedConv2D(line.width, line.kernel, line.stride, line.dilation, name=name)
+    return keras.layers.Conv2D(
+        line.width, line.kernel, line.stride, "same", dilation_rate=line.dilation, name=name
+    )
+
+
+def transposed(line: Conv, name: str | None = None) -> keras.layers.Layer:
+    """The transposed convolution that a line of a mirrored table names."""
+    if line.dilation > 1:
+        return StridedDilatedConv2DTranspose(line.width, line.kernel, line.stride, line.dilation, name=name)
+    return keras.layers.Conv2DTranspose(line.width, line.kernel, line.stride, "same", name=name)
+
+
+def mirrored(lines: tuple[Conv, ...], channels: int) -> tuple[Conv, ...]:
+    """The decoder's lines: the encoder's in reverse, each leading back to the width that its twin started from."""
+    widths = (channels, *(line.width for line in lines[:-1]))
+    return tuple(
+        Conv(line.kernel, line.stride, line.dilation, width)
+        for line, width in zip(reversed(lines), reversed(widths), strict=True)
+    )
+
+
+def run(layers: list[keras.layers.Layer], inputs: tf.Tensor, training: bool) -> tf.Tensor:
+    """Calls layers one after another."""
+    for layer in layers:
+        normalises = isinstance(layer, keras.layers.BatchNormalization)
+        inputs = layer(inputs, training=training) if normalises else layer(inputs)
+    return inputs
+
+
+def build_chain(layers: list[keras.layers.Layer], shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """Builds layers one after another; returns the last one's output shape."""
+    for layer in layers:
+        layer.build(shape)
+        shape = layer.compute_output_shape(shape)
+    return shape
+
+
+def pad_to_multiple(images: tf.Tensor, multiple: int) -> tf.Tensor:
+    """Pads (N, H, W, C) with zeros below and to the right until H and W are multiples of ``multiple``."""
+    size = tf.shape(images)
+    return tf.pad(images, [[0, 0], [0, -size[1] % multiple], [0, -size[2] % multiple], [0, 0]])
+
+
+def crop_like(images: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Undoes ``pad_to_multiple``."""
+    size = tf.shape(like)
+    cropped = images[:, : size[1], : size[2]]
+    return tf.ensure_shape(cropped, [None, like.shape[1], like.shape[2], images.shape[-1]])

@@ -1,0 +1,162 @@
+"""The ceVAE objective, in one place, and the training step of the models that minimise it (section 5.2).
+
+    L = w_kl KL( q(z|x) || N(0, I) ) + w_rec rec( x, g(z) ) + w_ctx rec( x, g(mu(x~)) )
+
+with z ~ q(z|x) and x~ the corrupted x. Both reconstructions are compared with the clean x. All terms are per pixel, so
+that weights mean the same at every image size: rec is the mean squared error, KL is in nats per pixel.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from brainseg_tf.models.layers import PACKAGE, crop_like, pad_to_multiple
+
+Corruption = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+@dataclass(frozen=True)
+class ObjectiveOptions:
+    """Weights of the three terms."""
+
+    kl: float = 0.01
+    reconstruction: float = 1.0
+    context: float = 1.0
+
+
+def reconstruction_error(clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
+    """Mean squared error over the batch, its pixels and channels; a scalar."""
+    return tf.reduce_mean(tf.math.squared_difference(clean, reconstruction))
+
+
+def kl_per_pixel(mean: tf.Tensor, stddev: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    """KL divergence of N(mean, stddev^2) from N(0, I), summed over latents, per pixel of ``images`` (N, H, W, C)."""
+    from tensorflow_probability import distributions as tfd
+
+    posterior = tfd.Normal(mean, stddev)
+    prior = tfd.Normal(tf.zeros_like(mean), tf.ones_like(stddev))
+    pixels = tf.cast(tf.reduce_prod(tf.shape(images)[:3]), mean.dtype)
+    return tf.reduce_sum(tfd.kl_divergence(posterior, prior)) / pixels
+
+
+class ContextModel(keras.Model):
+    """What the three networks have in common: the context task, the losses, any image size.
+
+    Compile with ``corruption`` (images, seed -> corrupted images) and ``objective`` (weights); fit on batches of
+    (images (N, H, W, C) in [0, 1], seed (2,) int32).
+
+    A subclass has ``stride``, the product of its strides, and gives ``restore``. Calling the model gives its
+    reconstruction, deterministic and of the input's size.
+    """
+
+    stride: int
+    loss_names: tuple[str, ...] = ("loss", "context")
+
+    def __init__(self, channels: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # === Config ===
+        self.channels = channels
+        self.corruption: Corruption | None = None
+        self.objective = ObjectiveOptions()
+        self.losses_seen = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
+
+    def compile(
+        self, *, corruption: Corruption | None = None, objective: ObjectiveOptions | None = None, **kwargs: Any
+    ) -> None:
+        super().compile(**kwargs)
+        self.corruption = corruption
+        self.objective = objective or ObjectiveOptions()
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name, "channels": self.channels}
+
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        padded = pad_to_multiple(images, self.stride)
+        return crop_like(self.restore(padded, training=training), images)
+
+    def restore(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
+        """Reconstruction of images whose sides are multiples of ``stride``."""
+        raise NotImplementedError
+
+    def compute_losses(self, clean: tf.Tensor, corrupted: tf.Tensor, *, training: bool) -> dict[str, tf.Tensor]:
+        """The terms of the objective by name, ``loss`` their weighted sum."""
+        context = reconstruction_error(clean, self(corrupted, training=training))
+        return {"loss": self.objective.context * context, "context": context}
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return list(self.losses_seen.values())
+
+    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        clean, seed = data
+        with tf.GradientTape() as tape:
+            losses = self.compute_losses(clean, self.corruption(clean, seed), training=True)
+        gradients = tape.gradient(losses["loss"], self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        return self._seen(losses, clean)
+
+    def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        clean, seed = data
+        return self._seen(self.compute_losses(clean, self.corruption(clean, seed), training=False), clean)
+
+    def _seen(self, losses: dict[str, tf.Tensor], clean: tf.Tensor) -> dict[str, tf.Tensor]:
+        for name, value in losses.items():
+            self.losses_seen[name].update_state(value, sample_weight=tf.shape(clean)[0])
+        return {name: metric.result() for name, metric in self.losses_seen.items()}
+
+
+class VariationalContextModel(ContextModel):
+    """A context VAE: adds the latent posterior and the two variational terms of the objective.
+
+    A subclass gives ``encode`` and ``decode``; its reconstruction decodes the posterior's mean.
+    """
+
+    loss_names = ("loss", "kl", "reconstruction", "context")
+
+    def __init__(self, channels: int, **kwargs: Any) -> None:
+        super().__init__(channels, **kwargs)
+        self.seeds = keras.random.SeedGenerator()
+
+    def encode(self, images: tf.Tensor, *, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """Mean and standard deviation of q(z|x), each (N, H / stride, W / stride, latents)."""
+        raise NotImplementedError
+
+    def decode(self, latent: tf.Tensor, *, training: bool) -> tf.Tensor:
+        """g(z), (N, H, W, C)."""
+        raise NotImplementedError
+
+    def restore(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
+        mean, _ = self.encode(images, training=training)
+        return self.decode(mean, training=training)
+
+    def compute_losses(self, clean: tf.Tensor, corrupted: tf.Tensor, *, training: bool) -> dict[str, tf.Tensor]:
+        mean, stddev = self.encode(pad_to_multiple(clean, self.stride), training=training)
+        # The VAE term is validated at the mean: without noise two validations of the same weights agree.
+        latent = self._sample(mean, stddev) if training else mean
+        decoded = crop_like(self.decode(latent, training=training), clean)
+        losses = super().compute_losses(clean, corrupted, training=training)
+        losses["kl"] = kl_per_pixel(mean, stddev, clean)
+        losses["reconstruction"] = reconstruction_error(clean, decoded)
+        weights = self.objective
+        losses["loss"] += weights.kl * losses["kl"] + weights.reconstruction * losses["reconstruction"]
+        return losses
+
+    def _sample(self, mean: tf.Tensor, stddev: tf.Tensor) -> tf.Tensor:
+        from tensorflow_probability import distributions as tfd
+
+        seed = tf.bitcast(tf.cast(self.seeds.next(), tf.uint32), tf.int32)
+        return tfd.Normal(mean, stddev).sample(seed=seed)
+
+
+__all__ = [
+    "PACKAGE",
+    "ContextModel",
+    "Corruption",
+    "ObjectiveOptions",
+    "VariationalContextModel",
+    "kl_per_pixel",
+    "reconstruction_error",
+]

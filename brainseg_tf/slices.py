@@ -1,0 +1,213 @@
+"""From a volume to the model's slices and back: brain mask, common grid, normalisation, slice choice.
+
+The common grid has LPS axes in world space, fixed pixel and slice spacing, and the brain in its middle. So a model sees
+a brain in the same place and size whatever the scanner's grid was, and one resampling brings a result back.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from brainseg_tf.errors import InputError
+from brainseg_tf.volume import Volume
+
+Normalisation = Literal["slice", "volume", "robust"]
+
+# No brain is larger (the largest measured are below 2.1 l); a head with its skull and neck is.
+LARGEST_BRAIN_ML = 2200.0
+# Robust normalisation puts the brain's median here; what lies 1 / 0.3 = 3.3 times as high is clipped.
+MEDIAN_LEVEL = 0.3
+
+
+@dataclass(frozen=True)
+class SliceOptions:
+    """How volumes become slices. Saved with every model, since a model is only right for its own slices.
+
+    Attributes:
+        size: pixels along each side of a slice.
+        field_of_view: millimetres along each side of a slice.
+        spacing: millimetres from slice to slice.
+        normalisation: ``slice`` and ``volume``: minimum to 0 and maximum to 1 (section 5.1) of each slice or volume;
+            ``robust``: the brain's 1st percentile to 0, its median to 0.3, clipped to [0, 1].
+        min_brain: a slice is used for training and slice-wise metrics if brain covers this share of its pixels, and
+        central: if it lies in this middle share of the brain's height.
+    """
+
+    size: int = 128
+    field_of_view: float = 240.0
+    spacing: float = 1.0
+    normalisation: Normalisation = "robust"
+    min_brain: float = 0.15
+    central: float = 0.7
+
+    @property
+    def pixel(self) -> float:
+        """Millimetres from pixel to pixel."""
+        return self.field_of_view / self.size
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The slices of one patient on the common grid.
+
+    Attributes:
+        images: (N, H, W, C) float32 in [0, 1], one channel per modality, 0 outside the brain.
+        brain: (N, H, W) bool.
+        affine: (4, 4), indices (column, row, slice) to millimetres in RAS world space.
+    """
+
+    images: np.ndarray
+    brain: np.ndarray
+    affine: np.ndarray
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres along (slice, row, column)."""
+        column, row, slice_ = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(slice_), float(row), float(column)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return math.prod(self.spacing) / 1000.0
+
+
+def brain_mask(volume: Volume) -> np.ndarray:
+    """The brain of a skull-stripped scan, (X, Y, Z) bool: what differs from the constant background, holes filled.
+
+    A scan whose border is not constant gets an Otsu threshold instead.
+
+    Raises:
+        InputError: nothing remains.
+    """
+    data = volume.data
+    background = _constant_background(data)
+    if background is None:
+        from skimage.filters import threshold_otsu
+
+        mask = data > threshold_otsu(data)
+    else:
+        mask = data != background
+    labels, count = ndimage.label(mask)
+    if count > 1:
+        mask = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    mask = ndimage.binary_fill_holes(mask)
+    if mask.sum() < 8:
+        raise InputError(f"{volume.path}: no brain found in it; give one with --brain-mask")
+    return mask
+
+
+def skull_warning(volume: Volume, brain: np.ndarray) -> str | None:
+    """A sentence if the scan looks as if it still had its skull, else None."""
+    ml = brain.sum() * volume.voxel_ml
+    if ml > LARGEST_BRAIN_ML:
+        sign = f"{ml:.0f} ml of tissue, more than any brain"
+    elif _constant_background(volume.data) is None:
+        sign = "its background is not constant"
+    else:
+        return None
+    return (
+        f"{volume.path}: seems to have its skull still ({sign}); the mask will be wrong. "
+        "Strip it first (HD-BET, SynthStrip) or give --brain-mask"
+    )
+
+
+def to_stack(volumes: Sequence[Volume], brain: np.ndarray, options: SliceOptions) -> Stack:
+    """Brings the modalities of one patient, which share a grid, to the common grid and normalises them.
+
+    Args:
+        volumes: one per channel.
+        brain: (X, Y, Z) bool, on the volumes' grid.
+    """
+    affine, shape = _common_grid(brain, volumes[0].affine, options)
+    share = _resample(brain.astype(np.float32), volumes[0].affine, affine, shape)
+    inside = share > 0.5
+    if not inside.any():
+        raise InputError(f"{volumes[0].path}: the brain is thinner than a voxel of the model's grid; check --brain-mask")
+    channels = []
+    for volume in volumes:
+        # Dividing by the share of brain keeps the background out of the voxels at the brain's edge.
+        image = _resample(np.where(brain, volume.data, 0), volume.affine, affine, shape)
+        image = np.where(inside, image / np.maximum(share, 0.5), 0)
+        channels.append(normalise(image, inside, options.normalisation))
+    return Stack(np.stack(channels, axis=-1), inside, affine)
+
+
+def normalise(image: np.ndarray, brain: np.ndarray, method: Normalisation) -> np.ndarray:
+    """Maps the brain's intensities of (N, H, W) to [0, 1], see ``SliceOptions.normalisation``; 0 outside the brain."""
+    if method == "slice":
+        low = np.min(image, axis=(1, 2), where=brain, initial=np.inf, keepdims=True)
+        high = np.max(image, axis=(1, 2), where=brain, initial=-np.inf, keepdims=True)
+        low, high = np.where(brain.any(axis=(1, 2), keepdims=True), (low, high), 0)
+    elif method == "volume":
+        low, high = image[brain].min(), image[brain].max()
+    else:
+        low, median = np.percentile(image[brain], [1, 50])
+        high = low + (median - low) / MEDIAN_LEVEL
+    scale = np.maximum(high - low, np.finfo(np.float32).tiny)
+    return np.where(brain, np.clip((image - low) / scale, 0, 1), 0).astype(np.float32)
+
+
+def chosen(brain: np.ndarray, options: SliceOptions) -> np.ndarray:
+    """Which slices are used for training and slice-wise metrics (section 5.1); (N,) bool from (N, H, W)."""
+    area = brain.mean(axis=(1, 2))
+    occupied = np.flatnonzero(area)
+    if occupied.size == 0:
+        return np.zeros(len(brain), bool)
+    middle = (occupied[0] + occupied[-1]) / 2
+    reach = options.central * (occupied[-1] - occupied[0] + 1) / 2
+    return (area >= options.min_brain) & (np.abs(np.arange(len(brain)) - middle) <= reach)
+
+
+def onto_stack(mask: np.ndarray, volume: Volume, stack: Stack) -> np.ndarray:
+    """How much of each voxel of ``stack`` a mask (X, Y, Z) on the volume's grid covers; (N, H, W) in [0, 1]."""
+    return _resample(mask.astype(np.float32), volume.affine, stack.affine, stack.brain.shape)
+
+
+def from_stack(values: np.ndarray, stack: Stack, volume: Volume) -> np.ndarray:
+    """Brings a map (N, H, W) back to the volume's grid by linear interpolation; (X, Y, Z) float32, 0 outside."""
+    image = nib.Nifti1Image(np.ascontiguousarray(values.T, dtype=np.float32), stack.affine)
+    return _interpolate(image, volume.data.shape, volume.affine)
+
+
+def _constant_background(data: np.ndarray) -> float | None:
+    """The value that most of the volume's border has, or None if there is no such value."""
+    border = np.concatenate([data[[0, -1]].ravel(), data[:, [0, -1]].ravel(), data[:, :, [0, -1]].ravel()])
+    values, counts = np.unique(border, return_counts=True)
+    return float(values[counts.argmax()]) if counts.max() > 0.5 * border.size else None
+
+
+def _common_grid(
+    brain: np.ndarray, affine: np.ndarray, options: SliceOptions
+) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """Affine and shape (N, H, W) of the grid with the brain in its middle; it grows for a brain that does not fit."""
+    edges = [np.flatnonzero(brain.any(axis=others))[[0, -1]] for others in ((1, 2), (0, 2), (0, 1))]
+    corners = np.array(np.meshgrid(*edges)).reshape(3, -1).T
+    corners = nib.affines.apply_affine(affine, corners)
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    step = np.array([options.pixel, options.pixel, options.spacing])
+    shape = np.ceil((high - low) / step).astype(int) + 1
+    shape[:2] = np.maximum(shape[:2], options.size)
+    grid = np.diag([*(step * [-1, -1, 1]), 1.0])
+    grid[:3, 3] = (low + high) / 2 - grid[:3, :3] @ ((shape - 1) / 2)
+    columns, rows, slices = (int(n) for n in shape)
+    return grid, (slices, rows, columns)
+
+
+def _resample(data: np.ndarray, affine: np.ndarray, grid: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Brings (X, Y, Z) to the common grid, (N, H, W), blurring first along axes where the grid is coarser."""
+    coarser = np.linalg.norm(grid[:3, :3], axis=0) / np.linalg.norm(affine[:3, :3], axis=0)
+    # The width that skimage.transform.resize uses against aliasing.
+    blurred = ndimage.gaussian_filter(np.asarray(data, np.float32), np.maximum(0, (coarser - 1) / 2))
+    return _interpolate(nib.Nifti1Image(blurred, affine), shape[::-1], grid).T
+
+
+def _interpolate(image: nib.Nifti1Image, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+    from nibabel.processing import resample_from_to
+
+    return resample_from_to(image, (shape, affine), order=1).get_fdata(dtype=np.float32)

@@ -1,0 +1,274 @@
+"""Training: from a folder of patients to a SavedModel with its card (section 5.2). Resumable after any kill."""
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from brainseg_tf import figures, models, saved_model
+from brainseg_tf.cohort import Cohort, Split, read_cohort, split_patients
+from brainseg_tf.corruption import CorruptionOptions, corrupt
+from brainseg_tf.errors import InputError
+from brainseg_tf.files import replacing, write_json
+from brainseg_tf.model_card import ModelCard, TrainingData, versions
+from brainseg_tf.models.objective import ContextModel, ObjectiveOptions
+from brainseg_tf.pipeline import CachedSlices, batches, cache_slices, ordered_batches
+from brainseg_tf.slices import SliceOptions
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What determines a training run, with the data.
+
+    Attributes:
+        architecture: a key of ``models.ARCHITECTURES``.
+        modalities: the channels, in this order.
+        epochs: at most this many; ``patience`` epochs without a better validation loss end the training.
+        batch: slices in a batch.
+        learning_rate: Adam's at the start; it falls along a cosine to 1 % at the last epoch.
+        validation, test: shares of the patients.
+        seed: split, weights, order, corruption and latent draws follow from it.
+    """
+
+    architecture: str = "cvae"
+    modalities: tuple[str, ...] = ("flair",)
+    epochs: int = 100
+    patience: int = 20
+    batch: int = 16
+    learning_rate: float = 1e-3
+    validation: float = 0.15
+    test: float = 0.25
+    seed: int = 0
+    slices: SliceOptions = field(default_factory=SliceOptions)
+    corruption: CorruptionOptions = field(default_factory=CorruptionOptions)
+    objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
+
+
+def fit(
+    data: Path,
+    out: Path,
+    options: FitOptions,
+    *,
+    resume: bool = False,
+    cache: Path | None = None,
+    say: Say = print,
+    verbose: int | str = "auto",
+) -> Path:
+    """Trains a network on the healthy slices of a cohort and exports it.
+
+    Args:
+        data: a folder in the BraTS 2019 layout.
+        out: the run's folder: checkpoints, history and figures, and the SavedModel as version ``out/1``.
+        resume: go on with the run that ``out`` holds; at most the epoch that was under way is repeated.
+        cache: where decoded slices are kept; ``out/cache`` if None.
+        say: takes a line for the user.
+        verbose: as in ``keras.Model.fit``.
+
+    Returns:
+        The exported version folder.
+
+    Raises:
+        InputError: no usable patients, or ``out`` does not fit ``resume`` and ``options``.
+    """
+    cohort = read_cohort(data, options.modalities)
+    _check_run(out, options, resume=resume)
+    cached = _decode(cohort, options, cache or out / "cache", say)
+    split = split_patients([slices.patient for slices in cached], options.validation, options.test, options.seed)
+    _record_run(out, options, split)
+    training, validation = (_of(cached, side) for side in (split.train, split.validation))
+    for name, side in (("training", training), ("validation", validation)):
+        count = sum(slices.healthy for slices in side)
+        say(f"{name}: {len(side)} patients, {count} healthy slices")
+        if count == 0:
+            raise InputError(f"{data}: no healthy slice for {name}; lower --min-brain or raise --central")
+
+    keras.utils.set_random_seed(options.seed)
+    model = models.create(options.architecture, len(options.modalities))
+    steps = -(-sum(slices.healthy for slices in training) // options.batch)
+    schedule = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps * options.epochs, alpha=0.01)
+    model.compile(
+        optimizer=keras.optimizers.Adam(schedule),
+        corruption=partial(corrupt, options=options.corruption),
+        objective=options.objective,
+        # XLA makes these networks slower on a CPU (docs/experiments.md) and faster on a GPU.
+        jit_compile=bool(tf.config.list_physical_devices("GPU")),
+    )
+    run = Run(out, model, options.patience)
+    first = run.restore()
+    if first:
+        say(f"resuming after {first} epochs")
+    if first < options.epochs and not run.exhausted:
+        model.fit(
+            batches(training, options.batch, options.seed, first_epoch=first, epochs=options.epochs),
+            validation_data=ordered_batches(validation, options.batch),
+            initial_epoch=first,
+            epochs=options.epochs,
+            steps_per_epoch=steps,
+            callbacks=[run],
+            verbose=verbose,
+            shuffle=False,
+        )
+    model.load_weights(run.best_weights)
+    return _export(model, out, options, cohort, cached, split, run)
+
+
+class Run(keras.callbacks.Callback):
+    """History, best weights, checkpoint and early stopping of a run, all on disk after every epoch.
+
+    Keras' own callbacks for these four keep their state in memory only, so a resumed run would forget its best epoch
+    and its patience. Here all of it follows from ``history.csv`` and the checkpoint, and the checkpoint is written last.
+    """
+
+    def __init__(self, folder: Path, model: ContextModel, patience: int) -> None:
+        super().__init__()
+        self.folder, self.patience = folder, patience
+        self.history: list[dict[str, float]] = []
+        self.best_weights = folder / "best.weights.h5"
+        self.epoch = tf.Variable(0, dtype=tf.int64)
+        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, epoch=self.epoch)
+        self._manager = tf.train.CheckpointManager(checkpoint, str(folder / "checkpoints"), max_to_keep=2)
+        model.optimizer.build(model.trainable_variables)
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The history's row with the lowest validation loss."""
+        return min(self.history, key=lambda row: row["val_loss"])
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether ``patience`` epochs have gone by without a better validation loss."""
+        return bool(self.history) and self.history[-1]["epoch"] - self.best["epoch"] >= self.patience
+
+    def restore(self) -> int:
+        """Brings back the state after the last whole epoch; returns how many epochs that is."""
+        if self._manager.latest_checkpoint is None:
+            return 0
+        self._manager.restore_or_initialize()
+        done = int(self.epoch.numpy())
+        self.history = read_history(self.folder / "history.csv")[:done]
+        return done
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        row = {"epoch": epoch + 1} | {name: float(value) for name, value in (logs or {}).items()}
+        self.history.append(row)
+        with replacing(self.folder / "history.csv") as beside, beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            writer.writeheader()
+            writer.writerows(self.history)
+        if self.best is row:
+            with replacing(self.best_weights) as beside:
+                self.model.save_weights(beside)
+        self.epoch.assign(epoch + 1)
+        self._manager.save()
+        self.model.stop_training = self.exhausted
+
+
+def read_history(file: Path) -> list[dict[str, float]]:
+    """The rows of a ``history.csv``, numbers as numbers."""
+    with file.open(newline="") as lines:
+        return [
+            {name: int(value) if name == "epoch" else float(value) for name, value in row.items()}
+            for row in csv.DictReader(lines)
+        ]
+
+
+def _decode(cohort: Cohort, options: FitOptions, folder: Path, say: Say) -> list[CachedSlices]:
+    for problem in cohort.problems:
+        say(problem)
+    cached: list[CachedSlices] = []
+    progress = keras.utils.Progbar(len(cohort.patients), unit_name="patient") if say is print else None
+    for done, result in enumerate(cache_slices(cohort.patients, options.slices, folder), start=1):
+        if isinstance(result, str):
+            say(result)
+        else:
+            cached.append(result)
+        if progress:
+            progress.update(done)
+    slices, chosen, healthy = (sum(getattr(one, key) for one in cached) for key in ("slices", "chosen", "healthy"))
+    if not healthy:
+        raise InputError(f"{cohort.folder}: no healthy slice in {len(cached)} readable patients; nothing to learn from")
+    say(f"{len(cached)} patients, {slices} slices, {chosen} chosen ({chosen / slices:.0%}), {healthy} of them healthy")
+    return cached
+
+
+def _of(cached: Sequence[CachedSlices], names: Sequence[str]) -> list[CachedSlices]:
+    return [slices for slices in cached if slices.patient in set(names) and slices.healthy]
+
+
+def _check_run(out: Path, options: FitOptions, *, resume: bool) -> None:
+    file = out / "run.json"
+    if not resume and file.exists():
+        raise InputError(f"{out}: holds a training run already; give --resume to go on with it, or another --out")
+    if resume and not file.exists():
+        raise InputError(f"{out}: holds no run to resume; leave --resume out to start one")
+    if resume:
+        before = json.loads(file.read_text(encoding="utf-8"))["options"]
+        now = json.loads(json.dumps(asdict(replace(options))))
+        for name in now:
+            if before.get(name) != now[name]:
+                raise InputError(f"{out}: was begun with {name} {before.get(name)}, not {now[name]}; give the same options")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be created ({error.strerror}); choose another --out") from error
+
+
+def _record_run(out: Path, options: FitOptions, split: Split) -> None:
+    write_json(out / "run.json", {"options": asdict(options), "split": asdict(split), "versions": versions()})
+
+
+def _export(
+    model: ContextModel,
+    out: Path,
+    options: FitOptions,
+    cohort: Cohort,
+    cached: Sequence[CachedSlices],
+    split: Split,
+    run: Run,
+) -> Path:
+    """Writes the version folder and the figures of a finished run."""
+    validation = ordered_batches(_of(cached, split.validation), batch=4)
+    clean, seed = next(iter(validation))
+    corrupted = model.corruption(clean, seed)
+    figures.history(run.history, out / "losses.png")
+    figures.reconstructions(clean.numpy(), corrupted.numpy(), model(corrupted).numpy(), out / "reconstructions.png")
+    card = ModelCard(
+        name=out.name,
+        version=1,
+        architecture=options.architecture,
+        parameters=model.count_params(),
+        modalities=options.modalities,
+        slices=options.slices,
+        data=_describe(cohort, cached, split),
+        training=_training_options(options),
+        losses=run.best,
+        versions=versions(),
+    )
+    target = out / "1"
+    saved_model.export(model, card, target)
+    return target
+
+
+def _describe(cohort: Cohort, cached: Sequence[CachedSlices], split: Split) -> TrainingData:
+    return TrainingData(
+        patients=len(cached),
+        slices=sum(slices.slices for slices in cached),
+        chosen=sum(slices.chosen for slices in cached),
+        healthy=sum(slices.healthy for slices in cached),
+        train=split.train,
+        validation=split.validation,
+        test=split.test,
+    )
+
+
+def _training_options(options: FitOptions) -> dict[str, Any]:
+    elsewhere = ("architecture", "modalities", "slices")
+    return {name: value for name, value in asdict(options).items() if name not in elsewhere}

@@ -1,0 +1,43 @@
+"""The command ``brainseg-tf``."""
+
+import sys
+import traceback
+from importlib import import_module
+
+import click
+
+from brainseg_tf import __version__
+from brainseg_tf.errors import InputError
+
+COMMANDS = ("fit", "predict", "evaluate", "models")
+
+
+class Commands(click.Group):
+    """Loads a command's module when it is asked for, and turns an InputError into one line and exit code 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return getattr(import_module(f"brainseg_tf_cli.{cmd_name}"), cmd_name)
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            if ctx.params["debug"]:
+                traceback.print_exc()
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(1)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="brainseg-tf")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """Outlines lesions in brain MR images without ever having seen a labelled one.
+
+    For research; not a medical device.
+    """

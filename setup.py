@@ -1,0 +1,47 @@
+"""Packaging. ``cli`` and ``saved_models`` are installed under names that clash with nobody's."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+MODEL_FILES = ["*/*/saved_model.pb", "*/*/fingerprint.pb", "*/*/variables/*", "*/*/assets.extra/*"]
+
+setup(
+    name="brainseg-tf",
+    version="0.1.0",
+    description="Outlines lesions in brain MR images without ever having seen a labelled one",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.13",
+    package_dir={
+        "brainseg_tf": "brainseg_tf",
+        "brainseg_tf_cli": "cli",
+        "brainseg_tf_saved_models": "saved_models",
+    },
+    packages=[
+        "brainseg_tf",
+        "brainseg_tf.models",
+        "brainseg_tf.postprocessing",
+        "brainseg_tf_cli",
+        "brainseg_tf_saved_models",
+    ],
+    package_data={"brainseg_tf_saved_models": MODEL_FILES},
+    install_requires=[
+        "tensorflow>=2.19,<2.22",
+        "keras>=3.10,<3.16",
+        "tensorflow-probability>=0.25,<0.26",
+        "tf-keras>=2.19,<2.22",
+        "numpy>=2.0,<2.5",
+        "scipy>=1.14,<1.18",
+        "nibabel>=5.3,<5.5",
+        "scikit-learn>=1.5,<1.10",
+        "scikit-image>=0.25,<0.27",
+        "click>=8.1,<8.6",
+        "matplotlib>=3.9,<3.12",
+    ],
+    extras_require={"tests": ["pytest>=8.3,<10", "psutil>=6,<8", "ruff>=0.15,<0.18"]},
+    entry_points={"console_scripts": ["brainseg-tf=brainseg_tf_cli.main:main"]},
+)
