@@ -67,7 +67,9 @@ def read_cohort(folder: Path, modalities: Sequence[str]) -> Cohort:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the folder that holds HGG/ and LGG/")
     grades = _grades(folder)
-    places = [place for top in (folder, *(folder / g for g in GRADES)) if top.is_dir() for place in sorted(top.iterdir())]
+    places = [
+        place for top in (folder, *(folder / g for g in GRADES)) if top.is_dir() for place in sorted(top.iterdir())
+    ]
     patients, problems = [], []
     for place in places:
         if not place.is_dir() or place.name in GRADES:
@@ -102,7 +104,9 @@ def split_patients(names: Sequence[str], validation: float, test: float, seed: i
         InputError: too few patients for three sides.
     """
     if len(names) < 3:
-        raise InputError(f"{len(names)} patients cannot be split into training, validation and test; at least 3 are needed")
+        raise InputError(
+            f"{len(names)} patients cannot be split into training, validation and test; at least 3 are needed"
+        )
     order = list(np.random.default_rng(seed).permutation(sorted(names)))
     tests = max(1, round(test * len(names)))
     validations = max(1, round(validation * len(names)))

@@ -7,12 +7,15 @@ import matplotlib
 import numpy as np
 
 from brainseg_tf.files import replacing
+from brainseg_tf.segmentation import Segmentation
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 
 _DPI = 110
+_LESION = ListedColormap(["#e8202a"])
 
 
 def history(rows: Sequence[dict[str, float]], path: Path) -> None:
@@ -41,6 +44,58 @@ def reconstructions(clean: np.ndarray, corrupted: np.ndarray, restored: np.ndarr
             if row == 0:
                 axis.set_title(title)
     _save(figure, path)
+
+
+def segmentation(result: Segmentation, path: Path, truth: np.ndarray | None = None, rows: int = 3) -> None:
+    """Draws input, reconstruction, residual and result (the paper's figure 3) on the slices with most lesion, as a PNG.
+
+    Args:
+        result: of ``segment``.
+        truth: (N, H, W) bool on the model's slices, for a further panel.
+        rows: number of slices; the middle ones if there is no lesion.
+    """
+    masks = {"result": result.found} | ({"ground truth": truth} if truth is not None else {})
+    areas = result.found.sum(axis=(1, 2))
+    chosen = _spread_out(areas if areas.any() else result.stack.brain.sum(axis=(1, 2)), rows)
+    titles = ("input", "reconstruction", "residual", *masks)
+    figure, axes = plt.subplots(
+        len(chosen), len(titles), figsize=(2.3 * len(titles), 2.6 * len(chosen)), squeeze=False, layout="constrained"
+    )
+    box = _bounding_box(result.stack.brain)
+    brain = result.stack.images[..., 0][result.stack.brain]
+    top = float(np.quantile(brain, 0.998))
+    for line, z in zip(axes, chosen, strict=True):
+        image = result.stack.images[z][box][..., 0]
+        line[0].imshow(image, cmap="gray", vmin=0, vmax=top)
+        line[1].imshow(result.reconstruction[z][box][..., 0], cmap="gray", vmin=0, vmax=top)
+        drawn = line[2].imshow(result.residual[z][box].mean(axis=-1), cmap="RdBu_r", vmin=-top / 2, vmax=top / 2)
+        for axis, mask in zip(line[3:], masks.values(), strict=True):
+            axis.imshow(image, cmap="gray", vmin=0, vmax=top)
+            axis.imshow(np.ma.masked_equal(mask[z][box], 0), cmap=_LESION, alpha=0.5, vmin=0, vmax=1)
+        for axis, title in zip(line, titles, strict=True):
+            axis.set_axis_off()
+            axis.set_title(title if axis.get_subplotspec().is_first_row() else "", fontsize=10)
+        height = result.stack.affine[2, 3] + z * result.stack.spacing[0]
+        line[0].text(0.02, 0.02, f"z = {height:.0f} mm", transform=line[0].transAxes, color="white", fontsize=7)
+    figure.colorbar(drawn, ax=axes[:, 2], location="bottom", shrink=0.8, aspect=30).ax.tick_params(labelsize=7)
+    _save(figure, path)
+
+
+def _spread_out(areas: np.ndarray, count: int, apart: int = 8) -> list[int]:
+    """Indices of the largest areas, from below up, at least ``apart`` slices from one another."""
+    left, found = areas.astype(float), []
+    while len(found) < count and left.max() > 0:
+        z = int(left.argmax())
+        found.append(z)
+        left[max(0, z - apart + 1) : z + apart] = 0
+    return sorted(found)
+
+
+def _bounding_box(brain: np.ndarray, margin: int = 4) -> tuple[slice, slice]:
+    """Rows and columns around the brain of (N, H, W)."""
+    flat = brain.any(axis=0)
+    ends = [np.flatnonzero(flat.any(axis=axis))[[0, -1]] for axis in (1, 0)]
+    return tuple(slice(max(0, low - margin), high + margin + 1) for low, high in ends)
 
 
 def _save(figure: Figure, path: Path) -> None:

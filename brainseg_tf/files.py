@@ -27,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield beside
         if beside.is_dir() and path.is_dir():
             shutil.rmtree(path)
-        os.replace(beside, path)
+        beside.replace(path)
     except OSError as error:
         if error.filename is not None and Path(error.filename).name != beside.name:
             raise

@@ -43,6 +43,7 @@ class ModelCard:
         data: what it was trained, validated and tested on.
         training: every other option of the run.
         losses: training and validation losses of the best epoch.
+        healthy_levels: by score, the value that 99 % of the brain in healthy validation slices stay below.
         versions: of Python and the packages that made it.
         metrics: on the test patients, filled in by ``evaluate --update-card``.
         terms: of the data.
@@ -57,6 +58,7 @@ class ModelCard:
     data: TrainingData
     training: dict[str, Any]
     losses: dict[str, float]
+    healthy_levels: dict[str, float]
     versions: dict[str, str]
     metrics: dict[str, Any] = field(default_factory=dict)
     terms: str = TERMS
@@ -79,7 +81,7 @@ class ModelCard:
             self.terms,
             "",
             "## Data",
-            f"- {data.patients} patients, {data.slices} slices; {data.chosen} chosen, {data.healthy} of them tumour-free",
+            f"- {data.patients} patients, {data.slices} slices; {data.chosen} chosen, {data.healthy} tumour-free",
             *(f"- {side}: {', '.join(getattr(data, side))}" for side in ("train", "validation", "test")),
             "",
             "## Slices",
@@ -90,6 +92,9 @@ class ModelCard:
             "",
             "## Losses of the best epoch",
             *_items(self.losses),
+            "",
+            "## Levels of healthy tissue, by score",
+            *_items(self.healthy_levels),
             "",
             "## Metrics",
             *(_items(self.metrics) or ["not measured yet: run `brainseg-tf evaluate DATA --update-card`"]),
@@ -118,7 +123,9 @@ def read_card(version_folder: Path) -> ModelCard:
         content["modalities"] = tuple(content["modalities"])
         return ModelCard(**content)
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: is not a model card of this version of brainseg-tf; export the model again") from error
+        raise InputError(
+            f"{file}: is not a model card of this version of brainseg-tf; export the model again"
+        ) from error
 
 
 def versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""From a cohort to batches: every volume is decoded once, its healthy slices lie on disk, batches are read from there."""
+"""From a cohort to batches: a volume is decoded once, its healthy slices lie on disk, batches are read from there."""
 
 import hashlib
 import json
@@ -89,7 +89,9 @@ def batches(cached: Sequence[CachedSlices], batch: int, seed: int, *, first_epoc
     index = _index(cached)
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
-        order = tf.argsort(tf.random.stateless_uniform([len(index)], [seed, number], 0, 2**31 - 1, tf.int32), stable=True)
+        order = tf.argsort(
+            tf.random.stateless_uniform([len(index)], [seed, number], 0, 2**31 - 1, tf.int32), stable=True
+        )
         return _read(cached, tf.gather(index, order), batch, tf.cast(seed, tf.int32) + 1, number)
 
     numbers = tf.data.Dataset.range(first_epoch, epochs, output_type=tf.int32)

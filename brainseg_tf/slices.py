@@ -128,7 +128,9 @@ def to_stack(volumes: Sequence[Volume], brain: np.ndarray, options: SliceOptions
     share = _resample(brain.astype(np.float32), volumes[0].affine, affine, shape)
     inside = share > 0.5
     if not inside.any():
-        raise InputError(f"{volumes[0].path}: the brain is thinner than a voxel of the model's grid; check --brain-mask")
+        raise InputError(
+            f"{volumes[0].path}: the brain is thinner than a voxel of the model's grid; check --brain-mask"
+        )
     channels = []
     for volume in volumes:
         # Dividing by the share of brain keeps the background out of the voxels at the brain's edge.

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from brainseg_tf import figures, models, saved_model
+from brainseg_tf.calibration import healthy_levels
 from brainseg_tf.cohort import Cohort, Split, read_cohort, split_patients
 from brainseg_tf.corruption import CorruptionOptions, corrupt
 from brainseg_tf.errors import InputError
@@ -120,11 +122,21 @@ def fit(
     return _export(model, out, options, cohort, cached, split, run)
 
 
+class KerasReconstructor:
+    """A network that is still in Keras' hands, as ``segmentation`` wants it."""
+
+    def __init__(self, model: ContextModel) -> None:
+        self._model = model
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        return self._model.predict(images, batch_size=16, verbose=0)
+
+
 class Run(keras.callbacks.Callback):
     """History, best weights, checkpoint and early stopping of a run, all on disk after every epoch.
 
     Keras' own callbacks for these four keep their state in memory only, so a resumed run would forget its best epoch
-    and its patience. Here all of it follows from ``history.csv`` and the checkpoint, and the checkpoint is written last.
+    and its patience. Here all of it follows from ``history.csv`` and the checkpoint, which is written last.
     """
 
     def __init__(self, folder: Path, model: ContextModel, patience: int) -> None:
@@ -214,7 +226,9 @@ def _check_run(out: Path, options: FitOptions, *, resume: bool) -> None:
         now = json.loads(json.dumps(asdict(replace(options))))
         for name in now:
             if before.get(name) != now[name]:
-                raise InputError(f"{out}: was begun with {name} {before.get(name)}, not {now[name]}; give the same options")
+                raise InputError(
+                    f"{out}: was begun with {name} {before.get(name)}, not {now[name]}; give the same options"
+                )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -235,11 +249,10 @@ def _export(
     run: Run,
 ) -> Path:
     """Writes the version folder and the figures of a finished run."""
-    validation = ordered_batches(_of(cached, split.validation), batch=4)
-    clean, seed = next(iter(validation))
-    corrupted = model.corruption(clean, seed)
+    clean = _samples(_of(cached, split.validation))
+    corrupted = model.corruption(clean, tf.zeros(2, tf.int32))
     figures.history(run.history, out / "losses.png")
-    figures.reconstructions(clean.numpy(), corrupted.numpy(), model(corrupted).numpy(), out / "reconstructions.png")
+    figures.reconstructions(clean, corrupted.numpy(), model(corrupted).numpy(), out / "reconstructions.png")
     card = ModelCard(
         name=out.name,
         version=1,
@@ -250,11 +263,21 @@ def _export(
         data=_describe(cohort, cached, split),
         training=_training_options(options),
         losses=run.best,
+        healthy_levels=healthy_levels(cohort.named(split.validation), KerasReconstructor(model), options.slices),
         versions=versions(),
     )
     target = out / "1"
     saved_model.export(model, card, target)
     return target
+
+
+def _samples(cached: Sequence[CachedSlices], count: int = 4) -> np.ndarray:
+    """Healthy slices from low to high, one patient after another, (N, H, W, C)."""
+    picked = []
+    for k in range(count):
+        slices = cached[k % len(cached)]
+        picked.append(np.load(slices.file, mmap_mode="r")[(2 * k + 1) * slices.healthy // (2 * count)])
+    return np.stack(picked)
 
 
 def _describe(cohort: Cohort, cached: Sequence[CachedSlices], split: Split) -> TrainingData:

@@ -4,30 +4,74 @@ import sys
 from pathlib import Path
 
 import click
+from brainseg_tf_cli.quiet import import_tensorflow
 
 
 @click.command(short_help="Train a network on the healthy slices of a cohort.")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the run; the model is OUT/1.")
 @click.option("--model", "architecture", type=click.Choice(["cvae", "dcvae", "dae"]), default="cvae", show_default=True)
-@click.option("--modality", "modalities", multiple=True, default=("flair",), show_default=True, help="Repeat for several channels.")
+@click.option(
+    "--modality",
+    "modalities",
+    multiple=True,
+    default=("flair",),
+    show_default=True,
+    help="Repeat for several channels.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in OUT after a kill.")
 @click.option("--epochs", type=click.IntRange(1), default=100, show_default=True)
-@click.option("--patience", type=click.IntRange(1), default=20, show_default=True, help="Epochs without a better validation loss before stopping.")
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Epochs without a better validation loss before stopping.",
+)
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Slices in a batch.")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True)
-@click.option("--seed", type=click.IntRange(0, 2**31 - 2), default=0, show_default=True, help="Same seed, same data: same model.")
-@click.option("--validation-share", type=click.FloatRange(0, 1), default=0.15, show_default=True, help="Share of the patients.")
-@click.option("--test-share", type=click.FloatRange(0, 1), default=0.25, show_default=True, help="Share of the patients.")
-@click.option("--size", type=click.IntRange(16, 512), default=128, show_default=True, help="Pixels along a slice's side.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 2), default=0, show_default=True, help="Same seed, same data: same model."
+)
+@click.option(
+    "--validation-share", type=click.FloatRange(0, 1), default=0.15, show_default=True, help="Share of the patients."
+)
+@click.option(
+    "--test-share", type=click.FloatRange(0, 1), default=0.25, show_default=True, help="Share of the patients."
+)
+@click.option(
+    "--size", type=click.IntRange(16, 512), default=128, show_default=True, help="Pixels along a slice's side."
+)
 @click.option("--normalisation", type=click.Choice(["slice", "volume", "robust"]), default="robust", show_default=True)
-@click.option("--min-brain", type=click.FloatRange(0, 1), default=0.15, show_default=True, help="Use slices with this share of brain.")
-@click.option("--central", type=click.FloatRange(0, 1), default=0.7, show_default=True, help="Use this middle share of the brain's height.")
-@click.option("--shapes", type=click.IntRange(1), default=5, show_default=True, help="At most this many squares and circles on a slice.")
+@click.option(
+    "--min-brain",
+    type=click.FloatRange(0, 1),
+    default=0.15,
+    show_default=True,
+    help="Use slices with this share of brain.",
+)
+@click.option(
+    "--central",
+    type=click.FloatRange(0, 1),
+    default=0.7,
+    show_default=True,
+    help="Use this middle share of the brain's height.",
+)
+@click.option(
+    "--shapes",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="At most this many squares and circles on a slice.",
+)
 @click.option("--kl-weight", type=click.FloatRange(0), default=0.01, show_default=True)
 @click.option("--reconstruction-weight", type=click.FloatRange(0), default=1.0, show_default=True)
 @click.option("--context-weight", type=click.FloatRange(0), default=1.0, show_default=True)
-@click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Where decoded slices are kept.  [default: OUT/cache]")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where decoded slices are kept.  [default: OUT/cache]",
+)
 def fit(
     data: Path,
     out: Path,
@@ -60,6 +104,7 @@ def fit(
     from brainseg_tf.cohort import read_cohort
 
     read_cohort(data, modalities)
+    import_tensorflow()
 
     from brainseg_tf.corruption import CorruptionOptions
     from brainseg_tf.models.objective import ObjectiveOptions
@@ -82,5 +127,7 @@ def fit(
         objective=ObjectiveOptions(kl_weight, reconstruction_weight, context_weight),
     )
     # A bar on a terminal, a line per epoch in a log.
-    exported = train(data, out, options, resume=resume, cache=cache, say=click.echo, verbose=1 if sys.stdout.isatty() else 2)
+    exported = train(
+        data, out, options, resume=resume, cache=cache, say=click.echo, verbose=1 if sys.stdout.isatty() else 2
+    )
     click.echo(f"model: {exported}")

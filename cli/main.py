@@ -1,5 +1,6 @@
 """The command ``brainseg-tf``."""
 
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -31,6 +32,10 @@ class Commands(click.Group):
                 traceback.print_exc()
             click.echo(f"Error: {error}", err=True)
             sys.exit(1)
+
+
+# TensorFlow's remarks on the processor are no news to the user; its errors still come through as exceptions.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

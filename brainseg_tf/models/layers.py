@@ -37,7 +37,9 @@ class StridedDilatedConv2D(keras.layers.Layer):
         self.width, self.kernel, self.stride, self.dilation = width, kernel, stride, dilation
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        self.weight = self.add_weight(shape=self._weight_shape(input_shape[-1]), initializer="glorot_uniform", name="kernel")
+        self.weight = self.add_weight(
+            shape=self._weight_shape(input_shape[-1]), initializer="glorot_uniform", name="kernel"
+        )
         self.bias = self.add_weight(shape=(self.width,), initializer="zeros", name="bias")
 
     def _weight_shape(self, channels: int) -> tuple[int, ...]:
@@ -78,9 +80,7 @@ def convolution(line: Conv, name: str | None = None) -> keras.layers.Layer:
     """The convolution that a line of the tables names."""
     if line.stride > 1 and line.dilation > 1:
         return StridedDilatedConv2D(line.width, line.kernel, line.stride, line.dilation, name=name)
-    return keras.layers.Conv2D(
-        line.width, line.kernel, line.stride, "same", dilation_rate=line.dilation, name=name
-    )
+    return keras.layers.Conv2D(line.width, line.kernel, line.stride, "same", dilation_rate=line.dilation, name=name)
 
 
 def transposed(line: Conv, name: str | None = None) -> keras.layers.Layer:

@@ -1,0 +1,47 @@
+"""Cleaning a mask (section 5.3, step 4), and measuring what is left of it."""
+
+import math
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+from skimage.measure import label, regionprops
+from skimage.morphology import remove_small_objects
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One connected component: its volume, and its centroid in RAS world space."""
+
+    ml: float
+    centroid_mm: tuple[float, float, float]
+
+
+def close(mask: np.ndarray, spacing: tuple[float, float, float], radius: float) -> np.ndarray:
+    """Binary closing with a ball of ``radius`` millimetres, then filling of enclosed holes; mask (N, H, W) bool."""
+    if not mask.any():
+        return mask
+    reach = [math.floor(radius / step) for step in spacing]
+    grid = np.meshgrid(*(np.arange(-r, r + 1) * step for r, step in zip(reach, spacing, strict=True)), indexing="ij")
+    ball = sum(axis**2 for axis in grid) <= radius**2
+    margin = [(r + 1, r + 1) for r in reach]
+    closed = ndimage.binary_closing(np.pad(mask, margin), ball)
+    inner = tuple(slice(before, -after) for before, after in margin)
+    return ndimage.binary_fill_holes(closed)[inner]
+
+
+def remove_small(mask: np.ndarray, voxel_ml: float, smallest_ml: float) -> np.ndarray:
+    """Removes connected components (26 neighbours) below ``smallest_ml`` millilitres."""
+    voxels = math.ceil(smallest_ml / voxel_ml - 1e-9)
+    return remove_small_objects(mask, max_size=voxels - 1, connectivity=3) if voxels > 1 else mask
+
+
+def lesions(mask: np.ndarray, affine: np.ndarray) -> list[Lesion]:
+    """The connected components of (X, Y, Z), largest first; ``affine`` maps its indices to millimetres."""
+    voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000.0
+    found = []
+    for region in regionprops(label(mask, connectivity=3)):
+        centroid = nib.affines.apply_affine(affine, region.centroid)
+        found.append(Lesion(float(region.area * voxel_ml), tuple(round(float(mm), 2) for mm in centroid)))
+    return sorted(found, key=lambda lesion: -lesion.ml)

@@ -1,0 +1,204 @@
+"""From scan files to mask files: reads, segments, writes mask, maps, figure and report of one scan after another."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brainseg_tf import __version__
+from brainseg_tf.errors import InputError
+from brainseg_tf.files import check_writable, write_json
+from brainseg_tf.metrics import dice, iou
+from brainseg_tf.model_card import ModelCard
+from brainseg_tf.saved_model import Reconstructor
+from brainseg_tf.segmentation import Segmentation, SegmentationOptions, segment
+from brainseg_tf.slices import from_stack, onto_stack
+from brainseg_tf.volume import SUFFIXES, Volume, check_name, read_mask, read_on_same_grid, read_volume, write_map
+
+_MASK = "_mask.nii.gz"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan, what belongs to it, and where its results go (None: not wanted).
+
+    Attributes:
+        scan: the model's first modality.
+        mask: the result, .nii or .nii.gz.
+        modalities: the further modalities' files by name.
+        brain, truth: masks on the scan's grid.
+        figure, residual, reconstruction, report: further outputs.
+    """
+
+    scan: Path
+    mask: Path
+    modalities: Mapping[str, Path] = field(default_factory=dict)
+    brain: Path | None = None
+    truth: Path | None = None
+    figure: Path | None = None
+    residual: Path | None = None
+    reconstruction: Path | None = None
+    report: Path | None = None
+
+
+def jobs_in(places: Sequence[Path], out: Path) -> list[Job]:
+    """A job for each scan among files and folders, with mask, report and figure in ``out``, which is created.
+
+    Raises:
+        InputError: there is no scan, two scans would share an output, or ``out`` cannot be created.
+    """
+    scans: list[Path] = []
+    for place in places:
+        inside = sorted(file for file in place.iterdir() if _is_scan(file)) if place.is_dir() else [place]
+        if not inside:
+            raise InputError(f"{place}: no .nii or .nii.gz file in it; name a folder of scans")
+        scans += inside
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be created ({error.strerror}); choose another --out-dir") from error
+    jobs = []
+    for scan in scans:
+        stem = _stem(scan)
+        report, figure = out / f"{stem}_report.json", out / f"{stem}_figure.png"
+        jobs.append(Job(scan, out / f"{stem}{_MASK}", figure=figure, report=report))
+    names = [job.mask for job in jobs]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{name}: would be the mask of two scans; rename one, or predict them apart")
+    return jobs
+
+
+class Predictor:
+    """Runs jobs with one model, which is loaded once, at the first scan that proves readable.
+
+    Args:
+        card: of the model.
+        load: gives the model.
+        options: stages after the network.
+        overwrite: whether outputs that exist are replaced.
+    """
+
+    def __init__(
+        self,
+        card: ModelCard,
+        load: Callable[[], Reconstructor],
+        options: SegmentationOptions,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        self._card, self._load, self._options, self._overwrite = card, load, options, overwrite
+        self._model: Reconstructor | None = None
+
+    def run(self, job: Job) -> dict[str, Any]:
+        """Segments one scan and writes what the job asks for; returns the report.
+
+        Raises:
+            InputError: something about the job's files; no output was written then.
+        """
+        start = time.perf_counter()
+        self._check_outputs(job)
+        scans = self._read(job)
+        brain = read_mask(job.brain, scans[0]) if job.brain else None
+        if brain is not None and not brain.any():
+            raise InputError(f"{job.brain}: is empty; give a mask that covers the brain")
+        truth = read_mask(job.truth, scans[0]) if job.truth else None
+        read = time.perf_counter()
+        self._model = self._model or self._load()
+        loaded = time.perf_counter()
+        result = segment(scans, self._model, self._card, self._options, brain)
+        result.seconds.update(read=round(read - start, 3), load_model=round(loaded - read, 3))
+        report = self._report(job, result)
+        if truth is not None:
+            report |= {"dice": dice(result.mask, truth), "iou": iou(result.mask, truth)}
+        self._write(job, scans, result, truth, report)
+        return report
+
+    def _check_outputs(self, job: Job) -> None:
+        volumes = [job.mask, job.residual, job.reconstruction]
+        for path in volumes:
+            if path:
+                check_name(path)
+        wanted = [path for path in (*volumes, job.figure, job.report) if path]
+        inputs = [path for path in (job.scan, *job.modalities.values(), job.brain, job.truth) if path]
+        for path in wanted:
+            if path.resolve() in [file.resolve() for file in inputs] or wanted.count(path) > 1:
+                raise InputError(f"{path}: is named twice; an output needs a name of its own")
+            check_writable(path, overwrite=self._overwrite)
+
+    def _read(self, job: Job) -> list[Volume]:
+        card = self._card
+        for name in job.modalities:
+            if name not in card.modalities[1:]:
+                others = " and ".join(card.modalities[1:]) or "nothing else"
+                raise InputError(
+                    f"model {card.name}: takes {card.modalities[0]} and {others}, not {name}; choose another --model"
+                )
+        for name in card.modalities[1:]:
+            if name not in job.modalities:
+                raise InputError(f"model {card.name}: needs {name} too; add --modality {name}=FILE")
+        scan = read_volume(job.scan)
+        return [scan, *(read_on_same_grid(job.modalities[name], scan) for name in card.modalities[1:])]
+
+    def _report(self, job: Job, result: Segmentation) -> dict[str, Any]:
+        card, lesion = self._card, result.mixture.lesion
+        return {
+            "scan": str(job.scan),
+            "mask": str(job.mask),
+            "lesion_ml": round(sum(one.ml for one in result.lesions), 4),
+            "components": len(result.lesions),
+            "lesions": [asdict(one) for one in result.lesions],
+            "mixture": {
+                "means": result.mixture.means.round(4).tolist(),
+                "stddevs": result.mixture.stddevs.round(4).tolist(),
+                "weights": result.mixture.weights.round(4).tolist(),
+                "lesion": lesion,
+                "level": result.level,
+            },
+            "seconds": result.seconds,
+            "model": {"name": card.name, "version": card.version, "modalities": list(card.modalities)},
+            "options": asdict(self._options),
+            "warnings": result.warnings,
+            "brainseg_tf": __version__,
+            "note": "for research; not a medical device",
+        }
+
+    def _write(
+        self, job: Job, scans: list[Volume], result: Segmentation, truth: np.ndarray | None, report: dict[str, Any]
+    ) -> None:
+        start = time.perf_counter()
+        scan = scans[0]
+        for path, maps in ((job.residual, result.residual), (job.reconstruction, result.reconstruction)):
+            if path:
+                channels = [from_stack(maps[..., c], result.stack, scan) for c in range(maps.shape[-1])]
+                write_map(path, channels[0] if len(channels) == 1 else np.stack(channels, axis=-1), scan)
+        if job.figure:
+            from brainseg_tf import figures
+
+            figures.segmentation(
+                result, job.figure, None if truth is None else onto_stack(truth, scan, result.stack) > 0.5
+            )
+        # The mask comes last but for the report: where it stands, the rest is whole.
+        write_map(job.mask, result.mask, scan)
+        if job.report:
+            result.seconds["write"] = round(time.perf_counter() - start, 3)
+            write_json(job.report, report)
+
+
+def _is_scan(file: Path) -> bool:
+    return (
+        file.is_file()
+        and file.name.endswith(SUFFIXES)
+        and not file.name.startswith(".")
+        and not file.name.endswith(_MASK)
+    )
+
+
+def _stem(scan: Path) -> str:
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if scan.name.endswith(suffix):
+            return scan.name.removesuffix(suffix)
+    return scan.name

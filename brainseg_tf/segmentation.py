@@ -1,0 +1,156 @@
+"""The main road (section 5.3): a scan and a model in, a mask and the maps it was made from out."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from brainseg_tf.errors import InputError
+from brainseg_tf.model_card import ModelCard
+from brainseg_tf.postprocessing.mixture import Mixture, MixtureOptions, fit_mixture
+from brainseg_tf.postprocessing.morphology import Lesion, close, lesions, remove_small
+from brainseg_tf.postprocessing.residual import Score, erode, match_range, score_map, smooth
+from brainseg_tf.saved_model import Reconstructor
+from brainseg_tf.slices import Stack, brain_mask, from_stack, skull_warning, to_stack
+from brainseg_tf.volume import Volume
+
+# Share of the brain in healthy slices that a lesion's mean score has to stand above.
+HEALTHY_QUANTILE = 0.99
+
+
+@dataclass(frozen=True)
+class SegmentationOptions:
+    """The stages after the network.
+
+    Attributes:
+        score: what is compared with healthy tissue, see ``residual.score_map``.
+        match_range: min-max normalise the reconstruction to the input first (section 5.3, step 1). A blurred
+            reconstruction is stretched by it and the residual shrinks: off unless asked for.
+        rim: millimetres taken off the brain's surface.
+        median: edges of the median filter over (slices, rows, columns).
+        mixture: see ``MixtureOptions``.
+        level: a lesion component whose mean lies below this is none, and the mask is empty. None takes the level that
+            was measured on healthy slices when the model was made.
+        closing: radius of the binary closing in millimetres.
+        smallest: components below this many millilitres are removed.
+    """
+
+    score: Score = "weighted"
+    match_range: bool = False
+    rim: float = 3.0
+    median: tuple[int, int, int] = (3, 5, 5)
+    mixture: MixtureOptions = field(default_factory=MixtureOptions)
+    level: float | None = None
+    closing: float = 3.0
+    smallest: float = 1.0
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A mask, and what it was made from.
+
+    Attributes:
+        mask: (X, Y, Z) bool, on the grid of the scan as it was read (LPS).
+        stack: the slices that the network saw.
+        reconstruction: (N, H, W, C); ``residual``: (N, H, W, C), input minus reconstruction.
+        score: (N, H, W), what the mixture was fitted to.
+        found: (N, H, W) bool, the mask before it was brought to the scan's grid.
+        mixture: the fitted mixture; ``level``: what its lesion component's mean was held against.
+        lesions: the mask's components, largest first.
+        warnings: sentences for the user.
+        seconds: by stage.
+    """
+
+    mask: np.ndarray
+    stack: Stack
+    reconstruction: np.ndarray
+    residual: np.ndarray
+    score: np.ndarray
+    found: np.ndarray
+    mixture: Mixture
+    level: float
+    lesions: list[Lesion]
+    warnings: list[str]
+    seconds: dict[str, float]
+
+
+def segment(
+    scans: Sequence[Volume],
+    model: Reconstructor,
+    card: ModelCard,
+    options: SegmentationOptions | None = None,
+    brain: np.ndarray | None = None,
+) -> Segmentation:
+    """Outlines the lesions of one patient.
+
+    Args:
+        scans: one volume per modality of the model, in the card's order, on one grid.
+        model: turns slices into their healthy reconstructions.
+        card: of that model.
+        options: stages after the network.
+        brain: (X, Y, Z) bool on the scans' grid; found in the first scan if None.
+
+    Raises:
+        InputError: no brain in the scan, or not as many scans as the model has modalities.
+    """
+    options = options or SegmentationOptions()
+    check_modalities(scans, card)
+    seconds: dict[str, float] = {}
+    warnings: list[str] = []
+    scan = scans[0]
+    with _clock(seconds, "slices"):
+        if brain is None:
+            brain = brain_mask(scan)
+            warning = skull_warning(scan, brain)
+            warnings += [warning] if warning else []
+        stack = to_stack(scans, brain, card.slices)
+    with _clock(seconds, "model"):
+        reconstruction = model.reconstruct(stack.images)
+    with _clock(seconds, "residual"):
+        inside, score = lesion_score(stack, reconstruction, options)
+        if not inside.any():
+            raise InputError(f"{scan.path}: nothing of the brain is left {options.rim:g} mm inside it; lower --rim")
+    with _clock(seconds, "mixture"):
+        mixture = fit_mixture(score, inside, options.mixture)
+    with _clock(seconds, "morphology"):
+        level = card.healthy_levels[options.score] if options.level is None else options.level
+        found = mixture.posterior[mixture.lesion] > 0.5
+        if mixture.means[mixture.lesion] <= level:
+            found = np.zeros_like(found)
+        found = remove_small(close(found, stack.spacing, options.closing), stack.voxel_ml, options.smallest)
+        mask = (from_stack(found, stack, scan) > 0.5) & brain
+        components = lesions(mask, scan.affine)
+    residual = np.where(stack.brain[..., None], stack.images - reconstruction, 0)
+    return Segmentation(
+        mask, stack, reconstruction, residual, score, found, mixture, level, components, warnings, seconds
+    )
+
+
+def lesion_score(
+    stack: Stack, reconstruction: np.ndarray, options: SegmentationOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where a lesion is looked for, (N, H, W) bool, and how unlike healthy tissue each pixel there is, (N, H, W)."""
+    if options.match_range:
+        reconstruction = match_range(reconstruction, stack.images, stack.brain)
+    inside = erode(stack.brain, stack.spacing, options.rim)
+    return inside, smooth(score_map(stack.images, reconstruction, options.score), inside, options.median)
+
+
+def check_modalities(scans: Sequence[object], card: ModelCard) -> None:
+    """Refuses a number of scans that is not the model's number of modalities.
+
+    Raises:
+        InputError: the numbers differ.
+    """
+    if len(scans) != len(card.modalities):
+        wanted = " and ".join(card.modalities)
+        raise InputError(f"model {card.name}: needs {wanted}, {len(scans)} scan(s) given; add --modality NAME=FILE")
+
+
+@contextmanager
+def _clock(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - start, 3)

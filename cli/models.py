@@ -1,0 +1,30 @@
+"""``brainseg-tf models``."""
+
+import click
+
+
+@click.command(short_help="List the models that come with the package.")
+def models() -> None:
+    """List the models that come with the package: size, modality, training data, IoU, licence of the data."""
+    from brainseg_tf.saved_model import shipped
+
+    for model in shipped():
+        card = model.card
+        click.echo(f"{card.name}, version {card.version}")
+        click.echo(f"  network    {card.architecture}, {card.parameters:,} parameters, {model.megabytes:.1f} MB")
+        click.echo(f"  modality   {', '.join(card.modalities)}")
+        sides = card.data
+        click.echo(
+            f"  data       BraTS 2019 layout, {sides.patients} patients: {len(sides.train)} for training, "
+            f"{len(sides.validation)} for validation, {len(sides.test)} for testing"
+        )
+        if card.metrics:
+            network, baseline = card.metrics["network"], card.metrics["no network"]
+            click.echo(
+                f"  IoU        {network['iou_slice']:.3f} by slice (paper {card.metrics['paper_iou_slice']}), "
+                f"without network {baseline['iou_slice']:.3f}"
+            )
+            click.echo(
+                f"  Dice       {network['dice_patient']:.3f} by patient, without network {baseline['dice_patient']:.3f}"
+            )
+        click.echo(f"  terms      {card.terms}")

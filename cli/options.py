@@ -1,0 +1,115 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from brainseg_tf.segmentation import SegmentationOptions
+
+FILE = click.Path(path_type=Path)
+
+_STAGES = [
+    click.option(
+        "--score",
+        type=click.Choice(["absolute", "positive", "weighted"]),
+        default="weighted",
+        show_default=True,
+        help="Residual that is divided: absolute, its positive part, or that part weighted by the input.",
+    ),
+    click.option("--match-range", is_flag=True, help="Min-max normalise the reconstruction to the input first."),
+    click.option(
+        "--rim",
+        type=click.FloatRange(0),
+        default=3.0,
+        show_default=True,
+        help="Millimetres taken off the brain's surface.",
+    ),
+    click.option(
+        "--median",
+        type=click.IntRange(1),
+        default=5,
+        show_default=True,
+        help="Edge of the median filter in pixels; 1 turns it off.",
+    ),
+    click.option("--mixture-components", type=click.IntRange(2), default=3, show_default=True),
+    click.option(
+        "--neighbourhood",
+        type=click.IntRange(1),
+        default=3,
+        show_default=True,
+        help="Edge of the cube of neighbours that weigh a voxel's components; 1 turns them off.",
+    ),
+    click.option(
+        "--spread",
+        type=click.Choice(["tied", "free"]),
+        default="tied",
+        show_default=True,
+        help="One standard deviation for all components, or each its own.",
+    ),
+    click.option(
+        "--lesion",
+        type=click.Choice(["brightest", "smallest"]),
+        default="brightest",
+        show_default=True,
+        help="The component that is the lesion.",
+    ),
+    click.option(
+        "--level",
+        type=click.FloatRange(0),
+        help="No lesion if its component's mean lies below this.  [default: the model's level of healthy tissue]",
+    ),
+    click.option(
+        "--closing",
+        type=click.FloatRange(0),
+        default=3.0,
+        show_default=True,
+        help="Radius of the closing in millimetres.",
+    ),
+    click.option(
+        "--min-size",
+        type=click.FloatRange(0),
+        default=1.0,
+        show_default=True,
+        help="Smaller components are removed, in ml.",
+    ),
+]
+
+
+def stages(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of the stages after the network."""
+    for option in reversed(_STAGES):
+        command = option(command)
+    return command
+
+
+def segmentation_options(
+    *,
+    score: str,
+    match_range: bool,
+    rim: float,
+    median: int,
+    mixture_components: int,
+    neighbourhood: int,
+    spread: str,
+    lesion: str,
+    level: float | None,
+    closing: float,
+    min_size: float,
+) -> "SegmentationOptions":
+    """The stages' options from the command line's."""
+    from brainseg_tf.postprocessing.mixture import MixtureOptions
+    from brainseg_tf.segmentation import SegmentationOptions
+
+    return SegmentationOptions(
+        score=score,
+        match_range=match_range,
+        rim=rim,
+        median=(min(3, median), median, median),
+        mixture=MixtureOptions(mixture_components, neighbourhood, spread=spread, lesion=lesion),
+        level=level,
+        closing=closing,
+        smallest=min_size,
+    )

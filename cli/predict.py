@@ -1,0 +1,115 @@
+"""``brainseg-tf predict``."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from brainseg_tf_cli.options import FILE, segmentation_options, stages
+from brainseg_tf_cli.quiet import import_tensorflow
+
+if TYPE_CHECKING:
+    from brainseg_tf.prediction import Job
+    from brainseg_tf.saved_model import LocalModel
+
+
+@click.command(short_help="Outline the lesions in a scan.")
+@click.argument("scans", nargs=-1, required=True, type=FILE)
+@click.option("--out", type=FILE, help="The mask of one scan, .nii or .nii.gz.")
+@click.option("--out-dir", type=FILE, help="Folder for the masks, reports and figures of several scans.")
+@click.option("--model", default="cvae", show_default=True, help="A shipped model's name, or a model folder.")
+@click.option("--modality", "others", multiple=True, metavar="NAME=FILE", help="Further modality on the scan's grid.")
+@click.option("--brain-mask", type=FILE, help="Where the brain is, on the scan's grid.")
+@click.option("--truth", type=FILE, help="Ground truth on the scan's grid: Dice and a further panel.")
+@click.option("--figure", type=FILE, help="PNG of input, reconstruction, residual and result.")
+@click.option("--save-residual", type=FILE, help="Input minus reconstruction, on the scan's grid.")
+@click.option("--save-reconstruction", type=FILE, help="The healthy scan that the network made, on the scan's grid.")
+@click.option("--report", type=FILE, help="JSON: volumes, components, seconds, model, options.")
+@click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
+@stages
+def predict(
+    scans: tuple[Path, ...],
+    out: Path | None,
+    out_dir: Path | None,
+    model: str,
+    others: tuple[str, ...],
+    brain_mask: Path | None,
+    truth: Path | None,
+    figure: Path | None,
+    save_residual: Path | None,
+    save_reconstruction: Path | None,
+    report: Path | None,
+    overwrite: bool,
+    **stage_options: Any,
+) -> None:
+    """Outline the lesions in SCANS: NIfTI files, or folders of them.
+
+    One scan goes to --out; several go to --out-dir, where each gets NAME_mask.nii.gz, NAME_report.json and
+    NAME_figure.png. The mask (uint8, 1 in a lesion) lies exactly on the scan.
+    """
+    single = {
+        "--modality": others,
+        "--brain-mask": brain_mask,
+        "--truth": truth,
+        "--figure": figure,
+        "--save-residual": save_residual,
+        "--save-reconstruction": save_reconstruction,
+        "--report": report,
+    }
+    if (out is None) == (out_dir is None):
+        raise click.UsageError("give --out FILE for one scan, or --out-dir FOLDER for several")
+    if out is not None and (len(scans) > 1 or scans[0].is_dir()):
+        raise click.UsageError("--out takes one scan; give --out-dir for several scans or a folder")
+    if out_dir is not None and any(single.values()):
+        names = ", ".join(name for name, value in single.items() if value)
+        raise click.UsageError(f"{names}: for one scan with --out only")
+    modalities = _modalities(others)
+
+    from brainseg_tf.errors import InputError
+    from brainseg_tf.prediction import Job, Predictor, jobs_in
+    from brainseg_tf.saved_model import find
+
+    found = find(model)
+
+    def load() -> "LocalModel":
+        import_tensorflow()
+        return found.load()
+
+    predictor = Predictor(found.card, load, segmentation_options(**stage_options), overwrite=overwrite)
+    if out is not None:
+        job = Job(scans[0], out, modalities, brain_mask, truth, figure, save_residual, save_reconstruction, report)
+        _show(job, predictor.run(job))
+        return
+    failures = 0
+    jobs = jobs_in(scans, out_dir)
+    for job in jobs:
+        try:
+            _show(job, predictor.run(job))
+        except InputError as error:
+            failures += 1
+            click.echo(f"Error: {error}", err=True)
+    if failures:
+        click.echo(f"Error: {failures} of {len(jobs)} scans failed", err=True)
+        sys.exit(1)
+
+
+def _modalities(others: tuple[str, ...]) -> dict[str, Path]:
+    """NAME=FILE options by name."""
+    pairs = [other.partition("=") for other in others]
+    for name, equals, file in pairs:
+        if not (name and equals and file):
+            raise click.BadParameter(f"{name}: expected NAME=FILE", param_hint="--modality")
+    return {name: Path(file) for name, _, file in pairs}
+
+
+def _show(job: "Job", report: dict[str, Any]) -> None:
+    for warning in report["warnings"]:
+        click.echo(f"Warning: {warning}", err=True)
+    count = len(report["lesions"])
+    what = (
+        f"{report['lesion_ml']:.1f} ml in {count} lesion{'s' * (count != 1)}"
+        if count
+        else "no lesion found, empty mask"
+    )
+    agreement = f", Dice {report['dice']:.3f}" if "dice" in report else ""
+    click.echo(f"{job.mask}: {what}{agreement}")
