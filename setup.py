@@ -42,6 +42,9 @@ setup(
         "click>=8.1,<8.6",
         "matplotlib>=3.9,<3.12",
     ],
-    extras_require={"tests": ["pytest>=8.3,<10", "psutil>=6,<8", "ruff>=0.15,<0.18"]},
+    extras_require={
+        "tests": ["pytest>=8.3,<10", "psutil>=6,<8", "ruff>=0.15,<0.18", "setuptools>=75", "wheel"],
+        "examples": ["nilearn>=0.12,<0.15"],
+    },
     entry_points={"console_scripts": ["brainseg-tf=brainseg_tf_cli.main:main"]},
 )

@@ -34,7 +34,7 @@ class SliceOptions:
         spacing: millimetres from slice to slice.
         normalisation: ``slice`` and ``volume``: minimum to 0 and maximum to 1 (section 5.1) of each slice or volume;
             ``robust``: the brain's 1st percentile to 0, its median to 0.3, clipped to [0, 1].
-        min_brain: a slice is used for training and slice-wise metrics if brain covers this share of its pixels, and
+        min_brain: a slice is learned from if brain covers this share of its pixels, and
         central: if it lies in this middle share of the brain's height.
     """
 
@@ -42,8 +42,8 @@ class SliceOptions:
     field_of_view: float = 240.0
     spacing: float = 1.0
     normalisation: Normalisation = "robust"
-    min_brain: float = 0.15
-    central: float = 0.7
+    min_brain: float = 0.04
+    central: float = 1.0
 
     @property
     def pixel(self) -> float:
@@ -151,12 +151,12 @@ def normalise(image: np.ndarray, brain: np.ndarray, method: Normalisation) -> np
     else:
         low, median = np.percentile(image[brain], [1, 50])
         high = low + (median - low) / MEDIAN_LEVEL
-    scale = np.maximum(high - low, np.finfo(np.float32).tiny)
+    scale = np.where(high > low, high - low, 1)
     return np.where(brain, np.clip((image - low) / scale, 0, 1), 0).astype(np.float32)
 
 
 def chosen(brain: np.ndarray, options: SliceOptions) -> np.ndarray:
-    """Which slices are used for training and slice-wise metrics (section 5.1); (N,) bool from (N, H, W)."""
+    """Which slices are used (section 5.1); (N,) bool from (N, H, W)."""
     area = brain.mean(axis=(1, 2))
     occupied = np.flatnonzero(area)
     if occupied.size == 0:

@@ -145,9 +145,11 @@ class Run(keras.callbacks.Callback):
         self.history: list[dict[str, float]] = []
         self.best_weights = folder / "best.weights.h5"
         self.epoch = tf.Variable(0, dtype=tf.int64)
-        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, epoch=self.epoch)
-        self._manager = tf.train.CheckpointManager(checkpoint, str(folder / "checkpoints"), max_to_keep=2)
         model.optimizer.build(model.trainable_variables)
+        # Named one by one: following the objects' attributes would miss the state of the latent draws.
+        state = [variable.value for variable in (*model.variables, *model.optimizer.variables)]
+        checkpoint = tf.train.Checkpoint(state=state, epoch=self.epoch)
+        self._manager = tf.train.CheckpointManager(checkpoint, str(folder / "checkpoints"), max_to_keep=2)
 
     @property
     def best(self) -> dict[str, float]:

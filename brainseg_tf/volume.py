@@ -114,7 +114,7 @@ def write_map(path: Path, data: np.ndarray, like: Volume) -> None:
     header.set_slope_inter(1, 0)
     header["cal_min"], header["cal_max"] = 0, 0
     header["descrip"] = b"brainseg-tf"
-    kind = nib.Nifti2Image if isinstance(source, nib.Nifti2Pair) else nib.Nifti1Image
+    kind = nib.Nifti2Image if isinstance(source.header, nib.Nifti2Header) else nib.Nifti1Image
     image = kind(apply_orientation(data, back), source.affine, header)
     with replacing(path) as beside:
         nib.save(image, beside)

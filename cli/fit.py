@@ -46,14 +46,14 @@ from brainseg_tf_cli.quiet import import_tensorflow
 @click.option(
     "--min-brain",
     type=click.FloatRange(0, 1),
-    default=0.15,
+    default=0.04,
     show_default=True,
     help="Use slices with this share of brain.",
 )
 @click.option(
     "--central",
     type=click.FloatRange(0, 1),
-    default=0.7,
+    default=1.0,
     show_default=True,
     help="Use this middle share of the brain's height.",
 )

@@ -89,13 +89,9 @@ def _start(values: np.ndarray, options: MixtureOptions) -> tuple[np.ndarray, np.
     from sklearn.mixture import GaussianMixture
 
     sample = values[:: max(1, values.size // _SAMPLE)].astype(np.float64)[:, None]
-    # From the median up, each start above half of what is left, the last among the brightest: the same on every run.
-    quantiles = 1 - 0.5 ** np.arange(1, options.components + 1)
-    quantiles[-1] = max(0.97, quantiles[-1])
     mixture = GaussianMixture(
         options.components,
         covariance_type="tied" if options.spread == "tied" else "spherical",
-        means_init=np.quantile(sample, quantiles)[:, None],
         reg_covar=_TINY,
         max_iter=200,
         random_state=0,

@@ -1,0 +1,91 @@
+"""Makes the sample scan: a FLAIR-like head phantom with lesions and their ground truth, from real average anatomy.
+
+    pip install brainseg-tf[examples]
+    python examples/make_phantom.py [FOLDER]
+
+The anatomy is the MNI ICBM152 2009a grey- and white-matter map that nilearn's wheel carries (no download; its copyright
+notice stands in ``phantom/README.md``). A smooth random warp makes an individual of the average; tissue contrast, bias
+field, noise and lesions follow a fixed seed. No patient's image went into it.
+"""
+
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.processing import resample_from_to
+from nilearn.datasets import load_mni152_gm_template, load_mni152_wm_template
+from scipy import ndimage
+
+SEED = 7
+SHAPE = (240, 240, 155)
+# LPS axes, 1 mm, the brain near the middle of the grid: the geometry of a BraTS volume.
+AFFINE = np.array([[-1, 0, 0, 120], [0, -1, 0, 103], [0, 0, 1, -68], [0, 0, 0, 1]], float)
+# FLAIR: fluid dark, grey matter a little brighter than white, oedema brighter than both.
+FLUID, WHITE, GREY, LESION = 90.0, 330.0, 400.0, 640.0
+# Millimetres in MNI space, and mean radius in millimetres; (about 38, 9 and 2 ml).
+LESIONS = (((-34, -20, 26), 21.0), ((30, 30, 18), 13.0), ((34, -52, 24), 8.5))
+
+
+def main(folder: Path) -> None:
+    """Writes ``phantom_flair.nii.gz`` and ``phantom_lesions.nii.gz`` into ``folder``."""
+    random = np.random.default_rng(SEED)
+    warp = [4.0 * _field(random, 12.0) for _ in range(3)]
+    grey, white = (_warped(template, warp) for template in (load_mni152_gm_template(1), load_mni152_wm_template(1)))
+    brain = ndimage.binary_fill_holes(ndimage.binary_opening(grey + white > 0.35, iterations=2))
+    brain = ndimage.binary_closing(brain, iterations=4) & (ndimage.gaussian_filter(brain.astype(float), 2) > 0.45)
+    grey, white = grey * brain, white * brain
+    fluid = np.clip(1 - grey - white, 0, 1)
+
+    lesion = np.zeros(SHAPE)
+    for centre, radius in LESIONS:
+        lesion = np.maximum(lesion, _lesion(random, np.array(centre, float), radius))
+    # A lesion spreads in tissue, not in ventricles and sulci.
+    lesion *= np.clip((grey + white - 0.3) / 0.4, 0, 1)
+
+    tissue = grey * GREY + white * WHITE + fluid * FLUID
+    tissue *= 1 + 0.04 * _field(random, 3.0)
+    signal = tissue + lesion * (LESION * (1 + 0.12 * _field(random, 4.0)) - tissue)
+    signal = ndimage.gaussian_filter(signal, 0.6) * np.exp(0.08 * _field(random, 45.0))
+    noise = random.normal(0, 9, (2, *SHAPE))
+    scan = np.where(brain, np.hypot(signal + noise[0], noise[1]), 0)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    _save(scan.round().astype(np.int16), folder / "phantom_flair.nii.gz")
+    truth = (lesion > 0.5) & brain
+    _save(truth.astype(np.uint8), folder / "phantom_lesions.nii.gz")
+    volumes = np.bincount(ndimage.label(truth)[0].ravel())[1:] / 1000
+    print(f"{folder}: {brain.sum() / 1e6:.2f} l of brain, lesions of {', '.join(f'{v:.1f}' for v in volumes)} ml")
+
+
+def _field(random: np.random.Generator, millimetres: float) -> np.ndarray:
+    """A smooth random field of the given coarseness, mean 0, standard deviation 1."""
+    coarse = [max(4, round(n / millimetres) + 3) for n in SHAPE]
+    field = ndimage.zoom(random.normal(size=coarse), [n / m for n, m in zip(SHAPE, coarse, strict=True)], order=3)
+    return (field - field.mean()) / field.std()
+
+
+def _warped(template: nib.Nifti1Image, warp: list[np.ndarray]) -> np.ndarray:
+    """A template on the phantom's grid, displaced by smooth fields (voxels)."""
+    data = resample_from_to(template, (SHAPE, AFFINE), order=1).get_fdata()
+    where = np.indices(SHAPE) + np.stack([ndimage.gaussian_filter(field, 6) for field in warp])
+    return np.clip(ndimage.map_coordinates(data, where, order=1), 0, 1)
+
+
+def _lesion(random: np.random.Generator, centre: np.ndarray, radius: float) -> np.ndarray:
+    """How much of each voxel is lesion: a ball with a rough, soft border."""
+    voxel = nib.affines.apply_affine(np.linalg.inv(AFFINE), centre)
+    distance = np.sqrt(sum((axis - c) ** 2 for axis, c in zip(np.indices(SHAPE), voxel, strict=True)))
+    rough = radius * (1 + 0.18 * _field(random, 14.0) + 0.08 * _field(random, 6.0))
+    return 1 / (1 + np.exp((distance - rough) / 0.9))
+
+
+def _save(data: np.ndarray, path: Path) -> None:
+    image = nib.Nifti1Image(data, AFFINE)
+    image.set_sform(AFFINE, code=1)
+    image.set_qform(AFFINE, code=1)
+    nib.save(image, path)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "phantom")

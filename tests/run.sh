@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Sets up a fresh virtual environment, installs the package as a user would, checks the format, runs all tests.
+#     bash tests/run.sh [arguments for pytest]
+# The environment is kept in .venv-tests and made anew when setup.py changes. PYTHON names another interpreter.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+venv=.venv-tests
+if ! cmp -s setup.py "$venv/made-for-setup.py"; then
+    rm -rf "$venv"
+    "${PYTHON:-python3}" -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check ".[tests]"
+    cp setup.py "$venv/made-for-setup.py"
+else
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --force-reinstall .
+fi
+"$venv/bin/ruff" check .
+"$venv/bin/ruff" format --check .
+# --import-mode: the installed package is tested, not the checkout beside it.
+exec "$venv/bin/pytest" --import-mode=append "$@"

@@ -1,0 +1,347 @@
+"""The commands as a user runs them: exit code, what is printed where, which files are left."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import psutil
+import pytest
+from brainseg_tf_cli.main import main
+from click.testing import CliRunner, Result
+from conftest import AFFINE, make_brain, save
+from test_volume import DAMAGES, damaged
+
+PHANTOM = Path(__file__).parents[1] / "examples" / "phantom" / "phantom_flair.nii.gz"
+FAST = ("--median", "3")
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def fails(result: Result, code: int = 1) -> str:
+    """The one line on stderr of a failed command."""
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_help_and_version_import_nothing_heavy():
+    code = (
+        "import sys; from brainseg_tf_cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print([n for n in ('numpy', 'tensorflow', 'keras', 'scipy', 'nibabel', 'sklearn') if n in sys.modules])"
+    )
+    for arguments in (["--help"], ["--version"], ["predict", "--help"], ["fit", "--help"], ["predict"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_lists_the_commands():
+    result = call("--help")
+    assert result.exit_code == 0
+    for name in ("fit", "predict", "evaluate", "models"):
+        assert f"\n  {name} " in result.stdout
+    assert "not a medical device" in result.stdout
+
+
+def test_predict_writes_all_it_is_asked_for(trained, tmp_path):
+    data, truth = make_brain(101)
+    turned = nib.Nifti1Image(data, AFFINE).as_reoriented(np.array([[2, -1], [0, 1], [1, 1]]))
+    nib.save(turned, tmp_path / "scan.nii.gz")
+    mask = nib.Nifti1Image(truth.astype(np.uint8), AFFINE).as_reoriented(np.array([[2, -1], [0, 1], [1, 1]]))
+    nib.save(mask, tmp_path / "truth.nii.gz")
+    names = ("figure", "save-residual", "save-reconstruction", "report")
+    out = {
+        name: tmp_path / f"{name}{suffix}"
+        for name, suffix in zip(names, (".png", ".nii", ".nii.gz", ".json"), strict=True)
+    }
+    options = [part for name, path in out.items() for part in (f"--{name}", path)]
+    scan, truth_file, result_file = (tmp_path / f"{name}.nii.gz" for name in ("scan", "truth", "mask"))
+    result = call(
+        "predict",
+        scan,
+        "--out",
+        result_file,
+        "--model",
+        trained,
+        "--truth",
+        truth_file,
+        *options,
+        *FAST,
+        "--min-size",
+        2,
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    report = json.loads(out["report"].read_text())
+    assert f"{report['lesion_ml']:.1f} ml in" in result.stdout
+    assert report["dice"] > 0.7
+    written = nib.load(result_file)
+    assert written.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(written.affine, nib.load(scan).affine)
+    assert written.shape == turned.shape
+    voxels = np.asarray(written.dataobj)
+    assert report["lesion_ml"] == pytest.approx(
+        voxels.sum() * abs(np.linalg.det(turned.affine[:3, :3])) / 1000, rel=1e-3
+    )
+    centre = nib.affines.apply_affine(written.affine, np.argwhere(np.asarray(mask.dataobj)).mean(axis=0))
+    np.testing.assert_allclose(report["lesions"][0]["centroid_mm"], centre, atol=6)
+    assert report["components"] == len(report["lesions"])
+    assert {"read", "load_model", "slices", "model", "residual", "mixture", "morphology", "write"} == set(
+        report["seconds"]
+    )
+    assert report["model"] == {"name": "small", "version": 1, "modalities": ["flair"]}
+    assert report["options"]["smallest"] == 2
+    residual, reconstruction = (nib.load(out[name]) for name in ("save-residual", "save-reconstruction"))
+    inside = np.asarray(mask.dataobj) > 0
+    for image in (residual, reconstruction):
+        assert image.get_data_dtype() == np.float32
+        assert image.shape == turned.shape
+        np.testing.assert_array_equal(image.affine, nib.load(scan).affine)
+    assert residual.get_fdata()[inside].mean() > 0.15
+    assert out["figure"].stat().st_size > 10_000
+
+
+def test_nothing_is_overwritten_unless_told(trained, scan, tmp_path):
+    out = tmp_path / "mask.nii.gz"
+    out.write_text("mine")
+    message = fails(call("predict", scan, "--out", out, "--model", trained))
+    assert message == f"Error: {out}: exists already; give --overwrite to replace it, or another name\n"
+    assert out.read_text() == "mine"
+    assert call("predict", scan, "--out", out, "--model", trained, "--overwrite", *FAST).exit_code == 0
+    assert nib.load(out).shape == nib.load(scan).shape
+    before = scan.read_bytes()
+    assert "is named twice" in fails(call("predict", scan, "--out", scan, "--model", trained, "--overwrite"))
+    assert scan.read_bytes() == before
+
+
+def test_no_lesion_gives_an_empty_mask_and_says_so(trained, tmp_path):
+    scan = save(make_brain(50, lesion=False)[0], tmp_path / "scan.nii.gz")
+    out = tmp_path / "mask.nii.gz"
+    result = call("predict", scan, "--out", out, "--model", trained, "--level", 0.9, *FAST)
+    assert (result.exit_code, result.stdout) == (0, f"{out}: no lesion found, empty mask\n")
+    assert not nib.load(out).get_fdata().any()
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_bad_scans_are_one_line_and_leave_nothing(what, trained, tmp_path):
+    scan = damaged(tmp_path, what)
+    before = set(tmp_path.iterdir())
+    outputs = ("--out", tmp_path / "mask.nii.gz", "--figure", tmp_path / "f.png", "--report", tmp_path / "r.json")
+    if what == "folder":
+        assert "--out takes one scan" in fails(call("predict", scan, *outputs, "--model", trained), code=2)
+    else:
+        message = fails(call("predict", scan, *outputs, "--model", trained))
+        assert message.startswith(f"Error: {scan}: ")
+        assert message.count("\n") == 1
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_skull_is_a_warning(trained, tmp_path):
+    data, _ = make_brain(3)
+    head = save(data + np.random.default_rng(0).normal(0, 3, data.shape).astype(np.float32), tmp_path / "head.nii.gz")
+    result = call("predict", head, "--out", tmp_path / "mask.nii.gz", "--model", trained, *FAST)
+    assert result.exit_code == 0
+    assert result.stderr.startswith(f"Warning: {head}: seems to have its skull still")
+    brain = save((data > 0).astype(np.uint8), tmp_path / "brain.nii.gz")
+    options = ("--brain-mask", brain, "--overwrite", *FAST)
+    result = call("predict", head, "--out", tmp_path / "mask.nii.gz", "--model", trained, *options)
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("option", ["--brain-mask", "--truth"])
+def test_masks_on_another_grid_are_refused(option, trained, scan, tmp_path):
+    other = save(make_brain(1)[0][:-1], tmp_path / "other.nii.gz")
+    message = fails(call("predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained, option, other))
+    assert message == f"Error: {other}: lies on another grid than {scan}; resample it to that scan first\n"
+    assert not (tmp_path / "m.nii.gz").exists()
+
+
+def test_an_empty_brain_mask_is_refused(trained, scan, tmp_path):
+    empty = save(np.zeros(nib.load(scan).shape, np.uint8), tmp_path / "empty.nii.gz")
+    message = fails(call("predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained, "--brain-mask", empty))
+    assert message.startswith(f"Error: {empty}: is empty")
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("nonsense", "Error: nonsense: no such model; shipped are"),
+        ("EMPTY", "no SavedModel in it"),
+    ],
+)
+def test_unknown_models_are_refused(name, what, scan, tmp_path):
+    (tmp_path / "EMPTY").mkdir()
+    model = tmp_path / name if name == "EMPTY" else name
+    assert what in fails(call("predict", scan, "--out", tmp_path / "m.nii.gz", "--model", model))
+    assert not (tmp_path / "m.nii.gz").exists()
+
+
+def test_a_model_for_other_modalities_is_refused(trained, scan, tmp_path):
+    out = tmp_path / "m.nii.gz"
+    message = fails(call("predict", scan, "--out", out, "--model", trained, "--modality", f"t2={scan}"))
+    assert message == "Error: model small: takes flair and nothing else, not t2; choose another --model\n"
+    both = tmp_path / "both"
+    shutil.copytree(trained / "1", both / "1")
+    card = both / "1/assets.extra/model_card.json"
+    card.write_text(card.read_text().replace('"modalities": [\n    "flair"', '"modalities": [\n    "flair",\n    "t2"'))
+    message = fails(call("predict", scan, "--out", out, "--model", both))
+    assert message == "Error: model small: needs t2 too; add --modality t2=FILE\n"
+    other = save(make_brain(1)[0][:-1], tmp_path / "t2.nii.gz")
+    message = fails(call("predict", scan, "--out", out, "--model", both, "--modality", f"t2={other}"))
+    assert message.startswith(f"Error: {other}: lies on another grid")
+    assert not out.exists()
+
+
+def test_no_permission(trained, scan, monkeypatch, tmp_path):
+    # Root, as which tests often run, may write everywhere; so the answer is put into the system's mouth.
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode, **more: mode != os.W_OK and access(path, mode, **more))
+    message = fails(call("predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained))
+    assert message.startswith(f"Error: {tmp_path}/m.nii.gz: no permission to write in {tmp_path}")
+
+
+def test_wrong_usage_is_exit_code_2(scan, tmp_path):
+    cases = [
+        (("predict", scan), "give --out FILE for one scan"),
+        (("predict", scan, "--out", "a.nii", "--out-dir", "b"), "give --out FILE for one scan"),
+        (("predict", scan, scan, "--out", "a.nii"), "--out takes one scan"),
+        (("predict", scan, "--out-dir", "d", "--truth", scan), "--truth: for one scan with --out only"),
+        (("predict", scan, "--out", "a.nii", "--modality", "t2"), "expected NAME=FILE"),
+        (("predict", scan, "--out", "a.nii", "--score", "best"), "is not one of"),
+        (("predict", scan, "--out", "a.nii", "--min-size", "-1"), "not in the range"),
+        (("fit", tmp_path), "Missing option '--out'"),
+        (("nonsense",), "No such command"),
+    ]
+    for arguments, what in cases:
+        assert what in fails(call(*arguments), code=2)
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    result = call("--debug", "predict", tmp_path / "no.nii", "--out", tmp_path / "m.nii", "--model", tmp_path)
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith(f"Error: {tmp_path}: no SavedModel")
+
+
+def test_one_bad_scan_does_not_stop_the_others(trained, tmp_path):
+    scans = tmp_path / "scans"
+    for number in (1, 2):
+        save(make_brain(number)[0], scans / f"sub-{number:02}_FLAIR.nii.gz")
+    bad = scans / "sub-01b_FLAIR.nii.gz"
+    bad.write_bytes(b"nonsense")
+    (scans / "notes.txt").touch()
+    out = tmp_path / "out"
+    result = call("predict", scans, "--out-dir", out, "--model", trained, *FAST)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[0].startswith(f"Error: {bad}: is not a readable NIfTI file")
+    assert result.stderr.splitlines()[1] == "Error: 1 of 3 scans failed"
+    stems = ("sub-01_FLAIR", "sub-02_FLAIR")
+    expected = {f"{stem}_{kind}" for stem in stems for kind in ("mask.nii.gz", "report.json", "figure.png")}
+    assert {file.name for file in out.iterdir()} == expected
+    assert len(result.stdout.splitlines()) == 2
+
+
+def test_several_scans_need_different_names(trained, tmp_path):
+    scans = [save(make_brain(1)[0], tmp_path / place / "scan.nii.gz") for place in "ab"]
+    message = fails(call("predict", *scans, "--out-dir", tmp_path / "out", "--model", trained))
+    assert "would be the mask of two scans" in message
+    (tmp_path / "empty").mkdir()
+    message = fails(call("predict", tmp_path / "empty", "--out-dir", tmp_path / "out", "--model", trained))
+    assert message.startswith(f"Error: {tmp_path}/empty: no .nii or .nii.gz file in it")
+
+
+def test_fit_needs_patients(tmp_path):
+    message = fails(call("fit", tmp_path, "--out", tmp_path / "run"))
+    assert message.startswith(f"Error: {tmp_path}: no patient with flair, seg in it")
+    message = fails(call("fit", tmp_path / "no", "--out", tmp_path / "run"))
+    assert message.startswith(f"Error: {tmp_path}/no: no such folder")
+    assert not (tmp_path / "run").exists()
+
+
+def test_fit_then_evaluate(brats_like, tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(brats_like, data)
+    broken = next(data.glob("HGG/*00_1/*_flair.nii.gz"))
+    broken.write_bytes(b"broken")
+    small = ("--size", 48, "--epochs", 2, "--min-brain", 0.05, "--batch", 8)
+    result = call("fit", data, "--out", run, *small)
+    assert result.exit_code == 0, result.output
+    assert "BraTS19_TEST_00_1: left out" in result.stdout
+    assert "7 patients" in result.stdout
+    assert result.stdout.splitlines()[-1] == f"model: {run}/1"
+    message = fails_after_output(call("fit", data, "--out", run, *small))
+    assert "holds a training run already; give --resume" in message
+
+    table = tmp_path / "table.csv"
+    result = call("evaluate", data, "--model", run, "--csv", table, "--update-card", "--patients", "train", *FAST)
+    assert result.exit_code == 0, result.output
+    assert "no network" in result.stdout
+    card = json.loads((run / "1/assets.extra/model_card.json").read_text())
+    assert {"network", "no network", "paper_iou_slice"} <= set(card["metrics"])
+    assert f"{card['metrics']['network']['iou_slice']:.3f}" in result.stdout
+    assert len(table.read_text().splitlines()) == 1 + 2 * len(card["data"]["train"]) + 2
+    message = fails(call("evaluate", data, "--model", run, "--csv", table))
+    assert "exists already" in message
+
+
+def fails_after_output(result: Result) -> str:
+    assert result.exit_code == 1
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_evaluate_needs_the_models_patients(trained, brats_like, tmp_path):
+    for place in brats_like.glob("HGG/*"):
+        shutil.copytree(place, tmp_path / "HGG" / f"other_{place.name}")
+        for file in (tmp_path / "HGG" / f"other_{place.name}").iterdir():
+            file.rename(file.with_name(f"other_{file.name}"))
+    message = fails(call("evaluate", tmp_path, "--model", trained))
+    assert "none of the model's test patients is there; give --patients all" in message
+
+
+def test_models_lists_what_is_shipped():
+    result = call("models")
+    assert result.exit_code == 0
+    for word in (
+        "cvae, version",
+        "dcvae, version",
+        "dae, version",
+        "MB",
+        "flair",
+        "30 patients",
+        "IoU",
+        "with citation",
+    ):
+        assert word in result.stdout
+
+
+def test_a_whole_scan_through_the_installed_command_stays_small(tmp_path):
+    """Memory of the real command on a 240 x 240 x 155 scan; its time is in benchmarks/."""
+    command = [
+        str(Path(sys.executable).with_name("brainseg-tf")),
+        "predict",
+        str(PHANTOM),
+        "--out",
+        str(tmp_path / "m.nii.gz"),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    watched, peak = psutil.Process(process.pid), 0
+    while process.poll() is None:
+        try:
+            peak = max(peak, watched.memory_info().rss)
+            process.wait(0.05)
+        except (subprocess.TimeoutExpired, psutil.NoSuchProcess):
+            continue
+    stdout, stderr = process.communicate()
+    assert (process.returncode, stderr) == (0, "")
+    assert "ml in" in stdout
+    assert peak < 2e9

@@ -1,0 +1,125 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from brainseg_tf import models
+from brainseg_tf.models.layers import (
+    Conv,
+    StridedDilatedConv2D,
+    StridedDilatedConv2DTranspose,
+    mirrored,
+)
+
+# (kernel, stride, dilation, width) of every convolution in order, written from Tables 1 and 2 by hand.
+ENCODERS = {
+    "cvae": [(4, 2, 1, 16), (4, 2, 1, 32), (4, 2, 1, 64), (4, 2, 1, 64)],
+    "dcvae": [(6, 1, 1, 8), (5, 2, 2, 16), (6, 1, 2, 16), (5, 3, 2, 16)],
+    "dae": [(3, 1, 1, w) for w in (64, 64, 128, 128, 256, 256, 512)],
+}
+HEADS = {"cvae": (3, 2, 1, 64), "dcvae": (3, 1, 1, 16)}
+DECODERS = {
+    "cvae": [(3, 2, 1, 64), (4, 2, 1, 64), (4, 2, 1, 32), (4, 2, 1, 16), (4, 2, 1, 1)],
+    "dcvae": [(3, 1, 1, 16), (5, 3, 2, 16), (6, 1, 2, 16), (5, 2, 2, 8), (6, 1, 1, 1)],
+    "dae": [(3, s, 1, w) for s, w in ((2, 256), (2, 256), (1, 128), (2, 128), (1, 64), (2, 64), (1, 1))],
+}
+STRIDES = {"cvae": 32, "dcvae": 6, "dae": 16}
+
+
+def line(layer: keras.layers.Layer) -> tuple[int, int, int, int]:
+    if isinstance(layer, StridedDilatedConv2D):
+        return layer.kernel, layer.stride, layer.dilation, layer.width
+    (kernel, _), (stride, _), (dilation, _) = layer.kernel_size, layer.strides, layer.dilation_rate
+    return kernel, stride, dilation, layer.filters
+
+
+def convolutions(layers: list[keras.layers.Layer]) -> list[tuple[int, int, int, int]]:
+    kinds = (keras.layers.Conv2D, keras.layers.Conv2DTranspose, StridedDilatedConv2D)
+    return [line(layer) for layer in layers if isinstance(layer, kinds)]
+
+
+def parameters(lines: list[tuple[int, int, int, int]], channels: int, normalised: int) -> int:
+    """Weights and biases of a chain, and four numbers per channel of the first ``normalised`` batch norms."""
+    total = 0
+    for number, (kernel, _, _, width) in enumerate(lines):
+        total += kernel * kernel * channels * width + width + 4 * width * (number < normalised)
+        channels = width
+    return total
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_tables_are_built_exactly(name):
+    model = models.create(name, 1)
+    assert convolutions(model.encoder) == ENCODERS[name]
+    assert convolutions(model.decoder) == DECODERS[name]
+    assert model.stride == STRIDES[name]
+    expected = parameters(ENCODERS[name], 1, len(ENCODERS[name]))
+    last = ENCODERS[name][-1][3]
+    if name in HEADS:
+        assert line(model.mean_head) == line(model.stddev_head) == HEADS[name]
+        kernel, _, _, latents = HEADS[name]
+        expected += 2 * (kernel * kernel * last * latents + latents)
+        last = latents
+    expected += parameters(DECODERS[name], last, len(DECODERS[name]) - 1)
+    assert model.count_params() == expected
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_order_after_each_convolution(name):
+    model = models.create(name, 1)
+    after = ["BatchNormalization", "LeakyReLU"] if name == "dae" else ["LeakyReLU", "BatchNormalization"]
+    for chain in (model.encoder, model.decoder[:-1]):
+        kinds = [type(layer).__name__ for layer in chain if "Pool" not in type(layer).__name__]
+        assert all(kinds[k + 1 : k + 3] == after for k in range(0, len(kinds), 3))
+    if name == "dae":
+        pools = [k for k, layer in enumerate(model.encoder) if isinstance(layer, keras.layers.MaxPooling2D)]
+        assert pools == [6, 13, 20, 24]
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_size_and_number_of_channels(name, channels):
+    model = models.create(name, channels)
+    for size in ((33, 47), (64, 32)):
+        assert model(tf.zeros((2, *size, channels))).shape == (2, *size, channels)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_save_and_load_are_exact(name, tmp_path):
+    model = models.create(name, 2)
+    images = np.random.default_rng(0).random((2, 40, 36, 2)).astype(np.float32)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded) is type(model)
+    np.testing.assert_array_equal(model(images), loaded(images))
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(5, 2, 2), (5, 3, 2), (6, 2, 3), (3, 2, 1)])
+def test_strided_dilated_convolution_samples_the_dilated_one(kernel, stride, dilation):
+    images = tf.random.stateless_normal((2, 25, 31, 3), [1, 2])
+    layer = StridedDilatedConv2D(4, kernel, stride, dilation)
+    outputs = layer(images)
+    assert outputs.shape == (2, -(-25 // stride), -(-31 // stride), 4)
+    assert outputs.shape == layer.compute_output_shape(images.shape)
+    # SAME padding of the strided convolution, then the dilated convolution without padding, sampled.
+    reach = (kernel - 1) * dilation + 1
+    pads = [max(0, (-(-n // stride) - 1) * stride + reach - n) for n in (25, 31)]
+    padded = tf.pad(images, [[0, 0], *([p // 2, p - p // 2] for p in pads), [0, 0]])
+    dilated = tf.nn.conv2d(padded, layer.weight, 1, "VALID", dilations=dilation)
+    np.testing.assert_allclose(outputs, dilated[:, ::stride, ::stride], atol=1e-5)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(5, 2, 2), (5, 3, 2), (6, 1, 2)])
+def test_transposed_is_the_adjoint(kernel, stride, dilation):
+    back = StridedDilatedConv2DTranspose(3, kernel, stride, dilation)
+    small = tf.random.stateless_normal((1, 6, 7, 4), [1, 2])
+    large = back(small)
+    assert large.shape == (1, 6 * stride, 7 * stride, 3) == back.compute_output_shape(small.shape)
+    probe = tf.random.stateless_normal(large.shape, [3, 4])
+    forth = tf.nn.conv2d(probe, back.weight, stride, "SAME", dilations=dilation)
+    np.testing.assert_allclose(tf.reduce_sum(large * probe), tf.reduce_sum(small * forth), rtol=1e-3)
+
+
+def test_mirror_returns_each_width():
+    lines = (Conv(3, 1, 1, 8), Conv(5, 2, 2, 16))
+    assert mirrored(lines, 2) == (Conv(5, 2, 2, 8), Conv(3, 1, 1, 2))

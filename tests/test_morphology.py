@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from brainseg_tf.postprocessing.morphology import close, lesions, remove_small
+
+SPACING = (1.0, 2.0, 2.0)
+
+
+def test_closing_bridges_gaps_up_to_its_radius_and_fills_holes():
+    mask = np.zeros((9, 12, 12), bool)
+    mask[2:7, 2:5, 2:10] = mask[2:7, 6:9, 2:10] = True
+    closed = close(mask, SPACING, 3.0)
+    assert closed[4, 5, 5]
+    assert (closed | mask == closed).all()
+    np.testing.assert_array_equal(close(mask, SPACING, 0), ndimage.binary_fill_holes(mask))
+    shell = ndimage.binary_dilation(np.pad(np.ones((1, 1, 1), bool), 4), iterations=2)
+    hollow = shell & ~np.pad(np.ones((1, 1, 1), bool), 4)
+    np.testing.assert_array_equal(close(hollow, (1, 1, 1), 0), shell)
+
+
+def test_closing_at_the_border_and_of_nothing():
+    mask = np.zeros((4, 5, 6), bool)
+    assert not close(mask, SPACING, 3.0).any()
+    mask[0, 0, 0] = True
+    np.testing.assert_array_equal(close(mask, SPACING, 3.0), mask)
+
+
+def test_small_components_go():
+    mask = np.zeros((10, 10, 10), bool)
+    mask[1:3, 1:3, 1:3] = True  # 8 voxels
+    mask[5, 5, 5] = mask[6, 6, 6] = True  # 2 voxels that touch at a corner
+    assert remove_small(mask, 0.5, 1.0).sum() == 10
+    assert remove_small(mask, 0.5, 1.5).sum() == 8
+    assert remove_small(mask, 0.5, 4.0).sum() == 8
+    assert remove_small(mask, 0.5, 4.5).sum() == 0
+    np.testing.assert_array_equal(remove_small(mask, 0.5, 0), mask)
+
+
+def test_lesions_are_measured_in_millimetres():
+    mask = np.zeros((10, 11, 12), bool)
+    mask[2:4, 3:5, 4:6] = True
+    mask[8, 8, 8] = True
+    affine = np.array([[-2.0, 0, 0, 10], [0, -2, 0, 20], [0, 0, 5, -30], [0, 0, 0, 1]])
+    large, small = lesions(mask, affine)
+    assert large.ml == pytest.approx(8 * 0.02)
+    assert large.centroid_mm == pytest.approx((5.0, 13.0, -7.5))
+    assert small.ml == pytest.approx(0.02)
+    assert small.centroid_mm == pytest.approx((-6.0, 4.0, 10.0))
+    assert lesions(mask & False, affine) == []

@@ -1,0 +1,110 @@
+from functools import partial
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from brainseg_tf import models
+from brainseg_tf.corruption import CorruptionOptions, corrupt
+from brainseg_tf.models.objective import (
+    ContextModel,
+    ObjectiveOptions,
+    VariationalContextModel,
+    kl_per_pixel,
+    reconstruction_error,
+)
+
+CORRUPTION = partial(corrupt, options=CorruptionOptions())
+
+
+def images(count: int = 4) -> tf.Tensor:
+    return tf.constant(np.random.default_rng(0).random((count, 32, 32, 1)), tf.float32)
+
+
+class Copy(ContextModel):
+    """Gives back what it is shown."""
+
+    stride = 1
+
+    def restore(self, images, *, training):
+        return images
+
+
+class VariationalCopy(VariationalContextModel):
+    """Its latent is the image; the posterior is sharp."""
+
+    stride = 1
+
+    def encode(self, images, *, training):
+        return images, tf.fill(tf.shape(images), 1e-3)
+
+    def decode(self, latent, *, training):
+        return latent
+
+
+@pytest.mark.parametrize("kind", [Copy, VariationalCopy])
+def test_the_context_term_compares_with_the_clean_image(kind):
+    """A network that keeps the patches must pay for them; compared with the corrupted image it would pay nothing."""
+    clean = images()
+    corrupted = CORRUPTION(clean, tf.constant([1, 2]))
+    losses = kind(1).compute_losses(clean, corrupted, training=False)
+    expected = np.mean((clean.numpy() - corrupted.numpy()) ** 2)
+    assert expected > 1e-3
+    assert float(losses["context"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_reconstruction_term_compares_with_the_clean_image():
+    clean = images()
+    losses = VariationalCopy(1).compute_losses(clean, clean * 0, training=True)
+    assert float(losses["reconstruction"]) == pytest.approx(1e-6, rel=0.1)
+    assert float(losses["context"]) == pytest.approx(np.mean(clean.numpy() ** 2), rel=1e-5)
+
+
+def test_kl_against_its_closed_form():
+    random = np.random.default_rng(1)
+    mean, stddev = random.normal(size=(4, 2, 2, 8)), random.uniform(0.1, 2, (4, 2, 2, 8))
+    expected = 0.5 * np.sum(mean**2 + stddev**2 - 1 - 2 * np.log(stddev)) / (4 * 32 * 32)
+    result = kl_per_pixel(tf.constant(mean, tf.float32), tf.constant(stddev, tf.float32), images())
+    assert float(result) == pytest.approx(expected, rel=1e-5)
+
+
+def test_reconstruction_error_is_the_mean_square():
+    assert float(reconstruction_error(tf.ones((2, 3, 3, 2)), tf.fill((2, 3, 3, 2), 3.0))) == 4
+
+
+@pytest.mark.parametrize("name", models.ARCHITECTURES)
+def test_the_loss_is_the_weighted_sum_of_the_logged_terms(name):
+    model = models.create(name, 1)
+    weights = ObjectiveOptions(kl=0.5, reconstruction=2.0, context=3.0)
+    model.compile(optimizer="sgd", corruption=CORRUPTION, objective=weights)
+    losses = model.compute_losses(images(), images() * 0.5, training=True)
+    named = {name: float(value) for name, value in losses.items()}
+    assert set(named) == set(model.loss_names)
+    terms = {"kl": 0.5, "reconstruction": 2.0, "context": 3.0}
+    assert named["loss"] == pytest.approx(sum(w * named.get(term, 0) for term, w in terms.items()), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cvae", "dcvae"])
+def test_prediction_uses_the_mean_and_training_draws(name):
+    model = models.create(name, 1)
+    np.testing.assert_array_equal(model(images()), model(images()))
+    model.compile(optimizer="sgd", corruption=CORRUPTION)
+    first, second = (model.compute_losses(images(), images(), training=True)["reconstruction"] for _ in range(2))
+    assert float(first) != float(second)
+
+
+@pytest.mark.parametrize("name", models.ARCHITECTURES)
+def test_training_lowers_every_weighted_term(name):
+    keras.utils.set_random_seed(0)
+    model = models.create(name, 1)
+    model.compile(optimizer=keras.optimizers.Adam(2e-3), corruption=CORRUPTION, jit_compile=False)
+    # A blob at a fixed place: what a network can learn in seconds.
+    y, x = np.mgrid[:32, :32] - 15.5
+    blob = np.exp(-(x**2 + y**2) / 60)[None, ..., None].astype(np.float32) * [[[[0.8]]]]
+    batch = tf.constant(np.repeat(blob, 4, axis=0), tf.float32), tf.constant([0, 1])
+    history = model.fit(
+        tf.data.Dataset.from_tensors(batch).repeat(), steps_per_epoch=8, epochs=3, verbose=0, shuffle=False
+    )
+    for term in ("loss", "context"):
+        assert history.history[term][-1] < 0.7 * history.history[term][0]

@@ -1,0 +1,43 @@
+"""What a wheel carries, and that the command works from anywhere."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
+    subprocess.run([str(part) for part in command], check=True, capture_output=True)
+    (file,) = folder.glob("*.whl")
+    return zipfile.ZipFile(file).namelist()
+
+
+def test_every_module_is_in_the_wheel(wheel):
+    places = {"brainseg_tf": "brainseg_tf", "cli": "brainseg_tf_cli", "saved_models": "brainseg_tf_saved_models"}
+    for folder, package in places.items():
+        for file in (ROOT / folder).rglob("*.py"):
+            assert f"{package}/{file.relative_to(ROOT / folder).as_posix()}" in wheel
+    assert not [name for name in wheel if name.startswith(("tests/", "examples/", "cli/"))]
+
+
+def test_every_model_file_is_in_the_wheel(wheel):
+    models = [
+        file for file in (ROOT / "saved_models").rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")
+    ]
+    assert len(models) > 12
+    for file in models:
+        assert f"brainseg_tf_saved_models/{file.relative_to(ROOT / 'saved_models').as_posix()}" in wheel
+
+
+@pytest.mark.parametrize("place", ["/", str(ROOT)])
+def test_the_command_finds_its_models_from_anywhere(place):
+    command = [str(Path(sys.executable).with_name("brainseg-tf")), "models"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=place)
+    assert [line.split(",")[0] for line in done.stdout.splitlines() if ", version" in line] == ["cvae", "dae", "dcvae"]

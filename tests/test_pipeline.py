@@ -1,0 +1,90 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from brainseg_tf.cohort import read_cohort
+from brainseg_tf.pipeline import CachedSlices, batches, cache_slices, ordered_batches
+from brainseg_tf.slices import SliceOptions
+
+OPTIONS = SliceOptions(size=32, spacing=6.0, min_brain=0.05)
+
+
+@pytest.fixture(scope="module")
+def cached(brats_like, tmp_path_factory) -> list[CachedSlices]:
+    return list(cache_slices(read_cohort(brats_like, ("flair", "t2")).patients, OPTIONS, tmp_path_factory.mktemp("c")))
+
+
+def test_only_healthy_slices_are_kept(cached):
+    for slices in cached:
+        images = np.load(slices.file)
+        assert images.shape[1:] == (32, 32, 2) or images.shape[1] > 32
+        assert len(images) == slices.healthy
+        assert 0 < slices.healthy < slices.chosen < slices.slices
+        # Lesions are twice as bright as tissue, whose median is 0.3.
+        assert np.mean(images > 0.55, axis=(1, 2, 3)).max() < 0.012
+
+
+def test_decoded_once_unless_options_or_files_change(brats_like, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(brats_like, folder)
+    patients = read_cohort(folder, ("flair",)).patients[:2]
+    first = list(cache_slices(patients, OPTIONS, tmp_path / "cache"))
+    stamps = [slices.file.stat().st_mtime_ns for slices in first]
+    again = list(cache_slices(patients, OPTIONS, tmp_path / "cache"))
+    assert again == first
+    assert [slices.file.stat().st_mtime_ns for slices in again] == stamps
+    other = list(cache_slices(patients, SliceOptions(size=24, spacing=6.0), tmp_path / "cache"))
+    assert {slices.file for slices in other}.isdisjoint(slices.file for slices in first)
+    scan = patients[0].scans["flair"]
+    shutil.copy(patients[1].scans["flair"], scan)
+    changed = list(cache_slices(patients, OPTIONS, tmp_path / "cache"))
+    assert changed[0].file != first[0].file
+    assert changed[1] == first[1]
+
+
+def test_a_broken_file_is_named_and_not_fatal(brats_like, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(brats_like, folder)
+    patients = read_cohort(folder, ("flair",)).patients[:3]
+    scan = patients[1].scans["flair"]
+    scan.write_bytes(scan.read_bytes()[:2000])
+    results = list(cache_slices(patients, OPTIONS, tmp_path / "cache"))
+    assert [type(result) for result in results] == [CachedSlices, str, CachedSlices]
+    assert patients[1].name in results[1]
+    assert "damaged or cut off" in results[1]
+
+
+def contents(dataset) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(images, tuple(seed)) for images, seed in dataset.as_numpy_iterator()]
+
+
+def test_an_epoch_holds_every_slice_once_in_an_order_of_its_own(cached):
+    everything = np.concatenate([np.load(slices.file) for slices in cached])
+    per_epoch = -(-len(everything) // 7)
+    both = contents(batches(cached, 7, seed=3, first_epoch=0, epochs=2))
+    assert len(both) == 2 * per_epoch
+    assert len({seed for _, seed in both}) == len(both)
+    keys = [
+        [image.tobytes() for images, _ in half for image in images] for half in (both[:per_epoch], both[per_epoch:])
+    ]
+    assert sorted(keys[0]) == sorted(keys[1]) == sorted(image.tobytes() for image in everything)
+    assert keys[0] != keys[1]
+
+
+def test_a_later_epoch_is_the_same_after_a_resume(cached):
+    whole = contents(batches(cached, 7, seed=3, first_epoch=0, epochs=3))
+    resumed = contents(batches(cached, 7, seed=3, first_epoch=2, epochs=3))
+    for (images, seed), (expected, expected_seed) in zip(resumed, whole[-len(resumed) :], strict=True):
+        np.testing.assert_array_equal(images, expected)
+        assert seed == expected_seed
+    other = contents(batches(cached, 7, seed=4, first_epoch=2, epochs=3))
+    assert any((a[0] != b[0]).any() for a, b in zip(resumed, other, strict=True))
+
+
+def test_validation_never_changes(cached):
+    first, second = (contents(ordered_batches(cached[:2], 5)) for _ in range(2))
+    assert sum(len(images) for images, _ in first) == sum(slices.healthy for slices in cached[:2])
+    for (images, seed), (expected, expected_seed) in zip(first, second, strict=True):
+        np.testing.assert_array_equal(images, expected)
+        assert seed == expected_seed

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from brainseg_tf.postprocessing.residual import erode, match_range, score_map, smooth
+
+
+def test_scores():
+    images = np.array([0.5, 0.2]).reshape(1, 1, 2, 1)
+    reconstruction = np.array([0.3, 0.6]).reshape(1, 1, 2, 1)
+    expected = {"absolute": [0.2, 0.4], "positive": [0.2, 0], "weighted": [0.1**0.5, 0], "input": [0.5, 0.2]}
+    for kind, values in expected.items():
+        score = score_map(images, reconstruction, kind)
+        assert score.dtype == np.float32
+        np.testing.assert_allclose(score[0, 0], values, rtol=1e-6)
+    both = score_map(
+        np.stack([images[..., 0]] * 2, -1), np.stack([reconstruction[..., 0], images[..., 0]], -1), "positive"
+    )
+    np.testing.assert_allclose(both[0, 0], [0.1, 0], rtol=1e-6)
+
+
+def test_range_is_matched_in_the_brain_by_channel():
+    random = np.random.default_rng(0)
+    images, reconstruction = random.random((2, 3, 8, 8, 2)).astype(np.float32)
+    brain = random.random((3, 8, 8)) > 0.3
+    matched = match_range(reconstruction * 0.2 + 0.4, images, brain)
+    for channel in range(2):
+        ours, theirs = matched[..., channel][brain], images[..., channel][brain]
+        assert (ours.min(), ours.max()) == pytest.approx((theirs.min(), theirs.max()), abs=1e-6)
+    assert not matched[~brain].any()
+
+
+def test_the_rim_goes_within_slices_only():
+    brain = np.zeros((3, 20, 20), bool)
+    brain[1, 4:16, 4:16] = True
+    inner = erode(brain, (5.0, 2.0, 2.0), 4.0)
+    expected = brain & False
+    expected[1, 6:14, 6:14] = True
+    np.testing.assert_array_equal(inner, expected)
+    np.testing.assert_array_equal(erode(brain, (5.0, 2.0, 2.0), 0), brain)
+
+
+def test_median_takes_specks():
+    score = np.zeros((5, 12, 12), np.float32)
+    score[:, 3:9, 3:9] = 0.5
+    score[2, 5, 5] = 1
+    brain = np.ones(score.shape, bool)
+    brain[0] = False
+    smoothed = smooth(score, brain, (3, 3, 3))
+    assert smoothed.max() == 0.5
+    assert smoothed[2, 5, 5] == 0.5
+    assert not smoothed[0].any()
+    np.testing.assert_array_equal(smooth(score, brain, (1, 1, 1)), np.where(brain, score, 0))
+    assert not smooth(score, brain & False, (3, 3, 3)).any()

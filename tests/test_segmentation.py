@@ -1,0 +1,98 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import make_brain, save
+
+from brainseg_tf.calibration import healthy_levels
+from brainseg_tf.cohort import read_cohort
+from brainseg_tf.errors import InputError
+from brainseg_tf.metrics import dice
+from brainseg_tf.model_card import ModelCard, TrainingData
+from brainseg_tf.segmentation import SegmentationOptions, segment
+from brainseg_tf.slices import SliceOptions
+from brainseg_tf.volume import read_volume
+
+SLICES = SliceOptions(size=48, spacing=5.0, min_brain=0.05)
+OPTIONS = SegmentationOptions(median=(1, 3, 3), smallest=2.0)
+LEVELS = {"absolute": 0.05, "positive": 0.05, "weighted": 0.2, "input": 0.5}
+
+
+class Healthy:
+    """The perfect model: everything in the brain looks like its median."""
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        return np.where(images > 0, 0.3, 0).astype(np.float32)
+
+
+def card(**changes: object) -> ModelCard:
+    data = TrainingData(3, 30, 20, 10, ("a",), ("b",), ("c",))
+    return ModelCard("perfect", 1, "cvae", 1, ("flair",), SLICES, data, {}, {}, LEVELS, {}, **changes)
+
+
+def test_the_lesion_and_nothing_else_on_the_scans_own_grid(tmp_path):
+    data, truth = make_brain(3)
+    scan = read_volume(save(data, tmp_path / "scan.nii"))
+    result = segment([scan], Healthy(), card(), OPTIONS)
+    assert result.mask.shape == scan.data.shape
+    assert result.mask.dtype == bool
+    assert dice(result.mask, truth) > 0.75
+    (lesion,) = result.lesions
+    assert lesion.ml == pytest.approx(result.mask.sum() * scan.voxel_ml)
+    assert set(result.seconds) == {"slices", "model", "residual", "mixture", "morphology"}
+    assert result.warnings == []
+    assert result.mixture.means[2] > result.level == LEVELS["weighted"]
+
+
+def test_a_healthy_scan_gives_an_empty_mask(tmp_path):
+    scan = read_volume(save(make_brain(3, lesion=False)[0], tmp_path / "scan.nii"))
+    result = segment([scan], Healthy(), card(), OPTIONS)
+    assert not result.mask.any()
+    assert result.lesions == []
+
+
+def test_the_level_decides(tmp_path):
+    scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
+    assert not segment([scan], Healthy(), card(), replace(OPTIONS, level=0.9)).mask.any()
+    assert segment([scan], Healthy(), card(), replace(OPTIONS, level=0.0)).mask.any()
+
+
+@pytest.mark.parametrize("score", ["absolute", "positive", "weighted", "input"])
+def test_every_score_finds_a_plain_lesion(tmp_path, score):
+    data, truth = make_brain(3)
+    scan = read_volume(save(data, tmp_path / "scan.nii"))
+    result = segment([scan], Healthy(), card(), replace(OPTIONS, score=score, level=0.0))
+    assert dice(result.mask, truth) > 0.6
+
+
+def test_a_brain_mask_limits_the_search(tmp_path):
+    data, truth = make_brain(3)
+    scan = read_volume(save(data, tmp_path / "scan.nii"))
+    brain = (scan.data > 0) & ~truth
+    assert not (segment([scan], Healthy(), card(), OPTIONS, brain).mask & truth).any()
+
+
+def test_a_head_with_its_skull_is_warned_of(tmp_path):
+    data, _ = make_brain(3)
+    data = data + np.random.default_rng(0).normal(0, 3, data.shape).astype(np.float32)
+    scan = read_volume(save(data, tmp_path / "head.nii"))
+    (warning,) = segment([scan], Healthy(), card(), OPTIONS).warnings
+    assert "head.nii: seems to have its skull still" in warning
+
+
+def test_what_cannot_be_segmented(tmp_path):
+    scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
+    with pytest.raises(InputError, match=r"needs flair, 2 scan\(s\) given"):
+        segment([scan, scan], Healthy(), card(), OPTIONS)
+    with pytest.raises(InputError, match="nothing of the brain is left 200 mm inside"):
+        segment([scan], Healthy(), card(), replace(OPTIONS, rim=200.0))
+
+
+def test_levels_are_the_scores_of_healthy_tissue(brats_like):
+    patients = read_cohort(brats_like, ("flair",)).patients[:2]
+    levels = healthy_levels(patients, Healthy(), SLICES)
+    assert set(levels) == set(LEVELS)
+    # Lesions are at 0.6 and more, healthy texture around 0.3.
+    assert 0.3 < levels["input"] < 0.55
+    assert 0 < levels["positive"] < 0.2
+    assert levels["positive"] <= levels["absolute"]

@@ -1,0 +1,57 @@
+"""The models that come with the package, on the sample scan that comes with the repository."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from brainseg_tf import saved_model
+from brainseg_tf.metrics import dice
+from brainseg_tf.model_card import PAPER_IOU
+from brainseg_tf.models import ARCHITECTURES
+from brainseg_tf.segmentation import SegmentationOptions, segment
+from brainseg_tf.volume import read_mask, read_volume
+
+PHANTOM = Path(__file__).parents[1] / "examples" / "phantom"
+
+
+def test_all_three_are_there_once_each_under_its_name():
+    assert [model.card.name for model in saved_model.shipped()] == sorted(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_cards_are_complete(name):
+    found = saved_model.find(name)
+    card = found.card
+    assert (card.architecture, card.modalities) == (name, ("flair",))
+    assert found.path.name == str(card.version)
+    assert found.megabytes < 40
+    sides = [set(side) for side in (card.data.train, card.data.validation, card.data.test)]
+    assert sum(len(side) for side in sides) == len(set().union(*sides)) == card.data.patients == 30
+    assert card.metrics["paper_iou_slice"] == PAPER_IOU[name]
+    assert card.metrics["network"]["iou_slice"] > PAPER_IOU[name]
+    assert card.metrics["network"]["patients"] == card.metrics["no network"]["patients"] == len(card.data.test)
+    assert "not of healthy people" in card.terms
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_phantoms_lesions_are_found(name):
+    scan = read_volume(PHANTOM / "phantom_flair.nii.gz")
+    truth = read_mask(PHANTOM / "phantom_lesions.nii.gz", scan)
+    found = saved_model.find(name)
+    assert dice(segment([scan], found.load(), found.card).mask, truth) > 0.75
+
+
+@pytest.mark.brats
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_real_test_patient_agrees_with_the_card(name, real_patients):
+    """One patient that no model was trained on, against what the card says of such patients on average."""
+    from brainseg_tf.cohort import read_cohort
+
+    found = saved_model.find(name)
+    (patient, *_) = read_cohort(real_patients, ("flair",)).named(["BraTS19_TCIA02_135_1"])
+    assert patient.name in found.card.data.test
+    scan = read_volume(patient.scans["flair"])
+    result = segment([scan], found.load(), found.card, SegmentationOptions())
+    measured = dice(result.mask, read_mask(patient.truth, scan))
+    assert np.abs(measured - found.card.metrics["network"]["dice_patient"]) < 0.25

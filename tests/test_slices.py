@@ -1,0 +1,133 @@
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import AFFINE, make_brain, save
+
+from brainseg_tf.errors import InputError
+from brainseg_tf.slices import (
+    SliceOptions,
+    brain_mask,
+    chosen,
+    from_stack,
+    normalise,
+    onto_stack,
+    skull_warning,
+    to_stack,
+)
+from brainseg_tf.volume import read_volume
+
+OPTIONS = SliceOptions(size=64, spacing=3.0)
+
+
+def test_the_stack_is_centred_and_in_range(scan):
+    volume = read_volume(scan)
+    brain = brain_mask(volume)
+    stack = to_stack([volume, volume], brain, OPTIONS)
+    assert stack.images.shape == (*stack.brain.shape, 2)
+    assert stack.images.dtype == np.float32
+    assert stack.spacing == pytest.approx((3.0, 3.75, 3.75))
+    assert stack.images.min() == 0
+    assert 0.9 < stack.images.max() <= 1
+    assert not stack.images[~stack.brain].any()
+    middle = np.argwhere(stack.brain).mean(axis=0)
+    np.testing.assert_allclose(middle, (np.array(stack.brain.shape) - 1) / 2, atol=0.6)
+    ml = stack.brain.sum() * stack.voxel_ml
+    assert ml == pytest.approx(brain.sum() * volume.voxel_ml, rel=0.03)
+
+
+def test_positions_survive_the_way_there_and_back(scan):
+    volume = read_volume(scan)
+    stack = to_stack([volume], brain_mask(volume), OPTIONS)
+    truth = volume.data > 500
+    there = onto_stack(truth, volume, stack)
+    indices = np.argwhere(there > 0.5).mean(axis=0)[::-1]
+    expected = nib.affines.apply_affine(volume.affine, np.argwhere(truth).mean(axis=0))
+    np.testing.assert_allclose(nib.affines.apply_affine(stack.affine, indices), expected, atol=1)
+    back = from_stack(there, stack, volume) > 0.5
+    assert 2 * (back & truth).sum() / (back.sum() + truth.sum()) > 0.85
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
+@pytest.mark.parametrize("flip", [(), (0,), (0, 2)])
+def test_flips_and_permutations_give_the_same_slices(tmp_path, axes, flip):
+    data, _ = make_brain(2)
+    image = nib.Nifti1Image(data, AFFINE)
+    plain = read_volume(save(data, tmp_path / "plain.nii"))
+    turned = image.as_reoriented(np.array([[axes.index(k), -1 if k in flip else 1] for k in range(3)]))
+    nib.save(turned, tmp_path / "turned.nii")
+    other = read_volume(tmp_path / "turned.nii")
+    first, second = (to_stack([one], brain_mask(one), OPTIONS) for one in (plain, other))
+    np.testing.assert_array_equal(first.images, second.images)
+    np.testing.assert_allclose(first.affine, second.affine)
+
+
+def test_another_resolution_gives_nearly_the_same_slices(tmp_path):
+    data, _ = make_brain(2)
+    plain = read_volume(save(data, tmp_path / "plain.nii"))
+    affine = AFFINE.copy()
+    affine[:3, :3] /= 2
+    fine = read_volume(save(np.kron(data, np.ones((2, 2, 2), np.float32)), tmp_path / "fine.nii", affine))
+    first, second = (to_stack([one], brain_mask(one), OPTIONS) for one in (plain, fine))
+    assert abs(len(first.images) - len(second.images)) <= 1
+    assert np.abs(first.brain.sum() / second.brain.sum() - 1) < 0.15
+
+
+def test_normalisations():
+    random = np.random.default_rng(0)
+    image = random.uniform(50, 150, (4, 9, 9)).astype(np.float32)
+    image[2, 4, 4] = 1000
+    brain = np.ones(image.shape, bool)
+    brain[:, 0] = False
+    brain[3] = False
+    by_volume = normalise(image, brain, "volume")
+    assert by_volume[brain].min() == 0
+    assert by_volume[2, 4, 4] == 1
+    assert by_volume[:2].max() < 0.2
+    by_slice = normalise(image, brain, "slice")
+    assert [by_slice[k].max() for k in range(4)] == [1, 1, 1, 0]
+    robust = normalise(image, brain, "robust")
+    assert np.median(robust[brain]) == pytest.approx(0.3, abs=1e-3)
+    np.testing.assert_allclose(normalise(image * 7 + 90, brain, "robust"), robust, atol=1e-4)
+    for result in (by_volume, by_slice, robust):
+        assert not result[~brain].any()
+        assert result.dtype == np.float32
+
+
+def test_slice_choice_by_share_and_position():
+    brain = np.zeros((20, 10, 10), bool)
+    brain[2:18, :4] = True
+    brain[9, :1] = True
+    brain[9, 1:] = False
+    picked = chosen(brain, SliceOptions(min_brain=0.3, central=0.5))
+    np.testing.assert_array_equal(np.flatnonzero(picked), [6, 7, 8, 10, 11, 12, 13])
+    assert not chosen(brain & False, SliceOptions()).any()
+
+
+def test_brain_mask_fills_holes_and_drops_specks(scan):
+    volume = read_volume(scan)
+    brain = volume.data > 0
+    volume.data[20:23, 20:23, 10:12] = 0
+    volume.data[0, 0, 0] = 5
+    np.testing.assert_array_equal(brain_mask(volume), brain)
+    assert skull_warning(volume, brain) is None
+
+
+def test_a_skull_is_noticed(tmp_path):
+    data, _ = make_brain(0)
+    noisy = data + np.random.default_rng(0).normal(0, 3, data.shape).astype(np.float32)
+    volume = read_volume(save(noisy, tmp_path / "noisy.nii"))
+    assert "background is not constant" in skull_warning(volume, brain_mask(volume))
+    large = read_volume(save(data, tmp_path / "large.nii", AFFINE * [[1.5], [1.5], [1.5], [1]]))
+    assert "more than any brain" in skull_warning(large, brain_mask(large))
+
+
+def test_a_brain_of_nothing_is_refused(tmp_path, scan):
+    data = np.zeros((9, 9, 9), np.float32)
+    data[4, 4, 4] = 1
+    with pytest.raises(InputError, match="no brain found"):
+        brain_mask(read_volume(save(data, tmp_path / "dot.nii")))
+    volume = read_volume(scan)
+    speck = np.zeros(volume.data.shape, bool)
+    speck[20, 20, 10] = True
+    with pytest.raises(InputError, match="thinner than a voxel"):
+        to_stack([volume], speck, SliceOptions(size=16, spacing=20))

@@ -1,0 +1,143 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_brain, save, small_options
+
+from brainseg_tf import models, saved_model
+from brainseg_tf.errors import InputError
+from brainseg_tf.metrics import dice
+from brainseg_tf.segmentation import SegmentationOptions, segment
+from brainseg_tf.training import fit, read_history
+from brainseg_tf.volume import read_mask, read_volume
+
+SHORT = small_options(epochs=4)
+
+
+def run(data: Path, out: Path, options: object = SHORT, **more: object) -> tuple[Path, list[str]]:
+    said: list[str] = []
+    exported = fit(data, out, options, say=said.append, verbose=0, **more)
+    return exported, said
+
+
+def weights(folder: Path) -> list[np.ndarray]:
+    model = models.create("cvae", 1)
+    model.load_weights(folder / "best.weights.h5")
+    return model.get_weights()
+
+
+def test_the_objective_falls_and_all_terms_are_logged(trained):
+    history = read_history(trained / "history.csv")
+    assert len(history) == 40
+    for term in ("loss", "kl", "reconstruction", "context"):
+        assert {term, f"val_{term}"} <= set(history[0])
+    for term in ("loss", "reconstruction", "context", "val_loss", "val_context"):
+        assert history[-1][term] < 0.5 * history[0][term]
+
+
+def test_a_planted_lesion_is_found(trained, tmp_path):
+    """On a patient that was never seen, and better than without a network."""
+    data, truth = make_brain(101)
+    scan = read_volume(save(data, tmp_path / "scan.nii"))
+    expected = read_mask(save(truth, tmp_path / "truth.nii"), scan)
+    found = saved_model.find(str(trained))
+    result = segment([scan], found.load(), found.card, SegmentationOptions(median=(1, 3, 3)))
+    assert dice(result.mask, expected) > 0.7
+
+
+def test_everything_a_run_leaves(trained, brats_like):
+    for name in ("history.csv", "losses.png", "reconstructions.png", "run.json", "best.weights.h5", "1/saved_model.pb"):
+        assert (trained / name).stat().st_size > 0
+    card = saved_model.find(str(trained)).card
+    assert card.modalities == ("flair",)
+    assert card.data.patients == 8
+    names = [*card.data.train, *card.data.validation, *card.data.test]
+    assert sorted(names) == sorted(place.name for place in brats_like.glob("?GG/*"))
+    assert card.training["seed"] == 0
+    assert set(card.healthy_levels) == {"absolute", "positive", "weighted", "input"}
+    best = min(read_history(trained / "history.csv"), key=lambda row: row["val_loss"])
+    assert card.losses == pytest.approx(best)
+    assert card.versions["tensorflow"]
+    text = (trained / "1/assets.extra/model_card.md").read_text()
+    assert "Not a medical device" in text
+    assert json.loads((trained / "run.json").read_text())["split"]["test"] == list(card.data.test)
+
+
+def test_the_seed_makes_two_runs_equal(brats_like, tmp_path):
+    for name in ("a", "b"):
+        run(brats_like, tmp_path / name)
+    run(brats_like, tmp_path / "c", replace(SHORT, seed=1))
+    first, second, other = (weights(tmp_path / name) for name in "abc")
+    assert all(np.array_equal(x, y) for x, y in zip(first, second, strict=True))
+    assert not all(np.array_equal(x, y) for x, y in zip(first, other, strict=True))
+    assert read_history(tmp_path / "a/history.csv") == read_history(tmp_path / "b/history.csv")
+
+
+def test_a_killed_run_resumes_to_the_same_weights(brats_like, tmp_path):
+    options = small_options(epochs=8)
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[3]); from conftest import small_options; from pathlib import Path;"
+        "from brainseg_tf.training import fit;"
+        "fit(Path(sys.argv[1]), Path(sys.argv[2]), small_options(epochs=8), verbose=0)"
+    )
+    command = [sys.executable, "-c", script, str(brats_like), str(tmp_path / "killed"), str(Path(__file__).parent)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    history = tmp_path / "killed" / "history.csv"
+    until = time.monotonic() + 120
+    while time.monotonic() < until and not (history.exists() and len(history.read_text().splitlines()) > 2):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = len(history.read_text().splitlines()) - 1
+    assert 2 <= done < 8
+    _, said = run(brats_like, tmp_path / "killed", options, resume=True)
+    resumed = [line for line in said if line.startswith("resuming after")]
+    assert int(resumed[0].split()[2]) >= done - 1
+    run(brats_like, tmp_path / "whole", options)
+    for one, other in zip(weights(tmp_path / "killed"), weights(tmp_path / "whole"), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert read_history(history) == read_history(tmp_path / "whole/history.csv")
+
+
+def test_training_stops_early_and_keeps_the_best(brats_like, tmp_path):
+    # A learning rate this high cannot go on improving.
+    exported, _ = run(brats_like, tmp_path / "run", small_options(epochs=60, patience=2, learning_rate=0.3))
+    history = read_history(tmp_path / "run/history.csv")
+    best = min(range(len(history)), key=lambda k: history[k]["val_loss"])
+    assert len(history) == best + 3 < 60
+    assert saved_model.find(str(exported)).card.losses["epoch"] == best + 1
+
+
+@pytest.mark.parametrize("architecture", ["dcvae", "dae"])
+def test_the_other_architectures_train_with_two_modalities(brats_like, tmp_path, architecture):
+    slices = replace(SHORT.slices, size=32)
+    options = replace(SHORT, architecture=architecture, modalities=("flair", "t2"), epochs=1, slices=slices)
+    exported, _ = run(brats_like, tmp_path / "run", options)
+    found = saved_model.find(str(exported))
+    assert found.card.modalities == ("flair", "t2")
+    images = np.zeros((2, 40, 44, 2), np.float32)
+    assert found.load().reconstruct(images).shape == images.shape
+
+
+def test_runs_are_neither_overwritten_nor_mixed(brats_like, trained, tmp_path):
+    with pytest.raises(InputError, match="holds a training run already; give --resume"):
+        run(brats_like, trained, small_options())
+    with pytest.raises(InputError, match="holds no run to resume"):
+        run(brats_like, tmp_path / "new", resume=True)
+    with pytest.raises(InputError, match=r"was begun with batch 8, not 4; give the same options"):
+        run(brats_like, trained, small_options(batch=4), resume=True)
+
+
+def test_resuming_a_finished_run_exports_it_again(brats_like, trained):
+    before = (trained / "history.csv").read_text()
+    exported, said = run(brats_like, trained, small_options(), resume=True)
+    assert "resuming after 40 epochs" in said
+    assert (trained / "history.csv").read_text() == before
+    assert saved_model.find(str(exported)).card.losses["epoch"] <= 40
