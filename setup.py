@@ -38,7 +38,7 @@ setup(
         "scipy>=1.14,<1.18",
         "nibabel>=5.3,<5.5",
         "scikit-learn>=1.5,<1.10",
-        "scikit-image>=0.25,<0.27",
+        "scikit-image>=0.26,<0.27",
         "click>=8.1,<8.6",
         "matplotlib>=3.9,<3.12",
     ],

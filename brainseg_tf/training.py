@@ -62,7 +62,7 @@ def fit(
     resume: bool = False,
     cache: Path | None = None,
     say: Say = print,
-    verbose: int | str = "auto",
+    verbose: int = 2,
 ) -> Path:
     """Trains a network on the healthy slices of a cohort and exports it.
 
@@ -72,7 +72,7 @@ def fit(
         resume: go on with the run that ``out`` holds; at most the epoch that was under way is repeated.
         cache: where decoded slices are kept; ``out/cache`` if None.
         say: takes a line for the user.
-        verbose: as in ``keras.Model.fit``.
+        verbose: as in ``keras.Model.fit``; 1 shows progress bars.
 
     Returns:
         The exported version folder.
@@ -82,7 +82,7 @@ def fit(
     """
     cohort = read_cohort(data, options.modalities)
     _check_run(out, options, resume=resume)
-    cached = _decode(cohort, options, cache or out / "cache", say)
+    cached = _decode(cohort, options, cache or out / "cache", say, bar=verbose == 1)
     split = split_patients([slices.patient for slices in cached], options.validation, options.test, options.seed)
     _record_run(out, options, split)
     training, validation = (_of(cached, side) for side in (split.train, split.validation))
@@ -194,11 +194,11 @@ def read_history(file: Path) -> list[dict[str, float]]:
         ]
 
 
-def _decode(cohort: Cohort, options: FitOptions, folder: Path, say: Say) -> list[CachedSlices]:
+def _decode(cohort: Cohort, options: FitOptions, folder: Path, say: Say, *, bar: bool) -> list[CachedSlices]:
     for problem in cohort.problems:
         say(problem)
     cached: list[CachedSlices] = []
-    progress = keras.utils.Progbar(len(cohort.patients), unit_name="patient") if say is print else None
+    progress = keras.utils.Progbar(len(cohort.patients), unit_name="patient") if bar else None
     for done, result in enumerate(cache_slices(cohort.patients, options.slices, folder), start=1):
         if isinstance(result, str):
             say(result)

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import click
+
 from brainseg_tf_cli.quiet import import_tensorflow
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
 from brainseg_tf_cli.options import FILE, segmentation_options, stages
 from brainseg_tf_cli.quiet import import_tensorflow
 

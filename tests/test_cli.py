@@ -11,8 +11,9 @@ import nibabel as nib
 import numpy as np
 import psutil
 import pytest
-from brainseg_tf_cli.main import main
 from click.testing import CliRunner, Result
+
+from brainseg_tf_cli.main import main
 from conftest import AFFINE, make_brain, save
 from test_volume import DAMAGES, damaged
 

@@ -4,11 +4,11 @@ import shutil
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score, jaccard_score
-from test_segmentation import OPTIONS, Healthy, card
 
 from brainseg_tf.cohort import read_cohort
 from brainseg_tf.evaluation import BASELINE, compare, evaluate, summarise, write_csv
 from brainseg_tf.volume import read_mask, read_volume
+from test_segmentation import OPTIONS, Healthy, card
 
 
 def test_comparison_against_scikit_learn():

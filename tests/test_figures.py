@@ -1,11 +1,11 @@
 import numpy as np
-from conftest import make_brain, save
 from matplotlib import image
-from test_segmentation import OPTIONS, Healthy, card
 
 from brainseg_tf import figures
 from brainseg_tf.segmentation import segment
 from brainseg_tf.volume import read_volume
+from conftest import make_brain, save
+from test_segmentation import OPTIONS, Healthy, card
 
 
 def red(pixels: np.ndarray) -> np.ndarray:

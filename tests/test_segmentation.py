@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import make_brain, save
 
 from brainseg_tf.calibration import healthy_levels
 from brainseg_tf.cohort import read_cohort
@@ -12,6 +11,7 @@ from brainseg_tf.model_card import ModelCard, TrainingData
 from brainseg_tf.segmentation import SegmentationOptions, segment
 from brainseg_tf.slices import SliceOptions
 from brainseg_tf.volume import read_volume
+from conftest import make_brain, save
 
 SLICES = SliceOptions(size=48, spacing=5.0, min_brain=0.05)
 OPTIONS = SegmentationOptions(median=(1, 3, 3), smallest=2.0)

@@ -1,7 +1,6 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import AFFINE, make_brain, save
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.slices import (
@@ -15,6 +14,7 @@ from brainseg_tf.slices import (
     to_stack,
 )
 from brainseg_tf.volume import read_volume
+from conftest import AFFINE, make_brain, save
 
 OPTIONS = SliceOptions(size=64, spacing=3.0)
 

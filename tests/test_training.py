@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_brain, save, small_options
 
 from brainseg_tf import models, saved_model
 from brainseg_tf.errors import InputError
@@ -17,6 +16,7 @@ from brainseg_tf.metrics import dice
 from brainseg_tf.segmentation import SegmentationOptions, segment
 from brainseg_tf.training import fit, read_history
 from brainseg_tf.volume import read_mask, read_volume
+from conftest import make_brain, save, small_options
 
 SHORT = small_options(epochs=4)
 

@@ -1,0 +1,99 @@
+"""Where the seconds of ``brainseg-tf predict`` go, on the sample scan (240 x 240 x 155), beside what bounds them.
+
+    python benchmarks/predict.py [MODEL ...]
+
+Prints, in one run: seconds and peak memory of the whole command and of each stage, each also as a share of the whole;
+``--help`` beside a Python that does nothing; the mixture beside scikit-learn's GaussianMixture on the same voxels.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+PHANTOM = Path(__file__).parents[1] / "examples" / "phantom" / "phantom_flair.nii.gz"
+COMMAND = str(Path(sys.executable).with_name("brainseg-tf"))
+
+
+def run(*command: str) -> tuple[float, float]:
+    """Seconds, and peak resident memory in GB, of a command."""
+    start, peak = time.perf_counter(), 0
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        try:
+            peak = max(peak, process.memory_info().rss)
+            process.wait(0.01)
+        except (psutil.TimeoutExpired, psutil.NoSuchProcess):
+            continue
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
+    return time.perf_counter() - start, peak / 1e9
+
+
+def best(repeats: int, *command: str) -> float:
+    """The least seconds of several runs."""
+    return min(run(*command)[0] for _ in range(repeats))
+
+
+def row(name: str, seconds: float, whole: float, note: str = "") -> None:
+    """Prints a line of the table."""
+    print(f"{name:28} {seconds:7.2f} s  {seconds / whole:6.0%}  {note}")
+
+
+def predict(model: str, folder: Path) -> None:
+    """One prediction, stage by stage."""
+    report = folder / f"{model}.json"
+    mask = str(folder / f"{model}.nii.gz")
+    whole, memory = run(COMMAND, "predict", str(PHANTOM), "--model", model, "--out", mask, "--report", str(report))
+    stages = json.loads(report.read_text())["seconds"]
+    row(f"predict --model {model}", whole, whole, f"peak {memory:.2f} GB")
+    for stage, seconds in stages.items():
+        row(f"  {stage}", seconds, whole)
+    row("  start-up and the rest", whole - sum(stages.values()), whole)
+
+
+def mixture() -> None:
+    """Our mixture and scikit-learn's on one score."""
+    from sklearn.mixture import GaussianMixture
+
+    from brainseg_tf import saved_model
+    from brainseg_tf.postprocessing.mixture import MixtureOptions, fit_mixture
+    from brainseg_tf.segmentation import SegmentationOptions, lesion_score
+    from brainseg_tf.slices import brain_mask, to_stack
+    from brainseg_tf.volume import read_volume
+
+    found = saved_model.find("cvae")
+    scan = read_volume(PHANTOM)
+    stack = to_stack([scan], brain_mask(scan), found.card.slices)
+    inside, score = lesion_score(stack, found.load().reconstruct(stack.images), SegmentationOptions())
+    fit_mixture(score, inside, MixtureOptions())
+    start = time.perf_counter()
+    fit_mixture(score, inside, MixtureOptions())
+    ours = time.perf_counter() - start
+    start = time.perf_counter()
+    values = score[inside][:, None].astype(np.float64)
+    GaussianMixture(3, random_state=0).fit(values).predict_proba(values)
+    theirs = time.perf_counter() - start
+    print(
+        f"{'mixture, neighbours':28} {ours:7.2f} s  {ours / theirs:6.2f} x scikit-learn without neighbours, {theirs:.2f} s"
+    )
+
+
+def main() -> None:
+    """Prints the tables."""
+    bare = best(5, sys.executable, "-c", "pass")
+    help_ = best(5, COMMAND, "--help")
+    print(f"{'--help':28} {help_:7.2f} s  {help_ / bare:6.1f} x a Python that does nothing, {bare:.2f} s")
+    with tempfile.TemporaryDirectory() as folder:
+        for model in sys.argv[1:] or ["cvae", "dcvae", "dae"]:
+            predict(model, Path(folder))
+    mixture()
+
+
+if __name__ == "__main__":
+    main()
