@@ -79,9 +79,8 @@ def mixture() -> None:
     values = score[inside][:, None].astype(np.float64)
     GaussianMixture(3, random_state=0).fit(values).predict_proba(values)
     theirs = time.perf_counter() - start
-    print(
-        f"{'mixture, neighbours':28} {ours:7.2f} s  {ours / theirs:6.2f} x scikit-learn without neighbours, {theirs:.2f} s"
-    )
+    note = f"x scikit-learn without neighbours, {theirs:.2f} s"
+    print(f"{'mixture, neighbours':28} {ours:7.2f} s  {ours / theirs:6.2f} {note}")
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from conftest import make_brain, save
 
 SLICES = SliceOptions(size=48, spacing=5.0, min_brain=0.05)
 OPTIONS = SegmentationOptions(median=(1, 3, 3), smallest=2.0)
-LEVELS = {"absolute": 0.05, "positive": 0.05, "weighted": 0.2, "input": 0.5}
+LEVELS = {"absolute": 0.05, "positive": 0.05, "weighted": 0.4, "input": 0.7}
 
 
 class Healthy:
