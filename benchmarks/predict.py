@@ -71,9 +71,9 @@ def mixture() -> None:
     scan = read_volume(PHANTOM)
     stack = to_stack([scan], brain_mask(scan), found.card.slices)
     inside, score = lesion_score(stack, found.load().reconstruct(stack.images), SegmentationOptions())
-    fit_mixture(score, inside, MixtureOptions())
+    fit_mixture(score, inside, 3, MixtureOptions())
     start = time.perf_counter()
-    fit_mixture(score, inside, MixtureOptions())
+    fit_mixture(score, inside, 3, MixtureOptions())
     ours = time.perf_counter() - start
     start = time.perf_counter()
     values = score[inside][:, None].astype(np.float64)

@@ -1,5 +1,6 @@
 """From scan files to mask files: reads, segments, writes mask, maps, figure and report of one scan after another."""
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,8 @@ from brainseg_tf.slices import from_stack, onto_stack
 from brainseg_tf.volume import SUFFIXES, Volume, check_name, read_mask, read_on_same_grid, read_volume, write_map
 
 _MASK = "_mask.nii.gz"
+# How BraTS and BIDS end a file's name, and the modality that it means.
+_NAMED = {"flair": "flair", "t1": "t1", "t1w": "t1", "t1ce": "t1ce", "t1gd": "t1ce", "t2": "t2", "t2w": "t2"}
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ class Predictor:
         self._model = self._model or self._load()
         loaded = time.perf_counter()
         result = segment(scans, self._model, self._card, self._options, brain)
+        result.warnings.extend(self._doubts(job))
         result.seconds.update(read=round(read - start, 3), load_model=round(loaded - read, 3))
         report = self._report(job, result)
         if truth is not None:
@@ -142,6 +146,14 @@ class Predictor:
                 raise InputError(f"model {card.name}: needs {name} too; add --modality {name}=FILE")
         scan = read_volume(job.scan)
         return [scan, *(read_on_same_grid(job.modalities[name], scan) for name in card.modalities[1:])]
+
+    def _doubts(self, job: Job) -> list[str]:
+        """A warning if the scan's name says that it is of another modality than the model's."""
+        expected = self._card.modalities[0]
+        named = _NAMED.get(re.split(r"[^a-z0-9]+", _stem(job.scan).lower())[-1], expected)
+        if named == expected:
+            return []
+        return [f"{job.scan}: is {named} by its name, model {self._card.name} is for {expected}; the mask may be wrong"]
 
     def _report(self, job: Job, result: Segmentation) -> dict[str, Any]:
         card, lesion = self._card, result.mixture.lesion

@@ -30,9 +30,12 @@ class SegmentationOptions:
             reconstruction is stretched by it and the residual shrinks: off unless asked for.
         rim: millimetres taken off the brain's surface.
         median: edges of the median filter over (slices, rows, columns).
+        components: numbers of components that are tried in turn. The paper has three: healthy brain, tumour and
+            background; the background is not in the brain mask, so two come first. Where healthy tissue takes both of
+            them, because the lesion is small or faint, a third can still be the lesion's.
         mixture: see ``MixtureOptions``.
-        level: a lesion component whose mean lies below this is none, and the mask is empty. None takes the level that
-            was measured on healthy slices when the model was made.
+        level: a lesion's component has to have its mean above this. None takes the level that was measured on healthy
+            slices when the model was made. If no number of components gives such a one, there is no lesion.
         closing: radius of the binary closing in millimetres.
         smallest: components below this many millilitres are removed.
     """
@@ -41,6 +44,7 @@ class SegmentationOptions:
     match_range: bool = False
     rim: float = 3.0
     median: tuple[int, int, int] = (3, 5, 5)
+    components: tuple[int, ...] = (2, 3)
     mixture: MixtureOptions = field(default_factory=MixtureOptions)
     level: float | None = None
     closing: float = 3.0
@@ -113,12 +117,9 @@ def segment(
         if not inside.any():
             raise InputError(f"{scan.path}: nothing of the brain is left {options.rim:g} mm inside it; lower --rim")
     with _clock(seconds, "mixture"):
-        mixture = fit_mixture(score, inside, options.mixture)
-    with _clock(seconds, "morphology"):
         level = card.healthy_levels[options.score] if options.level is None else options.level
-        found = mixture.posterior[mixture.lesion] > 0.5
-        if mixture.means[mixture.lesion] <= level:
-            found = np.zeros_like(found)
+        mixture, found = _lesion_component(score, inside, level, options)
+    with _clock(seconds, "morphology"):
         found = remove_small(close(found, stack.spacing, options.closing), stack.voxel_ml, options.smallest)
         mask = (from_stack(found, stack, scan) > 0.5) & brain
         components = lesions(mask, scan.affine)
@@ -136,6 +137,17 @@ def lesion_score(
         reconstruction = match_range(reconstruction, stack.images, stack.brain)
     inside = erode(stack.brain, stack.spacing, options.rim)
     return inside, smooth(score_map(stack.images, reconstruction, options.score), inside, options.median)
+
+
+def _lesion_component(
+    score: np.ndarray, inside: np.ndarray, level: float, options: SegmentationOptions
+) -> tuple[Mixture, np.ndarray]:
+    """The first mixture whose lesion component stands above ``level``, and where that component prevails."""
+    for components in options.components:
+        mixture = fit_mixture(score, inside, components, options.mixture)
+        if mixture.means[mixture.lesion] > level:
+            return mixture, mixture.posterior[mixture.lesion] > 0.5
+    return mixture, np.zeros_like(inside)
 
 
 def check_modalities(scans: Sequence[object], card: ModelCard) -> None:

@@ -148,8 +148,8 @@ class Run(keras.callbacks.Callback):
         model.optimizer.build(model.trainable_variables)
         # Named one by one: following the objects' attributes would miss the state of the latent draws.
         state = [variable.value for variable in (*model.variables, *model.optimizer.variables)]
-        checkpoint = tf.train.Checkpoint(state=state, epoch=self.epoch)
-        self._manager = tf.train.CheckpointManager(checkpoint, str(folder / "checkpoints"), max_to_keep=2)
+        self._checkpoint = tf.train.Checkpoint(state=state, epoch=self.epoch)
+        self._manager = tf.train.CheckpointManager(self._checkpoint, str(folder / "checkpoints"), max_to_keep=2)
 
     @property
     def best(self) -> dict[str, float]:
@@ -165,7 +165,7 @@ class Run(keras.callbacks.Callback):
         """Brings back the state after the last whole epoch; returns how many epochs that is."""
         if self._manager.latest_checkpoint is None:
             return 0
-        self._manager.restore_or_initialize()
+        self._checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
         done = int(self.epoch.numpy())
         self.history = read_history(self.folder / "history.csv")[:done]
         return done

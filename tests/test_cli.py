@@ -158,6 +158,14 @@ def test_a_skull_is_a_warning(trained, tmp_path):
     assert (result.exit_code, result.stderr) == (0, "")
 
 
+def test_a_name_of_another_modality_is_a_warning(trained, tmp_path):
+    for name, expected in (("p1_t2.nii.gz", True), ("sub-01_T1w.nii.gz", True), ("sub-01_FLAIR.nii.gz", False)):
+        scan = save(make_brain(1)[0], tmp_path / name)
+        result = call("predict", scan, "--out", tmp_path / f"mask_{name}", "--model", trained, *FAST)
+        assert result.exit_code == 0
+        assert ("model small is for flair; the mask may be wrong" in result.stderr) is expected
+
+
 @pytest.mark.parametrize("option", ["--brain-mask", "--truth"])
 def test_masks_on_another_grid_are_refused(option, trained, scan, tmp_path):
     other = save(make_brain(1)[0][:-1], tmp_path / "other.nii.gz")

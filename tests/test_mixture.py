@@ -24,7 +24,7 @@ def phantom(
 @pytest.mark.parametrize(("spread", "kind"), [("tied", "tied"), ("free", "spherical")])
 def test_without_neighbours_it_is_an_ordinary_mixture(spread, kind):
     score, where, _ = phantom()
-    ours = fit_mixture(score, where, MixtureOptions(neighbourhood=1, iterations=300, tolerance=1e-7, spread=spread))
+    ours = fit_mixture(score, where, 3, MixtureOptions(neighbourhood=1, iterations=300, tolerance=1e-7, spread=spread))
     oracle = GaussianMixture(3, covariance_type=kind, means_init=np.array(MEANS)[:, None], tol=1e-9, max_iter=1000)
     oracle.fit(score[where][:, None].astype(float))
     np.testing.assert_allclose(ours.means, oracle.means_[:, 0], atol=2e-3)
@@ -38,7 +38,7 @@ def test_one_step_is_the_equation():
     """Posterior times neighbourhood mean, written out voxel by voxel."""
     score, where, _ = phantom(shape=(5, 9, 11))
     before, after = (
-        fit_mixture(score, where, MixtureOptions(neighbourhood=3, iterations=n, tolerance=0)) for n in (4, 5)
+        fit_mixture(score, where, 3, MixtureOptions(neighbourhood=3, iterations=n, tolerance=0)) for n in (4, 5)
     )
     for z, y, x in np.argwhere(where)[::7]:
         box = tuple(slice(max(0, c - 1), c + 2) for c in (z, y, x))
@@ -52,14 +52,14 @@ def test_neighbours_help_against_noise():
     score, where, labels = phantom(noise=0.08)
     errors = {}
     for edge in (1, 3):
-        fitted = fit_mixture(score, where, MixtureOptions(neighbourhood=edge))
+        fitted = fit_mixture(score, where, 3, MixtureOptions(neighbourhood=edge))
         errors[edge] = np.mean(fitted.posterior.argmax(axis=0)[where] != labels[where])
     assert errors[3] < 0.5 * errors[1]
 
 
 def test_posteriors_are_shares_inside_and_nothing_outside():
     score, where, _ = phantom()
-    fitted = fit_mixture(score, where, MixtureOptions(components=4))
+    fitted = fit_mixture(score, where, 4, MixtureOptions())
     assert fitted.posterior.shape == (4, *score.shape)
     np.testing.assert_allclose(fitted.posterior.sum(axis=0), where, atol=1e-5)
     assert np.all(np.diff(fitted.means) > 0)
@@ -69,21 +69,21 @@ def test_posteriors_are_shares_inside_and_nothing_outside():
 def test_which_component_is_the_lesion():
     score, where, _ = phantom()
     flipped = 0.7 - score
-    assert fit_mixture(score, where, MixtureOptions()).lesion == 2
-    assert fit_mixture(score, where, MixtureOptions(lesion="smallest")).lesion == 2
-    assert fit_mixture(flipped, where, MixtureOptions(lesion="brightest")).lesion == 2
-    assert fit_mixture(flipped, where, MixtureOptions(lesion="smallest")).lesion == 0
+    assert fit_mixture(score, where, 3, MixtureOptions()).lesion == 2
+    assert fit_mixture(score, where, 3, MixtureOptions(lesion="smallest")).lesion == 2
+    assert fit_mixture(flipped, where, 3, MixtureOptions(lesion="brightest")).lesion == 2
+    assert fit_mixture(flipped, where, 3, MixtureOptions(lesion="smallest")).lesion == 0
 
 
 def test_the_same_score_gives_the_same_mixture():
     score, where, _ = phantom()
-    first, second = (fit_mixture(score, where, MixtureOptions()) for _ in range(2))
+    first, second = (fit_mixture(score, where, 3, MixtureOptions()) for _ in range(2))
     np.testing.assert_array_equal(first.posterior, second.posterior)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_score_without_variety_does_not_fail():
     where = np.ones((4, 5, 6), bool)
-    fitted = fit_mixture(np.zeros((4, 5, 6), np.float32), where, MixtureOptions())
+    fitted = fit_mixture(np.zeros((4, 5, 6), np.float32), where, 3, MixtureOptions())
     assert np.isfinite(fitted.posterior).all()
     np.testing.assert_allclose(fitted.means, 0)

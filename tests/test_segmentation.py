@@ -14,7 +14,7 @@ from brainseg_tf.volume import read_volume
 from conftest import make_brain, save
 
 SLICES = SliceOptions(size=48, spacing=5.0, min_brain=0.05)
-OPTIONS = SegmentationOptions(median=(1, 3, 3), smallest=2.0)
+OPTIONS = SegmentationOptions(median=(1, 3, 3), smallest=3.0)
 LEVELS = {"absolute": 0.05, "positive": 0.05, "weighted": 0.4, "input": 0.7}
 
 
@@ -41,7 +41,7 @@ def test_the_lesion_and_nothing_else_on_the_scans_own_grid(tmp_path):
     assert lesion.ml == pytest.approx(result.mask.sum() * scan.voxel_ml)
     assert set(result.seconds) == {"slices", "model", "residual", "mixture", "morphology"}
     assert result.warnings == []
-    assert result.mixture.means[2] > result.level == LEVELS["weighted"]
+    assert result.mixture.means[-1] > result.level == LEVELS["weighted"]
 
 
 def test_a_healthy_scan_gives_an_empty_mask(tmp_path):
@@ -55,6 +55,21 @@ def test_the_level_decides(tmp_path):
     scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
     assert not segment([scan], Healthy(), card(), replace(OPTIONS, level=0.9)).mask.any()
     assert segment([scan], Healthy(), card(), replace(OPTIONS, level=0.0)).mask.any()
+
+
+def test_a_third_component_is_tried_where_two_are_healthy(tmp_path):
+    """A small lesion in a brain of two tissues: of two components neither is the lesion's."""
+    data, _ = make_brain(3, lesion=False)
+    half = np.arange(data.shape[0])[:, None, None] < data.shape[0] // 2
+    data = np.where((data > 0) & half, data + 160, data)
+    data[12:16, 20:25, 10:13] = 900
+    scan = read_volume(save(data, tmp_path / "scan.nii"))
+    options = replace(OPTIONS, score="positive", level=0.5, median=(1, 1, 1))
+    assert not segment([scan], Healthy(), card(), replace(options, components=(2,))).mask.any()
+    result = segment([scan], Healthy(), card(), options)
+    assert len(result.mixture.means) == 3
+    assert dice(result.mask, scan.data == 900) > 0.6
+    assert len(segment([scan], Healthy(), card(), replace(options, level=0.0)).mixture.means) == 2
 
 
 @pytest.mark.parametrize("score", ["absolute", "positive", "weighted", "input"])

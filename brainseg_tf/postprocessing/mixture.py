@@ -6,6 +6,8 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
+Spread = Literal["tied", "free"]
+
 # The start is fitted to at most this many voxels; more change the third digit of the means.
 _SAMPLE = 50_000
 # Posteriors below this neither matter nor may take the whole neighbourhood's prior to zero.
@@ -17,7 +19,6 @@ class MixtureOptions:
     """How the score is divided into components.
 
     Attributes:
-        components: their number; the paper has three (healthy brain, tumour, background).
         neighbourhood: edge of the cube of voxels whose mean posterior is a voxel's mixing weight; 1 gives an ordinary
             mixture with one weight per component for the whole volume.
         iterations: at most this many; fewer once no mean moves by more than ``tolerance``.
@@ -27,11 +28,10 @@ class MixtureOptions:
         lesion: the component that is the lesion: the ``brightest`` or, after the paper, the ``smallest``.
     """
 
-    components: int = 3
     neighbourhood: int = 3
     iterations: int = 20
     tolerance: float = 1e-3
-    spread: Literal["tied", "free"] = "tied"
+    spread: Spread = "tied"
     lesion: Literal["brightest", "smallest"] = "brightest"
 
 
@@ -52,16 +52,16 @@ class Mixture:
     lesion: int
 
 
-def fit_mixture(score: np.ndarray, where: np.ndarray, options: MixtureOptions) -> Mixture:
-    """Fits the mixture to ``score`` (N, H, W) in ``where`` (N, H, W) bool by expectation maximisation.
+def fit_mixture(score: np.ndarray, where: np.ndarray, components: int, options: MixtureOptions) -> Mixture:
+    """Fits a mixture of ``components`` to ``score`` (N, H, W) in ``where`` (N, H, W) bool by expectation maximisation.
 
     A voxel's mixing weight for component k is the mean of component k's posterior over the voxel's neighbours inside
     ``where``. So EM alternates posterior, neighbourhood mean, parameters. It starts from an ordinary mixture.
     """
     box = ndimage.find_objects(where.astype(np.uint8))[0]
     inside, values = where[box], score[box].astype(np.float32)
-    means, stddevs, weights = _start(values[inside], options)
-    prior = np.broadcast_to(weights[:, None, None, None].astype(np.float32), (options.components, *values.shape))
+    means, stddevs, weights = _start(values[inside], components, options.spread)
+    prior = np.broadcast_to(weights[:, None, None, None].astype(np.float32), (components, *values.shape))
     posterior = _posterior(values, inside, means, stddevs, prior)
     neighbours = _mean(inside.astype(np.float32), options.neighbourhood)
     for _ in range(options.iterations):
@@ -78,25 +78,25 @@ def fit_mixture(score: np.ndarray, where: np.ndarray, options: MixtureOptions) -
     order = np.argsort(means)
     means, stddevs, posterior = means[order], stddevs[order], posterior[order]
     weights = posterior.sum(axis=(1, 2, 3), dtype=np.float64) / inside.sum()
-    whole = np.zeros((options.components, *score.shape), np.float32)
+    whole = np.zeros((components, *score.shape), np.float32)
     whole[(slice(None), *box)] = posterior
-    lesion = int(np.argmin(weights)) if options.lesion == "smallest" else options.components - 1
+    lesion = int(np.argmin(weights)) if options.lesion == "smallest" else components - 1
     return Mixture(means, stddevs, weights, whole, lesion)
 
 
-def _start(values: np.ndarray, options: MixtureOptions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _start(values: np.ndarray, components: int, spread: Spread) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means, standard deviations and weights of an ordinary mixture, fitted to a part of the voxels."""
     from sklearn.mixture import GaussianMixture
 
     sample = values[:: max(1, values.size // _SAMPLE)].astype(np.float64)[:, None]
     mixture = GaussianMixture(
-        options.components,
-        covariance_type="tied" if options.spread == "tied" else "spherical",
+        components,
+        covariance_type="tied" if spread == "tied" else "spherical",
         reg_covar=_TINY,
         max_iter=200,
         random_state=0,
     ).fit(sample)
-    stddevs = np.broadcast_to(np.sqrt(np.ravel(mixture.covariances_)), options.components)
+    stddevs = np.broadcast_to(np.sqrt(np.ravel(mixture.covariances_)), components)
     return mixture.means_[:, 0], stddevs, mixture.weights_
 
 
@@ -115,9 +115,7 @@ def _posterior(
     return weighted * inside
 
 
-def _moments(
-    values: np.ndarray, posterior: np.ndarray, spread: Literal["tied", "free"]
-) -> tuple[np.ndarray, np.ndarray]:
+def _moments(values: np.ndarray, posterior: np.ndarray, spread: Spread) -> tuple[np.ndarray, np.ndarray]:
     """Means and standard deviations, (K,), of the values weighted by the posteriors."""
     totals = np.maximum(posterior.sum(axis=(1, 2, 3), dtype=np.float64), _TINY)
     means = np.array([np.vdot(one, values) for one in posterior], np.float64) / totals
