@@ -15,7 +15,7 @@ from brainseg_tf.volume import read_mask, read_volume
 
 
 def healthy_levels(patients: Sequence[Patient], model: Reconstructor, options: SliceOptions) -> dict[str, float]:
-    """The score that 99 % of the brain stay below in the chosen healthy slices of patients, for each kind of score.
+    """The score that 98.5 % of the brain stay below in the chosen healthy slices of patients, for each kind of score.
 
     Args:
         patients: the validation patients; each gives its quantile, their mean is the level.

@@ -43,7 +43,7 @@ class ModelCard:
         data: what it was trained, validated and tested on.
         training: every other option of the run.
         losses: training and validation losses of the best epoch.
-        healthy_levels: by score, the value that 99 % of the brain in healthy validation slices stay below.
+        healthy_levels: by score, the value that 98.5 % of the brain in healthy validation slices stay below.
         versions: of Python and the packages that made it.
         metrics: on the test patients, filled in by ``evaluate --update-card``.
         terms: of the data.

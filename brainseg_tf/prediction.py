@@ -168,6 +168,7 @@ class Predictor:
                 "stddevs": result.mixture.stddevs.round(4).tolist(),
                 "weights": result.mixture.weights.round(4).tolist(),
                 "lesion": lesion,
+                "separation": round(result.mixture.separation, 2),
                 "level": result.level,
             },
             "seconds": result.seconds,

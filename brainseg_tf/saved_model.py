@@ -85,8 +85,8 @@ def export(model: "ContextModel", card: ModelCard, version_folder: Path) -> None
         return {"mean": mean, "stddev": stddev}
 
     images = [tf.TensorSpec((None, None, None, model.channels), tf.float32, name="images")]
+    # The archive follows the variables that its endpoints use; tracking the model as well would write each twice.
     archive = keras.export.ExportArchive()
-    archive.track(model)
     archive.add_endpoint("serving_default", reconstruct, images)
     if isinstance(model, VariationalContextModel):
         archive.add_endpoint("encode", encode, images)

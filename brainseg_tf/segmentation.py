@@ -17,7 +17,7 @@ from brainseg_tf.slices import Stack, brain_mask, from_stack, skull_warning, to_
 from brainseg_tf.volume import Volume
 
 # Share of the brain in healthy slices that a lesion's mean score has to stand above.
-HEALTHY_QUANTILE = 0.99
+HEALTHY_QUANTILE = 0.985
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,13 @@ class SegmentationOptions:
             reconstruction is stretched by it and the residual shrinks: off unless asked for.
         rim: millimetres taken off the brain's surface.
         median: edges of the median filter over (slices, rows, columns).
-        components: numbers of components that are tried in turn. The paper has three: healthy brain, tumour and
-            background; the background is not in the brain mask, so two come first. Where healthy tissue takes both of
-            them, because the lesion is small or faint, a third can still be the lesion's.
+        components: numbers of components that are tried in turn, until the lesion's stands apart. The paper has three:
+            healthy brain, tumour and background; the background is not in the brain mask, so two come first. Where
+            healthy tissue takes both of them, because the lesion is small or faint, a third can be the lesion's.
+        separation: how many standard deviations apart that is.
         mixture: see ``MixtureOptions``.
-        level: a lesion's component has to have its mean above this. None takes the level that was measured on healthy
-            slices when the model was made. If no number of components gives such a one, there is no lesion.
+        level: there is no lesion unless its component's mean lies above this. None takes the level that was measured
+            on healthy slices when the model was made.
         closing: radius of the binary closing in millimetres.
         smallest: components below this many millilitres are removed.
     """
@@ -45,6 +46,7 @@ class SegmentationOptions:
     rim: float = 3.0
     median: tuple[int, int, int] = (3, 5, 5)
     components: tuple[int, ...] = (2, 3)
+    separation: float = 4.0
     mixture: MixtureOptions = field(default_factory=MixtureOptions)
     level: float | None = None
     closing: float = 3.0
@@ -117,9 +119,11 @@ def segment(
         if not inside.any():
             raise InputError(f"{scan.path}: nothing of the brain is left {options.rim:g} mm inside it; lower --rim")
     with _clock(seconds, "mixture"):
-        level = card.healthy_levels[options.score] if options.level is None else options.level
-        mixture, found = _lesion_component(score, inside, level, options)
+        mixture = _separate_mixture(score, inside, options)
     with _clock(seconds, "morphology"):
+        level = card.healthy_levels[options.score] if options.level is None else options.level
+        there = mixture.means[mixture.lesion] > level
+        found = mixture.posterior[mixture.lesion] > 0.5 if there else np.zeros_like(inside)
         found = remove_small(close(found, stack.spacing, options.closing), stack.voxel_ml, options.smallest)
         mask = (from_stack(found, stack, scan) > 0.5) & brain
         components = lesions(mask, scan.affine)
@@ -139,15 +143,13 @@ def lesion_score(
     return inside, smooth(score_map(stack.images, reconstruction, options.score), inside, options.median)
 
 
-def _lesion_component(
-    score: np.ndarray, inside: np.ndarray, level: float, options: SegmentationOptions
-) -> tuple[Mixture, np.ndarray]:
-    """The first mixture whose lesion component stands above ``level``, and where that component prevails."""
+def _separate_mixture(score: np.ndarray, inside: np.ndarray, options: SegmentationOptions) -> Mixture:
+    """The mixture with the fewest components whose lesion stands apart, or the one with most."""
     for components in options.components:
         mixture = fit_mixture(score, inside, components, options.mixture)
-        if mixture.means[mixture.lesion] > level:
-            return mixture, mixture.posterior[mixture.lesion] > 0.5
-    return mixture, np.zeros_like(inside)
+        if mixture.separation >= options.separation:
+            break
+    return mixture
 
 
 def check_modalities(scans: Sequence[object], card: ModelCard) -> None:

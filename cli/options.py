@@ -37,7 +37,7 @@ _STAGES = [
     click.option(
         "--mixture-components",
         type=click.IntRange(2),
-        help="Their number.  [default: 2, or 3 if no lesion stands out of 2]",
+        help="Their number.  [default: 2, or 3 if these are not 4 standard deviations apart]",
     ),
     click.option(
         "--neighbourhood",

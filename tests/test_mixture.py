@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
 from sklearn.mixture import GaussianMixture
 
-from brainseg_tf.postprocessing.mixture import MixtureOptions, fit_mixture
+from brainseg_tf.postprocessing.mixture import Mixture, MixtureOptions, fit_mixture
 
 MEANS, STDDEV = (0.1, 0.25, 0.6), 0.05
 
@@ -64,6 +66,12 @@ def test_posteriors_are_shares_inside_and_nothing_outside():
     np.testing.assert_allclose(fitted.posterior.sum(axis=0), where, atol=1e-5)
     assert np.all(np.diff(fitted.means) > 0)
     assert fitted.weights.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_separation_is_in_standard_deviations():
+    mixture = Mixture(np.array([0.1, 0.2, 0.6]), np.full(3, 0.05), np.array([0.5, 0.3, 0.2]), np.zeros((3, 1, 1, 1)), 2)
+    assert mixture.separation == pytest.approx(8)
+    assert replace(mixture, lesion=0).separation == pytest.approx(2)
 
 
 def test_which_component_is_the_lesion():

@@ -34,6 +34,11 @@ def test_the_export_does_not_need_us_and_is_exact(trained, tmp_path):
     assert (outputs["stddev"] > 0).all()
 
 
+def test_every_weight_is_written_once(trained):
+    written = sum(file.stat().st_size for file in (trained / "1" / "variables").iterdir())
+    assert written < 4.2 * models.create("cvae", 1).count_params()
+
+
 def test_slices_do_not_depend_on_their_batch(trained):
     images = np.random.default_rng(0).random((5, 48, 48, 1)).astype(np.float32)
     path = saved_model.find(str(trained)).path

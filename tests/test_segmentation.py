@@ -64,12 +64,13 @@ def test_a_third_component_is_tried_where_two_are_healthy(tmp_path):
     data = np.where((data > 0) & half, data + 160, data)
     data[12:16, 20:25, 10:13] = 900
     scan = read_volume(save(data, tmp_path / "scan.nii"))
-    options = replace(OPTIONS, score="positive", level=0.5, median=(1, 1, 1))
+    options = replace(OPTIONS, score="positive", level=0.5, median=(1, 1, 1), separation=5.0)
     assert not segment([scan], Healthy(), card(), replace(options, components=(2,))).mask.any()
     result = segment([scan], Healthy(), card(), options)
     assert len(result.mixture.means) == 3
     assert dice(result.mask, scan.data == 900) > 0.6
-    assert len(segment([scan], Healthy(), card(), replace(options, level=0.0)).mixture.means) == 2
+    assert result.mixture.separation > 5
+    assert len(segment([scan], Healthy(), card(), replace(options, separation=0.0)).mixture.means) == 2
 
 
 @pytest.mark.parametrize("score", ["absolute", "positive", "weighted", "input"])

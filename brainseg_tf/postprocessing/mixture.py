@@ -51,6 +51,12 @@ class Mixture:
     posterior: np.ndarray
     lesion: int
 
+    @property
+    def separation(self) -> float:
+        """Distance from the lesion's mean to the nearest other one, in (pooled) standard deviations."""
+        others = np.delete(self.means, self.lesion)
+        return float(np.abs(others - self.means[self.lesion]).min() / np.sqrt(self.weights @ self.stddevs**2))
+
 
 def fit_mixture(score: np.ndarray, where: np.ndarray, components: int, options: MixtureOptions) -> Mixture:
     """Fits a mixture of ``components`` to ``score`` (N, H, W) in ``where`` (N, H, W) bool by expectation maximisation.
