@@ -58,7 +58,8 @@ def evaluate(
     Yields:
         Two comparisons for each patient, or one line on why it had to be left out.
     """
-    baseline = replace(options, score="input", level=None)
+    # A level is in units of its score; only "none" means the same for both.
+    baseline = replace(options, score="input", level=None if options.level else options.level)
     rule = replace(card.slices, min_brain=MIN_BRAIN, central=CENTRAL)
     for patient in patients:
         try:
