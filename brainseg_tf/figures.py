@@ -77,6 +77,8 @@ def segmentation(result: Segmentation, path: Path, truth: np.ndarray | None = No
             axis.set_title(title if axis.get_subplotspec().is_first_row() else "", fontsize=10)
         height = result.stack.affine[2, 3] + z * result.stack.spacing[0]
         line[0].text(0.02, 0.02, f"z = {height:.0f} mm", transform=line[0].transAxes, color="white", fontsize=7)
+        # As radiologists look at it: the patient's right is on the left.
+        line[0].text(0.02, 0.5, "R", transform=line[0].transAxes, color="white", fontsize=8)
     figure.colorbar(drawn, ax=axes[:, 2], location="bottom", shrink=0.8, aspect=30).ax.tick_params(labelsize=7)
     _save(figure, path)
 

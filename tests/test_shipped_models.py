@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from brainseg_tf import saved_model
@@ -45,7 +44,7 @@ def test_the_phantoms_lesions_are_found(name):
 @pytest.mark.brats
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_real_test_patient_agrees_with_the_card(name, real_patients):
-    """One patient that no model was trained on, against what the card says of such patients on average."""
+    """One that no model was trained on; docs/experiments.md has all eight."""
     from brainseg_tf.cohort import read_cohort
 
     found = saved_model.find(name)
@@ -53,5 +52,4 @@ def test_a_real_test_patient_agrees_with_the_card(name, real_patients):
     assert patient.name in found.card.data.test
     scan = read_volume(patient.scans["flair"])
     result = segment([scan], found.load(), found.card, SegmentationOptions())
-    measured = dice(result.mask, read_mask(patient.truth, scan))
-    assert np.abs(measured - found.card.metrics["network"]["dice_patient"]) < 0.25
+    assert dice(result.mask, read_mask(patient.truth, scan)) > 0.8
