@@ -39,7 +39,7 @@ setup(
         "nibabel>=5.3,<5.5",
         "scikit-learn>=1.5,<1.10",
         "scikit-image>=0.26,<0.27",
-        "click>=8.1,<8.6",
+        "click>=8.2,<8.6",
         "matplotlib>=3.9,<3.12",
     ],
     extras_require={

@@ -1,4 +1,4 @@
-"""Overlap of two masks, and agreement of a score with a mask."""
+"""Overlap of two masks."""
 
 import numpy as np
 
@@ -13,10 +13,3 @@ def dice(mask: np.ndarray, truth: np.ndarray) -> float:
     """Twice the intersection over the sum of two bool arrays of one shape; 1 if both are empty."""
     total = np.count_nonzero(mask) + np.count_nonzero(truth)
     return float(2 * np.count_nonzero(mask & truth) / total) if total else 1.0
-
-
-def average_precision(score: np.ndarray, truth: np.ndarray) -> float:
-    """Area under the precision-recall curve of ``score`` for ``truth`` (bool), both of one shape."""
-    from sklearn.metrics import average_precision_score
-
-    return float(average_precision_score(truth.ravel(), score.ravel()))

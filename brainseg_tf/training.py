@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,14 +83,16 @@ def fit(
     cohort = read_cohort(data, options.modalities)
     _check_run(out, options, resume=resume)
     cached = _decode(cohort, options, cache or out / "cache", say, bar=verbose == 1)
-    split = split_patients([slices.patient for slices in cached], options.validation, options.test, options.seed)
-    _record_run(out, options, split)
+    names = [slices.patient for slices in cached]
+    split = _recorded_split(out) if resume else split_patients(names, options.validation, options.test, options.seed)
     training, validation = (_of(cached, side) for side in (split.train, split.validation))
     for name, side in (("training", training), ("validation", validation)):
         count = sum(slices.healthy for slices in side)
         say(f"{name}: {len(side)} patients, {count} healthy slices")
         if count == 0:
             raise InputError(f"{data}: no healthy slice for {name}; lower --min-brain or raise --central")
+    if not resume:
+        write_json(out / "run.json", {"options": asdict(options), "split": asdict(split), "versions": versions()})
 
     keras.utils.set_random_seed(options.seed)
     model = models.create(options.architecture, len(options.modalities))
@@ -100,7 +102,7 @@ def fit(
         optimizer=keras.optimizers.Adam(schedule),
         corruption=partial(corrupt, options=options.corruption),
         objective=options.objective,
-        # XLA makes these networks slower on a CPU (docs/experiments.md) and faster on a GPU.
+        # XLA makes these networks several times slower on a CPU and faster on a GPU.
         jit_compile=bool(tf.config.list_physical_devices("GPU")),
     )
     run = Run(out, model, options.patience)
@@ -225,7 +227,7 @@ def _check_run(out: Path, options: FitOptions, *, resume: bool) -> None:
         raise InputError(f"{out}: holds no run to resume; leave --resume out to start one")
     if resume:
         before = json.loads(file.read_text(encoding="utf-8"))["options"]
-        now = json.loads(json.dumps(asdict(replace(options))))
+        now = json.loads(json.dumps(asdict(options)))
         for name in now:
             if before.get(name) != now[name]:
                 raise InputError(
@@ -237,8 +239,10 @@ def _check_run(out: Path, options: FitOptions, *, resume: bool) -> None:
         raise InputError(f"{out}: cannot be created ({error.strerror}); choose another --out") from error
 
 
-def _record_run(out: Path, options: FitOptions, split: Split) -> None:
-    write_json(out / "run.json", {"options": asdict(options), "split": asdict(split), "versions": versions()})
+def _recorded_split(out: Path) -> Split:
+    """The split that a run was begun with: patients who came later change no side."""
+    sides = json.loads((out / "run.json").read_text(encoding="utf-8"))["split"]
+    return Split(**{side: tuple(names) for side, names in sides.items()})
 
 
 def _export(

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,6 +134,19 @@ def test_runs_are_neither_overwritten_nor_mixed(brats_like, trained, tmp_path):
         run(brats_like, tmp_path / "new", resume=True)
     with pytest.raises(InputError, match=r"was begun with batch 8, not 4; give the same options"):
         run(brats_like, trained, small_options(batch=4), resume=True)
+
+
+def test_a_resumed_run_keeps_its_split(brats_like, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(brats_like, data)
+    first = next(data.glob("HGG/*"))
+    later = first.rename(tmp_path / first.name)
+    run(data, tmp_path / "run", small_options(epochs=1))
+    split = json.loads((tmp_path / "run/run.json").read_text())["split"]
+    later.rename(first)
+    exported, _ = run(data, tmp_path / "run", small_options(epochs=1), resume=True)
+    card = saved_model.find(str(exported)).card
+    assert {side: list(getattr(card.data, side)) for side in split} == split
 
 
 def test_resuming_a_finished_run_exports_it_again(brats_like, trained):

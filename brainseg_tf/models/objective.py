@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from brainseg_tf.models.layers import PACKAGE, crop_like, pad_to_multiple
+from brainseg_tf.models.layers import crop_like, pad_to_multiple
 
 Corruption = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -149,14 +149,3 @@ class VariationalContextModel(ContextModel):
 
         seed = tf.bitcast(tf.cast(self.seeds.next(), tf.uint32), tf.int32)
         return tfd.Normal(mean, stddev).sample(seed=seed)
-
-
-__all__ = [
-    "PACKAGE",
-    "ContextModel",
-    "Corruption",
-    "ObjectiveOptions",
-    "VariationalContextModel",
-    "kl_per_pixel",
-    "reconstruction_error",
-]
