@@ -56,6 +56,20 @@ def check_writable(path: Path, *, overwrite: bool = False) -> None:
         raise InputError(f"{path}: no permission to write in {path.parent}; choose another place")
 
 
+def make_folder(path: Path) -> None:
+    """Creates a folder for results, with its parents, if it is not there.
+
+    Raises:
+        InputError: it cannot be created, or nothing can be written into it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be created ({error.strerror}); choose another folder") from error
+    if not os.access(path, os.W_OK):
+        raise InputError(f"{path}: no permission to write in it; choose another folder")
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes ``content`` as indented JSON, in one step."""
     with replacing(path) as beside:

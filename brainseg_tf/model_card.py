@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from brainseg_tf.errors import InputError
+from brainseg_tf.files import make_folder, replacing, write_json
 from brainseg_tf.slices import SliceOptions
 
 FILE = Path("assets.extra", "model_card.json")
@@ -66,9 +67,10 @@ class ModelCard:
     def write(self, version_folder: Path) -> None:
         """Writes the card as JSON and Markdown into ``assets.extra`` of a SavedModel."""
         file = version_folder / FILE
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        file.with_suffix(".md").write_text(self.markdown(), encoding="utf-8")
+        make_folder(file.parent)
+        write_json(file, asdict(self))
+        with replacing(file.with_suffix(".md")) as beside:
+            beside.write_text(self.markdown(), encoding="utf-8")
 
     def markdown(self) -> str:
         """The card for a reader."""

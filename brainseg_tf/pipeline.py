@@ -12,7 +12,7 @@ import tensorflow as tf
 from brainseg_tf import volume
 from brainseg_tf.cohort import Patient
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import replacing
+from brainseg_tf.files import make_folder, replacing
 from brainseg_tf.slices import SliceOptions, brain_mask, chosen, onto_stack, to_stack
 
 # Bump when the slices that the same options give change.
@@ -43,7 +43,7 @@ def cache_slices(patients: Iterable[Patient], options: SliceOptions, folder: Pat
     Yields:
         What lies on disk for a patient, or one line on why the patient had to be left out.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for patient in patients:
         try:
             yield _cache_patient(patient, options, folder)

@@ -11,7 +11,7 @@ import numpy as np
 
 from brainseg_tf import __version__
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import check_writable, write_json
+from brainseg_tf.files import check_writable, make_folder, write_json
 from brainseg_tf.metrics import dice, iou
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.saved_model import Reconstructor
@@ -59,10 +59,7 @@ def jobs_in(places: Sequence[Path], out: Path) -> list[Job]:
         if not inside:
             raise InputError(f"{place}: no .nii or .nii.gz file in it; name a folder of scans")
         scans += inside
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be created ({error.strerror}); choose another --out-dir") from error
+    make_folder(out)
     jobs = []
     for scan in scans:
         stem = _stem(scan)

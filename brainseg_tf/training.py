@@ -17,7 +17,7 @@ from brainseg_tf.calibration import healthy_levels
 from brainseg_tf.cohort import Cohort, Split, read_cohort, split_patients
 from brainseg_tf.corruption import CorruptionOptions, corrupt
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import replacing, write_json
+from brainseg_tf.files import make_folder, replacing, write_json
 from brainseg_tf.model_card import ModelCard, TrainingData, versions
 from brainseg_tf.models.objective import ContextModel, ObjectiveOptions
 from brainseg_tf.pipeline import CachedSlices, batches, cache_slices, ordered_batches
@@ -233,10 +233,7 @@ def _check_run(out: Path, options: FitOptions, *, resume: bool) -> None:
                 raise InputError(
                     f"{out}: was begun with {name} {before.get(name)}, not {now[name]}; give the same options"
                 )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be created ({error.strerror}); choose another --out") from error
+    make_folder(out)
 
 
 def _recorded_split(out: Path) -> Split:

@@ -43,9 +43,10 @@ def evaluate(
     chosen slices that show a lesion. By patient: mean over whole volumes. Pooled: all voxels together. False ml: median
     volume flagged in slices without lesion.
     """
+    from brainseg_tf import model_card
     from brainseg_tf.cohort import read_cohort
     from brainseg_tf.errors import InputError
-    from brainseg_tf.files import check_writable
+    from brainseg_tf.files import check_writable, make_folder
     from brainseg_tf.saved_model import find
 
     found = find(model)
@@ -56,6 +57,8 @@ def evaluate(
         raise InputError(f"{data}: none of the model's {side} patients is there; give --patients all")
     if table:
         check_writable(table, overwrite=overwrite)
+    if update_card:
+        make_folder(found.path / model_card.FILE.parent)
     for problem in cohort.problems:
         click.echo(f"Warning: {problem}", err=True)
 

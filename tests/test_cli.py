@@ -276,6 +276,24 @@ def test_fit_needs_patients(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_fit_refuses_folders_that_cannot_be_made(brats_like, tmp_path):
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "below"
+    assert f"{below}: cannot be created" in fails(call("fit", brats_like, "--out", below))
+    assert f"{below}: cannot be created" in fails(call("fit", brats_like, "--out", tmp_path / "run", "--cache", below))
+    assert os.listdir(tmp_path / "run") == []
+
+
+def test_a_read_only_model_keeps_its_card(trained, brats_like, monkeypatch):
+    card = trained / "1" / "assets.extra" / "model_card.json"
+    before = card.read_bytes()
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    assert "no permission to write" in fails(
+        call("evaluate", brats_like, "--model", trained, "--patients", "all", "--update-card")
+    )
+    assert card.read_bytes() == before
+
+
 def test_fit_then_evaluate(brats_like, tmp_path):
     data, run = tmp_path / "data", tmp_path / "run"
     shutil.copytree(brats_like, data)

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import check_writable, replacing, write_json
+from brainseg_tf.files import check_writable, make_folder, replacing, write_json
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -49,3 +49,16 @@ def test_outputs_are_refused_early(tmp_path):
 def test_json_cannot_be_written_into_nowhere(tmp_path):
     with pytest.raises(InputError, match="cannot be written"):
         write_json(tmp_path / "no" / "a.json", {})
+
+
+def test_a_folder_is_made_or_refused(tmp_path, monkeypatch):
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below"):
+        with pytest.raises(InputError, match="cannot be created"):
+            make_folder(tmp_path / place)
+    # The tests may run as root, whom no permission stops.
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(InputError, match="no permission"):
+        make_folder(tmp_path / "a")
