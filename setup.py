@@ -9,7 +9,7 @@ MODEL_FILES = ["*/*/saved_model.pb", "*/*/fingerprint.pb", "*/*/variables/*", "*
 
 setup(
     name="brainseg-tf",
-    version="0.1.0",
+    version="0.2.0",
     description="Outlines lesions in brain MR images without ever having seen a labelled one",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -23,6 +23,7 @@ setup(
     },
     packages=[
         "brainseg_tf",
+        "brainseg_tf.corruption",
         "brainseg_tf.models",
         "brainseg_tf.postprocessing",
         "brainseg_tf_cli",
@@ -43,7 +44,14 @@ setup(
         "matplotlib>=3.9,<3.12",
     ],
     extras_require={
-        "tests": ["pytest>=8.3,<10", "psutil>=6,<8", "ruff>=0.15,<0.18", "setuptools>=75", "wheel"],
+        "tests": [
+            "pytest>=8.3,<10",
+            "psutil>=6,<8",
+            "ruff>=0.15,<0.18",
+            "setuptools>=75",
+            "wheel",
+            "SimpleITK>=2.4,<3",
+        ],
         "examples": ["nilearn>=0.12,<0.15"],
     },
     entry_points={"console_scripts": ["brainseg-tf=brainseg_tf_cli.main:main"]},

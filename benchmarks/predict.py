@@ -70,7 +70,7 @@ def mixture() -> None:
     found = saved_model.find("cvae")
     scan = read_volume(PHANTOM)
     stack = to_stack([scan], brain_mask(scan), found.card.slices)
-    inside, score = lesion_score(stack, found.load().reconstruct(stack.images), SegmentationOptions())
+    inside, score = lesion_score(stack, found.load().reconstruct(stack.images), found.card.score, SegmentationOptions())
     fit_mixture(score, inside, 3, MixtureOptions())
     start = time.perf_counter()
     fit_mixture(score, inside, 3, MixtureOptions())

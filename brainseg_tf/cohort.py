@@ -93,11 +93,11 @@ def read_cohort(folder: Path, modalities: Sequence[str]) -> Cohort:
 
 
 def split_patients(names: Sequence[str], validation: float, test: float, seed: int) -> Split:
-    """Divides patients at random into three sides.
+    """Divides patients at random into sides for training, validation and testing.
 
     Args:
         names: all patients; their order does not matter.
-        validation, test: shares of the patients, each at least one patient.
+        validation, test: shares of the patients, each at least one patient; none for testing if that share is 0.
         seed: the same seed gives the same split.
 
     Raises:
@@ -108,7 +108,7 @@ def split_patients(names: Sequence[str], validation: float, test: float, seed: i
             f"{len(names)} patients cannot be split into training, validation and test; at least 3 are needed"
         )
     order = list(np.random.default_rng(seed).permutation(sorted(names)))
-    tests = max(1, round(test * len(names)))
+    tests = max(1, round(test * len(names))) if test else 0
     validations = max(1, round(validation * len(names)))
     if tests + validations >= len(names):
         raise InputError("no patient is left for training; lower --validation-share or --test-share")

@@ -1,161 +1,189 @@
-"""The protocol: masks against ground truth, by patient and slice, always beside the same stages without a network."""
+"""The protocol: methods against ground truth on patients that none of them saw, always beside no network at all."""
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from brainseg_tf.cohort import Patient
+from brainseg_tf import cohort
+from brainseg_tf.comparison import BINS, Comparison, Histogram, Patient, compare
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import replacing
-from brainseg_tf.metrics import dice, iou
-from brainseg_tf.model_card import PAPER_IOU, ModelCard
-from brainseg_tf.saved_model import Reconstructor
-from brainseg_tf.segmentation import SegmentationOptions, segment
-from brainseg_tf.slices import brain_mask, chosen
-from brainseg_tf.volume import read_mask, read_volume
+from brainseg_tf.metrics import average_precision
+from brainseg_tf.model_card import ModelCard
+from brainseg_tf.postprocessing.residual import Score
+from brainseg_tf.saved_model import Reconstruction, Reconstructor
+from brainseg_tf.segmentation import SegmentationOptions, lesion_score, outline
+from brainseg_tf.slices import Stack, brain_mask, chosen, from_stack, onto_stack, to_stack
+from brainseg_tf.volume import Volume, read_mask, read_volume
 
-BASELINE = "no network"
 # The slices that slice-wise metrics count: with this rule 54 % of BraTS' slices remain, the paper's "about half"
 # (section 5.1). It is the same for every model, whatever slices that model learned from.
 MIN_BRAIN, CENTRAL = 0.15, 0.7
 
+# Four ways to cut a score. Only the first two use no label of a lesion.
+OWN, FALSE, VALIDATION, ORACLE = "own", "5 % false", "validation", "oracle"
+CUTS = {
+    OWN: "the method's own way: mixture and morphology",
+    FALSE: "the threshold that 5 % of the brain in healthy validation slices lie above",
+    VALIDATION: "the threshold with the best mean Dice on the validation patients",
+    ORACLE: "the threshold with the best mean Dice on the test patients themselves",
+}
+_FALSE_SHARE = 0.05
+
+MIXTURE, EQUALISED = "no network", "equalised"
+
 
 @dataclass(frozen=True)
-class Comparison:
-    """One method's mask of one patient against the ground truth, on the scan's own grid.
+class Method:
+    """A model, or a baseline without a network, and its stages.
 
     Attributes:
-        method: the model's name, or ``BASELINE``.
-        patient: the patient's name.
-        dice, iou: of the whole volume.
-        slices: IoU and Dice of each chosen slice that shows a lesion in the truth, (S, 2).
-        overlap, union, total: voxels in both, in either, and summed over both, for pooling.
-        lesion_ml, found_ml: volume in the truth and in the mask.
-        false_ml: volume flagged in slices whose truth is empty.
+        name: a model's, ``MIXTURE`` or ``EQUALISED``.
+        card: of the model; a baseline has that of the model whose slices it takes.
+        model: None for a baseline.
+        options: of the stages after the network.
+        cuts: whether it has a way of its own to cut its score.
     """
 
-    method: str
-    patient: str
-    dice: float
-    iou: float
-    slices: np.ndarray
-    overlap: int
-    union: int
-    total: int
-    lesion_ml: float
-    found_ml: float
-    false_ml: float
+    name: str
+    card: ModelCard
+    model: Reconstructor | None
+    options: SegmentationOptions
+    cuts: bool = True
+
+
+def baseline(name: str, card: ModelCard, options: SegmentationOptions, level: float) -> Method:
+    """A method without a network, on the first modality of a model's slices.
+
+    ``MIXTURE`` takes the input itself for the score; its thresholds are those of raw FLAIR, median filtered and eroded.
+    ``EQUALISED`` equalises the histogram first (Meissen 2021) and can only be cut by a threshold.
+
+    Args:
+        level: of healthy tissue, in the input.
+    """
+    kind: Score = "input" if name == MIXTURE else "equalised"
+    card = replace(card, modalities=card.modalities[:1], score=kind, healthy_levels={"input": level})
+    # A level that the user gives is in units of the model's score; only "none" means the same for both.
+    options = replace(options, score=None, level=None if options.level else options.level)
+    return Method(name, card, None, options, cuts=name == MIXTURE)
+
+
+@dataclass
+class Result:
+    """What a split's methods did: comparisons of the test patients, and histograms to cut scores by.
+
+    Attributes:
+        comparisons: of test patients, cut in each method's own way.
+        test, validation: by method, the patients and their histograms.
+        problems: a line about each patient that could not be read.
+    """
+
+    comparisons: list[Comparison] = field(default_factory=list)
+    test: dict[str, list[tuple[Patient, Histogram]]] = field(default_factory=dict)
+    validation: dict[str, list[Histogram]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def cut(self) -> Iterator[Comparison]:
+        """The test patients' comparisons at the thresholds that the validation patients give."""
+        for method, histograms in self.validation.items():
+            if not histograms:
+                continue
+            healthy = sum(histogram.healthy() for histogram in histograms)
+            thresholds = {
+                FALSE: max(1, int(np.argmax(healthy <= _FALSE_SHARE * healthy[0]))),
+                VALIDATION: best_threshold(histograms),
+            }
+            for cut, threshold in thresholds.items():
+                for patient, histogram in self.test[method]:
+                    yield histogram.cut(method, cut, patient, threshold)
+
+
+def best_threshold(histograms: Sequence[Histogram]) -> int:
+    """The threshold (in ``BINS``) with the best mean Dice."""
+    return 1 + int(np.argmax(np.mean([histogram.dice() for histogram in histograms], axis=0)[1:BINS]))
+
+
+def oracle(results: Sequence[Result]) -> Iterator[Comparison]:
+    """The test patients of all splits at the one threshold that is best for them."""
+    for method in results[0].test if results else ():
+        tested = [pair for result in results for pair in result.test.get(method, [])]
+        if tested:
+            threshold = best_threshold([histogram for _, histogram in tested])
+            for patient, histogram in tested:
+                yield histogram.cut(method, ORACLE, patient, threshold)
 
 
 def evaluate(
-    patients: Sequence[Patient], model: Reconstructor, card: ModelCard, options: SegmentationOptions
-) -> Iterator[Comparison | str]:
-    """Segments patients with the model and, beside it, with the same stages on the input itself.
+    methods: Sequence[Method],
+    validation: Sequence[cohort.Patient],
+    test: Sequence[cohort.Patient],
+    say: Callable[[Comparison], None] = lambda comparison: None,
+) -> Result:
+    """Runs methods on the patients of one split.
 
-    Yields:
-        Two comparisons for each patient, or one line on why it had to be left out.
+    Args:
+        methods: each patient's scans hold every modality that they need.
+        validation, test: patients that no network was trained on.
+        say: takes each test comparison as it is made.
     """
-    # A level is in units of its score; only "none" means the same for both.
-    baseline = replace(options, score="input", level=None if options.level else options.level)
-    rule = replace(card.slices, min_brain=MIN_BRAIN, central=CENTRAL)
-    for patient in patients:
-        try:
-            scans = [read_volume(path) for path in patient.scans.values()]
-            truth = read_mask(patient.truth, scans[0])
-            masks = {card.name: segment(scans, model, card, options).mask}
-            masks[BASELINE] = segment(scans, model, card, baseline).mask
-        except InputError as error:
-            yield f"{patient.name}: left out, {error}"
+    result = Result(validation={method.name: [] for method in methods}, test={method.name: [] for method in methods})
+    for patients, tested in ((validation, False), (test, True)):
+        for patient in patients:
+            try:
+                scans = {name: read_volume(path) for name, path in patient.scans.items()}
+                truth = read_mask(patient.truth, next(iter(scans.values())))
+                _run(methods, patient.name, scans, truth, result, say if tested else None)
+            except InputError as error:
+                result.problems.append(f"{patient.name}: left out, {error}")
+    return result
+
+
+def _run(
+    methods: Sequence[Method],
+    name: str,
+    scans: Mapping[str, Volume],
+    truth: np.ndarray,
+    result: Result,
+    say: Callable[[Comparison], None] | None,
+) -> None:
+    """All methods on one patient; a test patient if there is something to ``say``."""
+    first = next(iter(scans.values()))
+    brain = brain_mask(first)
+    # Axial slices of an LPS volume lie along its last axis.
+    rule = replace(methods[0].card.slices, min_brain=MIN_BRAIN, central=CENTRAL)
+    used = chosen(np.moveaxis(brain, -1, 0), rule)
+    patient = Patient(name, truth, brain, used, first.spacing)
+    done = []
+    for method in methods:
+        volumes = [scans[modality] for modality in method.card.modalities]
+        stack = to_stack(volumes, brain, method.card.slices)
+        reconstruction = method.model.reconstruct(stack.images) if method.model else Reconstruction(stack.images)
+        _, score = lesion_score(stack, reconstruction, method.options.score or method.card.score, method.options)
+        score = from_stack(score, stack, first)
+        histogram = Histogram(patient, score)
+        if say is None:
+            result.validation[method.name].append(histogram)
             continue
-        # Axial slices of an LPS volume lie along its last axis.
-        used = chosen(np.moveaxis(brain_mask(scans[0]), -1, 0), rule)
-        for method, mask in masks.items():
-            yield compare(method, patient.name, mask, truth, used, scans[0].voxel_ml)
+        result.test[method.name].append((patient, histogram))
+        if method.cuts:
+            drawn = outline(stack, reconstruction, method.card, method.options)
+            mask = (from_stack(drawn.found, stack, first) > 0.5) & brain
+            free = _tumour_free(stack, reconstruction, onto_stack(truth, first, stack), method)
+            precision = average_precision(score[brain], truth[brain])
+            done.append(compare(method.name, OWN, patient, mask, average_precision=precision, free_ml=free))
+    # A patient counts for all methods or for none.
+    for comparison in done:
+        result.comparisons.append(comparison)
+        say(comparison)
 
 
-def compare(
-    method: str, patient: str, mask: np.ndarray, truth: np.ndarray, used: np.ndarray, voxel_ml: float
-) -> Comparison:
-    """Compares (X, Y, Z) bool masks; ``used`` (Z,) bool are the slices that slice-wise metrics count."""
-    sick = truth.any(axis=(0, 1))
-    slices = [
-        (iou(mask[..., z], truth[..., z]), dice(mask[..., z], truth[..., z])) for z in np.flatnonzero(sick & used)
-    ]
-    return Comparison(
-        method=method,
-        patient=patient,
-        dice=dice(mask, truth),
-        iou=iou(mask, truth),
-        slices=np.array(slices).reshape(-1, 2),
-        overlap=int(np.count_nonzero(mask & truth)),
-        union=int(np.count_nonzero(mask | truth)),
-        total=int(np.count_nonzero(mask) + np.count_nonzero(truth)),
-        lesion_ml=float(np.count_nonzero(truth) * voxel_ml),
-        found_ml=float(np.count_nonzero(mask) * voxel_ml),
-        false_ml=float(np.count_nonzero(mask[..., ~sick]) * voxel_ml),
-    )
-
-
-def summarise(comparisons: Sequence[Comparison]) -> dict[str, float | int]:
-    """Means of one method over patients, over slices, and pooled over all voxels."""
-    slices = np.concatenate([one.slices for one in comparisons])
-    overlap, union, total = (sum(getattr(one, key) for one in comparisons) for key in ("overlap", "union", "total"))
-    return {
-        "patients": len(comparisons),
-        "dice_patient": float(np.mean([one.dice for one in comparisons])),
-        "iou_patient": float(np.mean([one.iou for one in comparisons])),
-        "slices": len(slices),
-        "iou_slice": float(slices[:, 0].mean()) if len(slices) else float("nan"),
-        "dice_slice": float(slices[:, 1].mean()) if len(slices) else float("nan"),
-        "iou_pooled": overlap / union if union else 1.0,
-        "dice_pooled": 2 * overlap / total if total else 1.0,
-        "false_ml_median": float(np.median([one.false_ml for one in comparisons])),
-    }
-
-
-def write_csv(
-    path: Path, comparisons: Sequence[Comparison], summaries: Mapping[str, Mapping[str, float | int]]
-) -> None:
-    """Writes a line per patient and method, then one per method with patient ``(all)`` and the means over patients."""
-    fields = (
-        "method",
-        "patient",
-        "dice",
-        "iou",
-        "iou_slice",
-        "dice_slice",
-        "slices",
-        "lesion_ml",
-        "found_ml",
-        "false_ml",
-    )
-    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, (*fields, "iou_pooled", "dice_pooled"), restval="", extrasaction="ignore")
-        writer.writeheader()
-        for one in comparisons:
-            numbers = summarise([one])
-            writer.writerow(asdict(one) | {key: numbers[key] for key in ("slices", "iou_slice", "dice_slice")})
-        for method, numbers in summaries.items():
-            means = {"dice": numbers["dice_patient"], "iou": numbers["iou_patient"]}
-            writer.writerow(dict(numbers) | means | {"method": method, "patient": "(all)"})
-
-
-def update_card(
-    version_folder: Path,
-    card: ModelCard,
-    side: str,
-    summaries: Mapping[str, Mapping[str, float | int]],
-    options: SegmentationOptions,
-) -> None:
-    """Writes the measured metrics into a model's card, beside the paper's and the baseline's."""
-    metrics = {
-        "patients": side,
-        "network": dict(summaries[card.name]),
-        BASELINE: dict(summaries[BASELINE]),
-        "paper_iou_slice": PAPER_IOU.get(card.architecture),
-        "options": asdict(options),
-    }
-    replace(card, metrics=metrics).write(version_folder)
+def _tumour_free(stack: Stack, reconstruction: Reconstruction, truth: np.ndarray, method: Method) -> float:
+    """Millilitres that a method flags when it gets a patient's tumour-free slices alone; NaN if there are too few."""
+    free = ~(truth > 0).any(axis=(1, 2)) & stack.brain.any(axis=(1, 2))
+    if free.sum() < 10:
+        return float("nan")
+    probability = reconstruction.probability
+    part = Reconstruction(reconstruction.images[free], None if probability is None else probability[free])
+    slices = replace(stack, images=stack.images[free], brain=stack.brain[free])
+    drawn = outline(slices, part, method.card, method.options)
+    return float(drawn.found.sum() * stack.voxel_ml)

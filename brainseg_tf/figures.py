@@ -6,6 +6,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+from brainseg_tf.comparison import Comparison
+from brainseg_tf.evaluation import MIXTURE, OWN
 from brainseg_tf.files import replacing
 from brainseg_tf.segmentation import Segmentation
 
@@ -49,15 +51,18 @@ def reconstructions(clean: np.ndarray, corrupted: np.ndarray, restored: np.ndarr
 def segmentation(result: Segmentation, path: Path, truth: np.ndarray | None = None, rows: int = 3) -> None:
     """Draws input, reconstruction, residual and result (the paper's figure 3) on the slices with most lesion, as a PNG.
 
+    A network that gives a lesion's probability has a panel for it too.
+
     Args:
         result: of ``segment``.
         truth: (N, H, W) bool on the model's slices, for a further panel.
         rows: number of slices; the middle ones if there is no lesion.
     """
-    masks = {"result": result.found} | ({"ground truth": truth} if truth is not None else {})
-    areas = result.found.sum(axis=(1, 2))
+    masks = {"result": result.outline.found} | ({"ground truth": truth} if truth is not None else {})
+    areas = result.outline.found.sum(axis=(1, 2))
     chosen = _spread_out(areas if areas.any() else result.stack.brain.sum(axis=(1, 2)), rows)
-    titles = ("input", "reconstruction", "residual", *masks)
+    located = result.outline.kind == "probability"
+    titles = ("input", "reconstruction", "residual", *(["probability"] if located else []), *masks)
     figure, axes = plt.subplots(
         len(chosen), len(titles), figsize=(2.3 * len(titles), 2.6 * len(chosen)), squeeze=False, layout="constrained"
     )
@@ -69,7 +74,9 @@ def segmentation(result: Segmentation, path: Path, truth: np.ndarray | None = No
         line[0].imshow(image, cmap="gray", vmin=0, vmax=top)
         line[1].imshow(result.reconstruction[z][box][..., 0], cmap="gray", vmin=0, vmax=top)
         drawn = line[2].imshow(result.residual[z][box].mean(axis=-1), cmap="RdBu_r", vmin=-top / 2, vmax=top / 2)
-        for axis, mask in zip(line[3:], masks.values(), strict=True):
+        if located:
+            line[3].imshow(result.outline.score[z][box], cmap="magma", vmin=0, vmax=1)
+        for axis, mask in zip(line[-len(masks) :], masks.values(), strict=True):
             axis.imshow(image, cmap="gray", vmin=0, vmax=top)
             axis.imshow(np.ma.masked_equal(mask[z][box], 0), cmap=_LESION, alpha=0.5, vmin=0, vmax=1)
         for axis, title in zip(line, titles, strict=True):
@@ -80,6 +87,26 @@ def segmentation(result: Segmentation, path: Path, truth: np.ndarray | None = No
         # As radiologists look at it: the patient's right is on the left.
         line[0].text(0.02, 0.5, "R", transform=line[0].transAxes, color="white", fontsize=8)
     figure.colorbar(drawn, ax=axes[:, 2], location="bottom", shrink=0.8, aspect=30).ax.tick_params(labelsize=7)
+    _save(figure, path)
+
+
+def dice_by_patient(comparisons: Sequence[Comparison], path: Path) -> None:
+    """Draws each patient's Dice, by the baseline's, one mark per method (cut in its own way), to a PNG."""
+    own = [one for one in comparisons if one.cut == OWN]
+    methods = list(dict.fromkeys(one.method for one in own))
+    order = sorted(
+        {one.patient for one in own},
+        key=lambda name: np.mean([one.dice for one in own if (one.patient, one.method) == (name, methods[-1])]),
+    )
+    figure, axis = plt.subplots(figsize=(max(6, 0.32 * len(order) + 2), 4.2), layout="constrained")
+    for method in methods:
+        dice = [np.mean([one.dice for one in own if (one.patient, one.method) == (name, method)]) for name in order]
+        style = {"color": "black", "marker": "_", "s": 120} if method == MIXTURE else {"alpha": 0.8}
+        axis.scatter(range(len(order)), dice, label=f"{method}, mean {np.mean(dice):.3f}", **style)
+    axis.set(ylabel="Dice, whole volume", ylim=(-0.02, 1.02), xlabel="patients, by the baseline's Dice")
+    axis.set_xticks(range(len(order)), [name.removeprefix("BraTS19_") for name in order], rotation=90, fontsize=7)
+    axis.grid(axis="y", alpha=0.3)
+    axis.legend(loc="lower right", fontsize=8)
     _save(figure, path)
 
 

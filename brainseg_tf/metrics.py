@@ -1,6 +1,12 @@
-"""Overlap of two masks."""
+"""Agreement of two masks, and of a score with a mask."""
+
+from collections.abc import Sequence
 
 import numpy as np
+from scipy import ndimage
+
+# Every mean that is reported has an interval that this share of bootstrap means lies in.
+CONFIDENCE = 0.95
 
 
 def iou(mask: np.ndarray, truth: np.ndarray) -> float:
@@ -13,3 +19,44 @@ def dice(mask: np.ndarray, truth: np.ndarray) -> float:
     """Twice the intersection over the sum of two bool arrays of one shape; 1 if both are empty."""
     total = np.count_nonzero(mask) + np.count_nonzero(truth)
     return float(2 * np.count_nonzero(mask & truth) / total) if total else 1.0
+
+
+def hausdorff95(mask: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> float:
+    """95th percentile of the distances from each mask's surface to the other's, the larger of the two, in mm.
+
+    Args:
+        mask, truth: bool, of one shape.
+        spacing: millimetres along each axis.
+
+    Returns:
+        NaN if either is empty; 0 if both are.
+    """
+    if not (mask.any() and truth.any()):
+        return 0.0 if mask.any() == truth.any() else float("nan")
+    box = ndimage.find_objects((mask | truth).astype(np.uint8))[0]
+    surfaces = [_surface(np.pad(one[box], 1)) for one in (mask, truth)]
+    away = [ndimage.distance_transform_edt(~surface, spacing) for surface in surfaces]
+    return float(max(np.percentile(away[1 - k][surfaces[k]], 95) for k in (0, 1)))
+
+
+def average_precision(score: np.ndarray, truth: np.ndarray) -> float:
+    """Area under the precision-recall curve of a score (any shape); NaN without a lesion in the truth (bool)."""
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(truth.ravel(), score.ravel())) if truth.any() else float("nan")
+
+
+def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of the values that are not NaN; NaN for fewer than two."""
+    from scipy.stats import bootstrap
+
+    known = np.asarray(values, float)[~np.isnan(values)]
+    if known.size < 2:
+        return float("nan"), float("nan")
+    result = bootstrap((known,), np.mean, confidence_level=CONFIDENCE, method="percentile", random_state=seed)
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def _surface(mask: np.ndarray) -> np.ndarray:
+    """The voxels of a mask that have a neighbour, across a face, outside it."""
+    return mask & ~ndimage.binary_erosion(mask)

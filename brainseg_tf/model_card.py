@@ -9,6 +9,7 @@ from typing import Any
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, replacing, write_json
+from brainseg_tf.postprocessing.residual import Score
 from brainseg_tf.slices import SliceOptions
 
 FILE = Path("assets.extra", "model_card.json")
@@ -44,6 +45,7 @@ class ModelCard:
         data: what it was trained, validated and tested on.
         training: every other option of the run.
         losses: training and validation losses of the best epoch.
+        score: the kind of score that the model is for, see ``residual.score_map``.
         healthy_levels: by score, the value that 98.5 % of the brain in healthy validation slices stay below.
         versions: of Python and the packages that made it.
         metrics: on the test patients, filled in by ``evaluate --update-card``.
@@ -61,8 +63,14 @@ class ModelCard:
     losses: dict[str, float]
     healthy_levels: dict[str, float]
     versions: dict[str, str]
+    score: Score = "weighted"
     metrics: dict[str, Any] = field(default_factory=dict)
     terms: str = TERMS
+
+    @property
+    def dice(self) -> float:
+        """Mean Dice by patient of the model's own cut, as far as it was measured, else 0."""
+        return self.metrics["network"]["own"]["dice"] if self.metrics else 0.0
 
     def write(self, version_folder: Path) -> None:
         """Writes the card as JSON and Markdown into ``assets.extra`` of a SavedModel."""

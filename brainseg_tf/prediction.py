@@ -153,7 +153,7 @@ class Predictor:
         return [f"{job.scan}: is {named} by its name, model {self._card.name} is for {expected}; the mask may be wrong"]
 
     def _report(self, job: Job, result: Segmentation) -> dict[str, Any]:
-        card, lesion = self._card, result.mixture.lesion
+        card, lesion = self._card, result.outline.mixture.lesion
         return {
             "scan": str(job.scan),
             "mask": str(job.mask),
@@ -161,12 +161,12 @@ class Predictor:
             "components": len(result.lesions),
             "lesions": [asdict(one) for one in result.lesions],
             "mixture": {
-                "means": result.mixture.means.round(4).tolist(),
-                "stddevs": result.mixture.stddevs.round(4).tolist(),
-                "weights": result.mixture.weights.round(4).tolist(),
+                "means": result.outline.mixture.means.round(4).tolist(),
+                "stddevs": result.outline.mixture.stddevs.round(4).tolist(),
+                "weights": result.outline.mixture.weights.round(4).tolist(),
                 "lesion": lesion,
-                "separation": round(result.mixture.separation, 2),
-                "level": result.level,
+                "separation": round(result.outline.mixture.separation, 2),
+                "level": result.outline.level,
             },
             "seconds": result.seconds,
             "model": {"name": card.name, "version": card.version, "modalities": list(card.modalities)},

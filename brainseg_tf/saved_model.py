@@ -1,5 +1,6 @@
 """SavedModels: exporting a network with its card, finding one by name or folder, and reconstructing slices with it."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -12,14 +13,38 @@ from brainseg_tf.files import replacing
 from brainseg_tf.model_card import ModelCard, read_card
 
 if TYPE_CHECKING:
+    import tensorflow as tf
+
     from brainseg_tf.models.objective import ContextModel
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a network makes of slices (N, H, W, C).
+
+    Attributes:
+        images: (N, H, W, C) float32, what healthy slices would have looked like.
+        probability: (N, H, W) float32, of a lesion; None if the network gives none.
+    """
+
+    images: np.ndarray
+    probability: np.ndarray | None = None
 
 
 class Reconstructor(Protocol):
     """Whatever turns slices into their healthy reconstructions: a model on this machine or behind a server."""
 
-    def reconstruct(self, images: np.ndarray) -> np.ndarray:
-        """(N, H, W, C) float32 in [0, 1] -> the same shape."""
+    def reconstruct(self, images: np.ndarray) -> Reconstruction:
+        """Takes (N, H, W, C) float32 in [0, 1]."""
+
+
+def in_batches(
+    images: np.ndarray, batch: int, outputs: Callable[[np.ndarray], Mapping[str, np.ndarray]]
+) -> Reconstruction:
+    """Reconstructs ``batch`` slices at once; ``outputs`` gives a network's outputs by name."""
+    parts = [outputs(images[start : start + batch]) for start in range(0, len(images), batch)]
+    named = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Reconstruction(named["reconstruction"], named.get("probability"))
 
 
 @dataclass(frozen=True)
@@ -54,21 +79,21 @@ class LocalModel:
         self._serve = self._model.signatures["serving_default"]
         self._batch = batch
 
-    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+    def reconstruct(self, images: np.ndarray) -> Reconstruction:
         import tensorflow as tf
 
-        parts = [
-            self._serve(images=tf.constant(images[start : start + self._batch]))["reconstruction"].numpy()
-            for start in range(0, len(images), self._batch)
-        ]
-        return np.concatenate(parts) if parts else np.zeros_like(images)
+        return in_batches(images, self._batch, lambda part: self._numbers(tf.constant(part)))
+
+    def _numbers(self, images: "tf.Tensor") -> dict[str, np.ndarray]:
+        return {name: values.numpy() for name, values in self._serve(images=images).items()}
 
 
 def export(model: "ContextModel", card: ModelCard, version_folder: Path) -> None:
     """Writes a SavedModel with named signatures and its card, in one step.
 
     Signatures: ``serving_default``, images (N, H, W, C) float32 in [0, 1] -> ``reconstruction`` and ``residual`` (input
-    minus reconstruction); for variational models also ``encode`` -> ``mean`` and ``stddev`` of the posterior.
+    minus reconstruction), and ``probability`` (N, H, W) of a lesion if the network gives it; for variational models
+    also ``encode`` -> ``mean`` and ``stddev`` of the posterior.
     """
     import keras
     import tensorflow as tf
@@ -77,8 +102,8 @@ def export(model: "ContextModel", card: ModelCard, version_folder: Path) -> None
     from brainseg_tf.models.objective import VariationalContextModel
 
     def reconstruct(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        reconstruction = model(images, training=False)
-        return {"reconstruction": reconstruction, "residual": images - reconstruction}
+        outputs = model.outputs(images)
+        return outputs | {"residual": images - outputs["reconstruction"]}
 
     def encode(images: tf.Tensor) -> dict[str, tf.Tensor]:
         mean, stddev = model.encode(pad_to_multiple(images, model.stride), training=False)
@@ -118,6 +143,26 @@ def find(name_or_folder: str) -> ModelFolder:
         raise InputError(f"{folder}: no SavedModel in it; name a model folder, or a shipped model (brainseg-tf models)")
     names = ", ".join(model.card.name for model in shipped()) or "none"
     raise InputError(f"{name_or_folder}: no such model; shipped are {names}, or give a folder that fit made")
+
+
+def best_for(modalities: Sequence[str]) -> ModelFolder:
+    """The shipped model for these modalities, the first of them first, whose card has the best Dice by patient.
+
+    Raises:
+        InputError: there is none.
+    """
+    models = shipped()
+    fitting = [
+        model
+        for model in models
+        if model.card.modalities[0] == modalities[0] and set(model.card.modalities) == set(modalities)
+    ]
+    if not fitting:
+        known = ", ".join(sorted({" + ".join(model.card.modalities) for model in models})) or "nothing"
+        raise InputError(
+            f"no shipped model takes {' + '.join(modalities)}, only {known}; leave --modality out, or give --model"
+        )
+    return max(fitting, key=lambda model: model.card.dice)
 
 
 def newest_version(folder: Path) -> Path | None:

@@ -12,12 +12,15 @@ from brainseg_tf.model_card import ModelCard
 from brainseg_tf.postprocessing.mixture import Mixture, MixtureOptions, fit_mixture
 from brainseg_tf.postprocessing.morphology import Lesion, close, lesions, remove_small
 from brainseg_tf.postprocessing.residual import Score, erode, match_range, score_map, smooth
-from brainseg_tf.saved_model import Reconstructor
+from brainseg_tf.saved_model import Reconstruction, Reconstructor
 from brainseg_tf.slices import Stack, brain_mask, from_stack, skull_warning, to_stack
 from brainseg_tf.volume import Volume
 
 # Share of the brain in healthy slices that a lesion's mean score has to stand above.
 HEALTHY_QUANTILE = 0.985
+# A residual is speckled within its slice. A probability is smooth there, but each slice was judged alone: they vote.
+MEDIANS: dict[str, tuple[int, int, int]] = {"probability": (13, 3, 3)}
+_MEDIAN = (3, 5, 5)
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,11 @@ class SegmentationOptions:
     """The stages after the network.
 
     Attributes:
-        score: what is compared with healthy tissue, see ``residual.score_map``.
+        score: what is compared with healthy tissue, see ``residual.score_map``; None takes the model's own.
         match_range: min-max normalise the reconstruction to the input first (section 5.3, step 1). A blurred
             reconstruction is stretched by it and the residual shrinks: off unless asked for.
         rim: millimetres taken off the brain's surface.
-        median: edges of the median filter over (slices, rows, columns).
+        median: edges of the median filter over (slices, rows, columns); None takes ``MEDIANS``.
         components: numbers of components that are tried in turn, until the lesion's stands apart. The paper has three:
             healthy brain, tumour and background; the background is not in the brain mask, so two come first. Where
             healthy tissue takes both of them, because the lesion is small or faint, a third can be the lesion's.
@@ -41,16 +44,35 @@ class SegmentationOptions:
         smallest: components below this many millilitres are removed.
     """
 
-    score: Score = "weighted"
+    score: Score | None = None
     match_range: bool = False
     rim: float = 3.0
-    median: tuple[int, int, int] = (3, 5, 5)
+    median: tuple[int, int, int] | None = None
     components: tuple[int, ...] = (2, 3)
     separation: float = 4.0
     mixture: MixtureOptions = field(default_factory=MixtureOptions)
     level: float | None = None
     closing: float = 3.0
-    smallest: float = 1.0
+    smallest: float = 2.0
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A mask on the model's slices.
+
+    Attributes:
+        kind: of score.
+        score: (N, H, W), what the mixture was fitted to; 0 outside ``inside``, (N, H, W) bool.
+        mixture: the fitted mixture; ``level``: what its lesion component's mean was held against.
+        found: (N, H, W) bool.
+    """
+
+    kind: Score
+    score: np.ndarray
+    inside: np.ndarray
+    mixture: Mixture
+    level: float
+    found: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -61,9 +83,7 @@ class Segmentation:
         mask: (X, Y, Z) bool, on the grid of the scan as it was read (LPS).
         stack: the slices that the network saw.
         reconstruction: (N, H, W, C); ``residual``: (N, H, W, C), input minus reconstruction.
-        score: (N, H, W), what the mixture was fitted to.
-        found: (N, H, W) bool, the mask before it was brought to the scan's grid.
-        mixture: the fitted mixture; ``level``: what its lesion component's mean was held against.
+        outline: the mask on the model's slices, and how it came about.
         lesions: the mask's components, largest first.
         warnings: sentences for the user.
         seconds: by stage.
@@ -73,10 +93,7 @@ class Segmentation:
     stack: Stack
     reconstruction: np.ndarray
     residual: np.ndarray
-    score: np.ndarray
-    found: np.ndarray
-    mixture: Mixture
-    level: float
+    outline: Outline
     lesions: list[Lesion]
     warnings: list[str]
     seconds: dict[str, float]
@@ -114,33 +131,61 @@ def segment(
         stack = to_stack(scans, brain, card.slices)
     with _clock(seconds, "model"):
         reconstruction = model.reconstruct(stack.images)
+    try:
+        drawn = outline(stack, reconstruction, card, options, seconds)
+    except InputError as error:
+        raise InputError(f"{scan.path}: {error}") from error
+    with _clock(seconds, "grid"):
+        mask = (from_stack(drawn.found, stack, scan) > 0.5) & brain
+        components = lesions(mask, scan.affine)
+    residual = np.where(stack.brain[..., None], stack.images - reconstruction.images, 0)
+    return Segmentation(mask, stack, reconstruction.images, residual, drawn, components, warnings, seconds)
+
+
+def outline(
+    stack: Stack,
+    reconstruction: Reconstruction,
+    card: ModelCard,
+    options: SegmentationOptions,
+    seconds: dict[str, float] | None = None,
+) -> Outline:
+    """Residual, mixture, morphology: from slices and what a network makes of them to a mask on them.
+
+    Args:
+        stack, reconstruction: the slices and their reconstruction.
+        card: of the model that made it.
+        options: the stages'.
+        seconds: takes the seconds of each stage.
+
+    Raises:
+        InputError: nothing of the brain is left within the rim, or the model does not give the score.
+    """
+    seconds = {} if seconds is None else seconds
+    kind = options.score or card.score
     with _clock(seconds, "residual"):
-        inside, score = lesion_score(stack, reconstruction, options)
-        if not inside.any():
-            raise InputError(f"{scan.path}: nothing of the brain is left {options.rim:g} mm inside it; lower --rim")
+        inside, score = lesion_score(stack, reconstruction, kind, options)
+    if not inside.any():
+        raise InputError(f"nothing of the brain is left {options.rim:g} mm inside it; lower --rim")
     with _clock(seconds, "mixture"):
         mixture = _separate_mixture(score, inside, options)
     with _clock(seconds, "morphology"):
-        level = card.healthy_levels[options.score] if options.level is None else options.level
+        level = card.healthy_levels[kind] if options.level is None else options.level
         there = mixture.means[mixture.lesion] > level
         found = mixture.posterior[mixture.lesion] > 0.5 if there else np.zeros_like(inside)
         found = remove_small(close(found, stack.spacing, options.closing), stack.voxel_ml, options.smallest)
-        mask = (from_stack(found, stack, scan) > 0.5) & brain
-        components = lesions(mask, scan.affine)
-    residual = np.where(stack.brain[..., None], stack.images - reconstruction, 0)
-    return Segmentation(
-        mask, stack, reconstruction, residual, score, found, mixture, level, components, warnings, seconds
-    )
+    return Outline(kind, score, inside, mixture, level, found)
 
 
 def lesion_score(
-    stack: Stack, reconstruction: np.ndarray, options: SegmentationOptions
+    stack: Stack, reconstruction: Reconstruction, kind: Score, options: SegmentationOptions
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where a lesion is looked for, (N, H, W) bool, and how unlike healthy tissue each pixel there is, (N, H, W)."""
+    images = reconstruction.images
     if options.match_range:
-        reconstruction = match_range(reconstruction, stack.images, stack.brain)
+        images = match_range(images, stack.images, stack.brain)
     inside = erode(stack.brain, stack.spacing, options.rim)
-    return inside, smooth(score_map(stack.images, reconstruction, options.score), inside, options.median)
+    score = score_map(stack.images, images, kind, reconstruction.probability)
+    return inside, smooth(score, inside, options.median or MEDIANS.get(kind, _MEDIAN))
 
 
 def _separate_mixture(score: np.ndarray, inside: np.ndarray, options: SegmentationOptions) -> Mixture:

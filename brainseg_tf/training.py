@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,43 +15,15 @@ import tensorflow as tf
 from brainseg_tf import figures, models, saved_model
 from brainseg_tf.calibration import healthy_levels
 from brainseg_tf.cohort import Cohort, Split, read_cohort, split_patients
-from brainseg_tf.corruption import CorruptionOptions, corrupt
+from brainseg_tf.corruption import corrupt
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, replacing, write_json
 from brainseg_tf.model_card import ModelCard, TrainingData, versions
-from brainseg_tf.models.objective import ContextModel, ObjectiveOptions
+from brainseg_tf.models.objective import ContextModel
 from brainseg_tf.pipeline import CachedSlices, batches, cache_slices, ordered_batches
-from brainseg_tf.slices import SliceOptions
+from brainseg_tf.recipes import FitOptions
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """What determines a training run, with the data.
-
-    Attributes:
-        architecture: a key of ``models.ARCHITECTURES``.
-        modalities: the channels, in this order.
-        epochs: at most this many; ``patience`` epochs without a better validation loss end the training.
-        batch: slices in a batch.
-        learning_rate: Adam's at the start; it falls along a cosine to 1 % at the last epoch.
-        validation, test: shares of the patients.
-        seed: split, weights, order, corruption and latent draws follow from it.
-    """
-
-    architecture: str = "cvae"
-    modalities: tuple[str, ...] = ("flair",)
-    epochs: int = 100
-    patience: int = 20
-    batch: int = 16
-    learning_rate: float = 1e-3
-    validation: float = 0.15
-    test: float = 0.25
-    seed: int = 0
-    slices: SliceOptions = field(default_factory=SliceOptions)
-    corruption: CorruptionOptions = field(default_factory=CorruptionOptions)
-    objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
 
 
 def fit(
@@ -59,6 +31,7 @@ def fit(
     out: Path,
     options: FitOptions,
     *,
+    split: Split | None = None,
     resume: bool = False,
     cache: Path | None = None,
     say: Say = print,
@@ -69,6 +42,7 @@ def fit(
     Args:
         data: a folder in the BraTS 2019 layout.
         out: the run's folder: checkpoints, history and figures, and the SavedModel as version ``out/1``.
+        split: which patients stand on which side; drawn from the options if None.
         resume: go on with the run that ``out`` holds; at most the epoch that was under way is repeated.
         cache: where decoded slices are kept; ``out/cache`` if None.
         say: takes a line for the user.
@@ -84,7 +58,10 @@ def fit(
     _check_run(out, options, resume=resume)
     cached = _decode(cohort, options, cache or out / "cache", say, bar=verbose == 1)
     names = [slices.patient for slices in cached]
-    split = _recorded_split(out) if resume else split_patients(names, options.validation, options.test, options.seed)
+    if resume:
+        split = _recorded_split(out)
+    elif split is None:
+        split = split_patients(names, options.validation, options.test, options.seed)
     training, validation = (_of(cached, side) for side in (split.train, split.validation))
     for name, side in (("training", training), ("validation", validation)):
         count = sum(slices.healthy for slices in side)
@@ -100,7 +77,8 @@ def fit(
     schedule = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps * options.epochs, alpha=0.01)
     model.compile(
         optimizer=keras.optimizers.Adam(schedule),
-        corruption=partial(corrupt, options=options.corruption),
+        # XLA makes the corruption several times faster, also on a CPU.
+        corruption=tf.function(partial(corrupt, options=options.corruption), jit_compile=True),
         objective=options.objective,
         # XLA makes these networks several times slower on a CPU and faster on a GPU.
         jit_compile=bool(tf.config.list_physical_devices("GPU")),
@@ -128,10 +106,13 @@ class KerasReconstructor:
     """A network that is still in Keras' hands, as ``segmentation`` wants it."""
 
     def __init__(self, model: ContextModel) -> None:
-        self._model = model
+        self._outputs = tf.function(model.outputs, reduce_retracing=True)
 
-    def reconstruct(self, images: np.ndarray) -> np.ndarray:
-        return self._model.predict(images, batch_size=16, verbose=0)
+    def reconstruct(self, images: np.ndarray) -> saved_model.Reconstruction:
+        return saved_model.in_batches(images, 16, self._numbers)
+
+    def _numbers(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: values.numpy() for name, values in self._outputs(tf.constant(images)).items()}
 
 
 class Run(keras.callbacks.Callback):
@@ -253,9 +234,12 @@ def _export(
 ) -> Path:
     """Writes the version folder and the figures of a finished run."""
     clean = _samples(_of(cached, split.validation))
-    corrupted = model.corruption(clean, tf.zeros(2, tf.int32))
+    task = model.corruption(tf.constant(clean), tf.zeros(2, tf.int32))
+    outputs = model.outputs(task.corrupted)
     figures.history(run.history, out / "losses.png")
-    figures.reconstructions(clean, corrupted.numpy(), model(corrupted).numpy(), out / "reconstructions.png")
+    figures.reconstructions(
+        task.clean.numpy(), task.corrupted.numpy(), outputs["reconstruction"].numpy(), out / "reconstructions.png"
+    )
     card = ModelCard(
         name=out.name,
         version=1,
@@ -266,6 +250,7 @@ def _export(
         data=_describe(cohort, cached, split),
         training=_training_options(options),
         losses=run.best,
+        score="probability" if "probability" in outputs else "weighted",
         healthy_levels=healthy_levels(cohort.named(split.validation), KerasReconstructor(model), options.slices),
         versions=versions(),
     )

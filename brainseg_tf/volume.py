@@ -36,6 +36,11 @@ class Volume:
     source: nib.Nifti1Pair
 
     @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres along each axis."""
+        return tuple(float(step) for step in nib.affines.voxel_sizes(self.affine))
+
+    @property
     def voxel_ml(self) -> float:
         """Volume of one voxel in millilitres."""
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0

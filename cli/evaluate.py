@@ -1,47 +1,68 @@
 """``brainseg-tf evaluate``."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from brainseg_tf_cli.options import FILE, segmentation_options, stages
 from brainseg_tf_cli.quiet import import_tensorflow
 
-_COLUMNS = (
-    ("iou_slice", "IoU slice"),
-    ("dice_slice", "Dice slice"),
-    ("iou_patient", "IoU patient"),
-    ("dice_patient", "Dice patient"),
-    ("iou_pooled", "IoU pooled"),
-    ("dice_pooled", "Dice pooled"),
-    ("false_ml_median", "false ml"),
-)
+if TYPE_CHECKING:
+    from brainseg_tf.comparison import Comparison
+
+
+def _names(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for one in given for name in one.split(",") if name))
 
 
 @click.command(short_help="Compare masks with ground truth, beside no network at all.")
 @click.argument("data", type=FILE)
-@click.option("--model", default="cvae", show_default=True, help="A shipped model's name, or a model folder.")
+@click.option(
+    "--models",
+    "--model",
+    "models",
+    multiple=True,
+    default=("cvae",),
+    show_default=True,
+    callback=_names,
+    help="Shipped models' names, or model folders: several with commas, or repeat it.",
+)
 @click.option(
     "--patients",
     "side",
     type=click.Choice(["test", "validation", "train", "all"]),
     default="test",
     show_default=True,
-    help="Which side of the model's own split; `all` takes every patient of DATA.",
+    help="Which side of the first model's own split; `all` takes every patient of DATA.",
 )
-@click.option("--csv", "table", type=FILE, help="A line per patient and method, and one per method for all.")
-@click.option("--update-card", is_flag=True, help="Write the result into the model's card.")
-@click.option("--overwrite", is_flag=True, help="Replace a CSV that exists.")
+@click.option(
+    "--folds",
+    type=click.IntRange(2),
+    help="Train each model's recipe anew on the other folds, so that every patient is tested once. Takes --out.",
+)
+@click.option("--seeds", default="0", show_default=True, help="Of the folds and runs; several with commas.")
+@click.option("--out", type=FILE, help="Folder for comparisons.csv, summary.json, dice.png; with --folds, the runs.")
+@click.option("--update-card", is_flag=True, help="Write the result into the models' cards.")
+@click.option("--overwrite", is_flag=True, help="Replace results that exist.")
 @stages
 def evaluate(
-    data: Path, model: str, side: str, table: Path | None, update_card: bool, overwrite: bool, **stage_options: Any
+    data: Path,
+    models: tuple[str, ...],
+    side: str,
+    folds: int | None,
+    seeds: str,
+    out: Path | None,
+    update_card: bool,
+    overwrite: bool,
+    **stage_options: Any,
 ) -> None:
     """Segment the patients of DATA (BraTS 2019 layout) and compare with their ground truth.
 
-    Beside the model stands the same post-processing on the input itself, without a network. By slice: mean over the
-    chosen slices that show a lesion. By patient: mean over whole volumes. Pooled: all voxels together. False ml: median
-    volume flagged in slices without lesion.
+    Beside the models stand two baselines without a network: the same post-processing on the input itself ("no
+    network"), and the input with its histogram equalised, cut by a threshold. Each method's score is cut in four ways:
+    its own (no label used); the threshold that gives 5 % false positives on healthy validation slices (no lesion
+    labelled); the best threshold on validation patients; the best on the test patients themselves (oracle: a bound).
     """
     from brainseg_tf import model_card
     from brainseg_tf.cohort import read_cohort
@@ -49,45 +70,59 @@ def evaluate(
     from brainseg_tf.files import check_writable, make_folder
     from brainseg_tf.saved_model import find
 
-    found = find(model)
-    card = found.card
-    cohort = read_cohort(data, card.modalities)
-    patients = cohort.patients if side == "all" else cohort.named(getattr(card.data, side))
-    if not patients:
-        raise InputError(f"{data}: none of the model's {side} patients is there; give --patients all")
-    if table:
-        check_writable(table, overwrite=overwrite)
+    if folds and not out:
+        raise click.UsageError("--folds trains models: give --out FOLDER for them")
+    try:
+        numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{seeds}: expected numbers with commas between", param_hint="--seeds") from None
+    found = [find(model) for model in models]
+    modalities = tuple(dict.fromkeys(name for one in found for name in one.card.modalities))
+    cohort = read_cohort(data, modalities)
+    card = found[0].card
+    names = [patient.name for patient in cohort.patients]
+    if not (folds or side == "all"):
+        names = [name for name in names if name in getattr(card.data, side)]
+        if not names:
+            raise InputError(f"{data}: none of the model's {side} patients is there; give --patients all")
+    if out:
+        make_folder(out)
+        for name in ("comparisons.csv", "summary.json", "dice.png"):
+            check_writable(out / name, overwrite=overwrite)
     if update_card:
-        make_folder(found.path / model_card.FILE.parent)
+        for one in found:
+            make_folder(one.path / model_card.FILE.parent)
     for problem in cohort.problems:
         click.echo(f"Warning: {problem}", err=True)
 
     import_tensorflow()
-    from brainseg_tf import evaluation
+    from brainseg_tf import figures, protocol, reports
+    from brainseg_tf.files import write_json
+
+    def say(comparison: "Comparison") -> None:
+        click.echo(f"{comparison.patient:28} {comparison.method:14} Dice {comparison.dice:.3f}")
 
     options = segmentation_options(**stage_options)
-    comparisons: list[evaluation.Comparison] = []
-    for one in evaluation.evaluate(patients, found.load(), card, options):
-        if isinstance(one, str):
-            click.echo(f"Warning: {one}", err=True)
-            continue
-        comparisons.append(one)
-        click.echo(f"{one.patient:28} {one.method:12} Dice {one.dice:.3f}  IoU {one.iou:.3f}")
+    if folds:
+        results = protocol.cross_validate(data, cohort, found, folds, numbers, out, options, say, click.echo)
+    else:
+        results = {numbers[0]: [protocol.test(cohort, found, names, options, say)]}
+    for problem in {problem for some in results.values() for one in some for problem in one.problems}:
+        click.echo(f"Warning: {problem}", err=True)
+    comparisons = protocol.all_cuts(results)
     if not comparisons:
         raise InputError(f"{data}: no patient could be read")
-    summaries = {
-        method: evaluation.summarise([one for one in comparisons if one.method == method])
-        for method in (card.name, evaluation.BASELINE)
-    }
+    summaries = reports.by_method_and_cut([one for _, one in comparisons])
     click.echo()
-    click.echo(" ".join([f"{'method':12}", *(f"{title:>12}" for _, title in _COLUMNS)]))
-    for method, numbers in summaries.items():
-        click.echo(" ".join([f"{method:12}", *(f"{numbers[key]:12.3f}" for key, _ in _COLUMNS)]))
-    first = summaries[card.name]
+    click.echo(reports.table(summaries))
     click.echo(
-        f"{first['patients']} patients, {first['slices']} slices; healthy slices are tumour-free slices of patients"
+        "healthy slices are tumour-free slices of patients; false ml: flagged there, free ml: flagged there alone"
     )
-    if table:
-        evaluation.write_csv(table, comparisons, summaries)
+    patients = f"{data.name}, {f'{folds} folds' if folds else side}, seeds {seeds}"
+    if out:
+        reports.write_csv(out / "comparisons.csv", comparisons)
+        write_json(out / "summary.json", {"patients": patients, "methods": reports.nested(summaries)})
+        figures.dice_by_patient([one for _, one in comparisons], out / "dice.png")
     if update_card:
-        evaluation.update_card(found.path, card, side, summaries, options)
+        for one in found:
+            reports.update_card(one, summaries, patients, folds or 0, options)

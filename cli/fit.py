@@ -2,16 +2,35 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from brainseg_tf_cli.quiet import import_tensorflow
 
+if TYPE_CHECKING:
+    from brainseg_tf.recipes import FitOptions
+
+# Which part of FitOptions an option belongs to, where it is not FitOptions itself, and its name there.
+_PARTS = {
+    "slices": {"size": "size", "normalisation": "normalisation", "min_brain": "min_brain", "central": "central"},
+    "corruption": {"corruption": "kind", "augment": "augment", "shapes": "shapes"},
+    "objective": {"kl_weight": "kl", "reconstruction_weight": "reconstruction", "context_weight": "context"},
+}
+
 
 @click.command(short_help="Train a network on the healthy slices of a cohort.")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the run; the model is OUT/1.")
-@click.option("--model", "architecture", type=click.Choice(["cvae", "dcvae", "dae"]), default="cvae", show_default=True)
+@click.option(
+    "--model",
+    "architecture",
+    type=click.Choice(["cvae", "dcvae", "dae", "unet", "selfseg"]),
+    default="cvae",
+    show_default=True,
+    help="It comes with a recipe of its own: every option below has its default from there.",
+)
+@click.option("--preset", type=click.Choice(["best", "paper"]), default="best", show_default=True, help="The recipe.")
 @click.option(
     "--modality",
     "modalities",
@@ -21,81 +40,29 @@ from brainseg_tf_cli.quiet import import_tensorflow
     help="Repeat for several channels.",
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in OUT after a kill.")
-@click.option("--epochs", type=click.IntRange(1), default=100, show_default=True)
-@click.option(
-    "--patience",
-    type=click.IntRange(1),
-    default=20,
-    show_default=True,
-    help="Epochs without a better validation loss before stopping.",
-)
-@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Slices in a batch.")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True)
-@click.option(
-    "--seed", type=click.IntRange(0, 2**31 - 2), default=0, show_default=True, help="Same seed, same data: same model."
-)
-@click.option(
-    "--validation-share", type=click.FloatRange(0, 1), default=0.15, show_default=True, help="Share of the patients."
-)
-@click.option(
-    "--test-share", type=click.FloatRange(0, 1), default=0.25, show_default=True, help="Share of the patients."
-)
-@click.option(
-    "--size", type=click.IntRange(16, 512), default=128, show_default=True, help="Pixels along a slice's side."
-)
-@click.option("--normalisation", type=click.Choice(["slice", "volume", "robust"]), default="robust", show_default=True)
-@click.option(
-    "--min-brain",
-    type=click.FloatRange(0, 1),
-    default=0.04,
-    show_default=True,
-    help="Use slices with this share of brain.",
-)
-@click.option(
-    "--central",
-    type=click.FloatRange(0, 1),
-    default=1.0,
-    show_default=True,
-    help="Use this middle share of the brain's height.",
-)
-@click.option(
-    "--shapes",
-    type=click.IntRange(1),
-    default=5,
-    show_default=True,
-    help="At most this many squares and circles on a slice.",
-)
-@click.option("--kl-weight", type=click.FloatRange(0), default=0.01, show_default=True)
-@click.option("--reconstruction-weight", type=click.FloatRange(0), default=1.0, show_default=True)
-@click.option("--context-weight", type=click.FloatRange(0), default=1.0, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), help="At most this many.")
+@click.option("--patience", type=click.IntRange(1), help="Epochs without a better validation loss before stopping.")
+@click.option("--batch", type=click.IntRange(1), help="Slices in a batch.")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="At the start; it falls to 1 %.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 2), help="Same seed, same data: same model.  [default: 0]")
+@click.option("--validation-share", "validation", type=click.FloatRange(0, 1), help="Of the patients.  [default: 0.15]")
+@click.option("--test-share", "test", type=click.FloatRange(0, 1), help="Of the patients.  [default: 0.25]")
+@click.option("--size", type=click.IntRange(16, 512), help="Pixels along a slice's side.")
+@click.option("--normalisation", type=click.Choice(["slice", "volume", "robust"]))
+@click.option("--min-brain", type=click.FloatRange(0, 1), help="Use slices with this share of brain.")
+@click.option("--central", type=click.FloatRange(0, 1), help="Use this middle share of the brain's height.")
+@click.option("--corruption", type=click.Choice(["shapes", "noise", "both", "lesions"]))
+@click.option("--augment/--no-augment", default=None, help="Flip and recolour slices.")
+@click.option("--shapes", type=click.IntRange(1), help="At most this many squares and circles on a slice.")
+@click.option("--kl-weight", type=click.FloatRange(0))
+@click.option("--reconstruction-weight", type=click.FloatRange(0))
+@click.option("--context-weight", type=click.FloatRange(0))
 @click.option(
     "--cache",
     type=click.Path(path_type=Path, file_okay=False),
     help="Where decoded slices are kept.  [default: OUT/cache]",
 )
-def fit(
-    data: Path,
-    out: Path,
-    architecture: str,
-    modalities: tuple[str, ...],
-    resume: bool,
-    epochs: int,
-    patience: int,
-    batch: int,
-    learning_rate: float,
-    seed: int,
-    validation_share: float,
-    test_share: float,
-    size: int,
-    normalisation: str,
-    min_brain: float,
-    central: float,
-    shapes: int,
-    kl_weight: float,
-    reconstruction_weight: float,
-    context_weight: float,
-    cache: Path | None,
-) -> None:
+def fit(data: Path, out: Path, architecture: str, preset: str, resume: bool, cache: Path | None, **given: Any) -> None:
     """Train a network on the healthy slices of DATA, a folder in the BraTS 2019 layout.
 
     OUT gets checkpoints, history.csv, losses.png, reconstructions.png and the model as OUT/1, for
@@ -104,31 +71,28 @@ def fit(
     # The input is checked before TensorFlow is imported.
     from brainseg_tf.cohort import read_cohort
 
-    read_cohort(data, modalities)
+    options = _options(architecture, preset, given)
+    read_cohort(data, options.modalities)
     import_tensorflow()
 
-    from brainseg_tf.corruption import CorruptionOptions
-    from brainseg_tf.models.objective import ObjectiveOptions
-    from brainseg_tf.slices import SliceOptions
-    from brainseg_tf.training import FitOptions
     from brainseg_tf.training import fit as train
 
-    options = FitOptions(
-        architecture=architecture,
-        modalities=modalities,
-        epochs=epochs,
-        patience=patience,
-        batch=batch,
-        learning_rate=learning_rate,
-        validation=validation_share,
-        test=test_share,
-        seed=seed,
-        slices=SliceOptions(size=size, normalisation=normalisation, min_brain=min_brain, central=central),
-        corruption=CorruptionOptions(shapes=shapes),
-        objective=ObjectiveOptions(kl_weight, reconstruction_weight, context_weight),
-    )
     # A bar on a terminal, a line per epoch in a log.
     exported = train(
         data, out, options, resume=resume, cache=cache, say=click.echo, verbose=1 if sys.stdout.isatty() else 2
     )
     click.echo(f"model: {exported}")
+
+
+def _options(architecture: str, preset: str, given: dict[str, Any]) -> "FitOptions":
+    """The recipe, with what was given on the command line in its place."""
+    from dataclasses import replace
+
+    from brainseg_tf import recipes
+
+    options = recipes.paper(architecture) if preset == "paper" else recipes.RECIPES[architecture]
+    given = {name: value for name, value in given.items() if value is not None}
+    for part, names in _PARTS.items():
+        own = {field: given.pop(name) for name, field in names.items() if name in given}
+        options = replace(options, **{part: replace(getattr(options, part), **own)})
+    return replace(options, **given)

@@ -19,12 +19,15 @@ def models() -> None:
             f"{len(sides.validation)} for validation, {len(sides.test)} for testing"
         )
         if card.metrics:
-            network, baseline = card.metrics["network"], card.metrics["no network"]
+            network, baseline = card.metrics["network"]["own"], card.metrics["no network"]
+            paper = card.metrics["paper_iou_slice"]
             click.echo(
-                f"  IoU        {network['iou_slice']:.3f} by slice (paper {card.metrics['paper_iou_slice']}), "
+                f"  IoU        {network['iou_slice']:.3f} by slice{f' (paper {paper})' if paper else ''}, "
                 f"without network {baseline['iou_slice']:.3f}"
             )
+            low, high = network["dice_interval"]
             click.echo(
-                f"  Dice       {network['dice_patient']:.3f} by patient, without network {baseline['dice_patient']:.3f}"
+                f"  Dice       {network['dice']:.3f} by patient ({low:.3f} to {high:.3f}), "
+                f"without network {baseline['dice']:.3f}; {card.metrics['patients']}"
             )
         click.echo(f"  terms      {card.terms}")

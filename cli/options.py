@@ -11,13 +11,42 @@ if TYPE_CHECKING:
 
 FILE = click.Path(path_type=Path)
 
+# Section 5.3 to the letter: min-max matched absolute residual, three components, the smallest is always the tumour.
+PAPER = {
+    "score": "absolute",
+    "match_range": True,
+    "rim": 0.0,
+    "median": 1,
+    "mixture_components": 3,
+    "spread": "free",
+    "lesion": "smallest",
+    "level": 0.0,
+}
+
+
+def _preset(context: click.Context, parameter: click.Parameter, name: str) -> None:
+    """Options that are not given take the preset's values instead of their defaults."""
+    if name == "paper":
+        context.default_map = PAPER
+
+
 _STAGES = [
     click.option(
-        "--score",
-        type=click.Choice(["absolute", "positive", "weighted"]),
-        default="weighted",
+        "--preset",
+        type=click.Choice(["best", "paper"]),
+        default="best",
         show_default=True,
-        help="Residual that is divided: absolute, its positive part, or that part weighted by the input.",
+        is_eager=True,
+        expose_value=False,
+        callback=_preset,
+        help="The stages after the network as we found them best, or as in the paper (section 5.3); options that are "
+        "given win.",
+    ),
+    click.option(
+        "--score",
+        type=click.Choice(["absolute", "positive", "weighted", "probability"]),
+        help="What is divided: the residual, its positive part, that part weighted by the input, or a lesion's "
+        "probability.  [default: the model's own]",
     ),
     click.option("--match-range", is_flag=True, help="Min-max normalise the reconstruction to the input first."),
     click.option(
@@ -30,9 +59,8 @@ _STAGES = [
     click.option(
         "--median",
         type=click.IntRange(1),
-        default=5,
-        show_default=True,
-        help="Edge of the median filter in pixels; 1 turns it off.",
+        help="Edge of the median filter in pixels; 1 turns it off.  [default: 5, over 3 slices; of a probability "
+        "3, over 13]",
     ),
     click.option(
         "--mixture-components",
@@ -75,7 +103,7 @@ _STAGES = [
     click.option(
         "--min-size",
         type=click.FloatRange(0),
-        default=1.0,
+        default=2.0,
         show_default=True,
         help="Smaller components are removed, in ml.",
     ),
@@ -91,10 +119,10 @@ def stages(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def segmentation_options(
     *,
-    score: str,
+    score: str | None,
     match_range: bool,
     rim: float,
-    median: int,
+    median: int | None,
     mixture_components: int | None,
     neighbourhood: int,
     spread: str,
@@ -111,7 +139,7 @@ def segmentation_options(
         score=score,
         match_range=match_range,
         rim=rim,
-        median=(min(3, median), median, median),
+        median=(min(3, median), median, median) if median else None,
         components=(mixture_components,) if mixture_components else SegmentationOptions().components,
         mixture=MixtureOptions(neighbourhood, spread=spread, lesion=lesion),
         level=level,

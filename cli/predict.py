@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 @click.argument("scans", nargs=-1, required=True, type=FILE)
 @click.option("--out", type=FILE, help="The mask of one scan, .nii or .nii.gz.")
 @click.option("--out-dir", type=FILE, help="Folder for the masks, reports and figures of several scans.")
-@click.option("--model", default="cvae", show_default=True, help="A shipped model's name, or a model folder.")
+@click.option(
+    "--model",
+    help="A shipped model's name, or a model folder.  [default: the best that takes FLAIR and what --modality adds]",
+)
 @click.option("--modality", "others", multiple=True, metavar="NAME=FILE", help="Further modality on the scan's grid.")
 @click.option("--brain-mask", type=FILE, help="Where the brain is, on the scan's grid.")
 @click.option("--truth", type=FILE, help="Ground truth on the scan's grid: Dice and a further panel.")
@@ -32,7 +35,7 @@ def predict(
     scans: tuple[Path, ...],
     out: Path | None,
     out_dir: Path | None,
-    model: str,
+    model: str | None,
     others: tuple[str, ...],
     brain_mask: Path | None,
     truth: Path | None,
@@ -68,9 +71,9 @@ def predict(
 
     from brainseg_tf.errors import InputError
     from brainseg_tf.prediction import Job, Predictor, jobs_in
-    from brainseg_tf.saved_model import find
+    from brainseg_tf.saved_model import best_for, find
 
-    found = find(model)
+    found = find(model) if model else best_for(["flair", *modalities])
 
     def load() -> "LocalModel":
         import_tensorflow()

@@ -24,7 +24,14 @@ for lesion in result.lesions:
 print("seconds:", result.seconds)
 
 # %% Every step can be looked at: all maps lie on the model's slices, (N, H, W[, C]).
-print("slices", result.stack.images.shape, "residual", result.residual.shape, "mixture means", result.mixture.means)
+print(
+    "slices",
+    result.stack.images.shape,
+    "residual",
+    result.residual.shape,
+    "mixture means",
+    result.outline.mixture.means,
+)
 
 # %% Against the truth, and to disk, on the scan's own grid.
 truth = read_mask(here / "phantom" / "phantom_lesions.nii.gz", scan)

@@ -93,8 +93,8 @@ def real_patients() -> Path:
 
 def small_options(**changes: object) -> "object":
     """Options of a run that takes seconds."""
+    from brainseg_tf.recipes import FitOptions
     from brainseg_tf.slices import SliceOptions
-    from brainseg_tf.training import FitOptions
 
     slices = SliceOptions(size=48, spacing=5.0, min_brain=0.05, central=1.0)
     base = {"epochs": 40, "batch": 8, "learning_rate": 3e-3, "slices": slices, "patience": 40}

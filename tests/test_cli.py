@@ -1,10 +1,12 @@
 """The commands as a user runs them: exit code, what is printed where, which files are left."""
 
+import csv
 import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +15,8 @@ import psutil
 import pytest
 from click.testing import CliRunner, Result
 
+from brainseg_tf.model_card import read_card
+from brainseg_tf.recipes import RECIPES, from_card
 from brainseg_tf_cli.main import main
 from conftest import AFFINE, make_brain, save
 from test_volume import DAMAGES, damaged
@@ -96,7 +100,7 @@ def test_predict_writes_all_it_is_asked_for(trained, tmp_path):
     centre = nib.affines.apply_affine(written.affine, np.argwhere(np.asarray(mask.dataobj)).mean(axis=0))
     np.testing.assert_allclose(report["lesions"][0]["centroid_mm"], centre, atol=6)
     assert report["components"] == len(report["lesions"])
-    assert {"read", "load_model", "slices", "model", "residual", "mixture", "morphology", "write"} == set(
+    assert {"read", "load_model", "slices", "model", "residual", "mixture", "morphology", "grid", "write"} == set(
         report["seconds"]
     )
     assert report["model"] == {"name": "small", "version": 1, "modalities": ["flair"]}
@@ -308,16 +312,91 @@ def test_fit_then_evaluate(brats_like, tmp_path):
     message = fails_after_output(call("fit", data, "--out", run, *small))
     assert "holds a training run already; give --resume" in message
 
-    table = tmp_path / "table.csv"
-    result = call("evaluate", data, "--model", run, "--csv", table, "--update-card", "--patients", "train", *FAST)
+    out = tmp_path / "table"
+    result = call("evaluate", data, "--model", run, "--out", out, "--update-card", "--patients", "train", *FAST)
     assert result.exit_code == 0, result.output
     assert "no network" in result.stdout
     card = json.loads((run / "1/assets.extra/model_card.json").read_text())
     assert {"network", "no network", "paper_iou_slice"} <= set(card["metrics"])
-    assert f"{card['metrics']['network']['iou_slice']:.3f}" in result.stdout
-    assert len(table.read_text().splitlines()) == 1 + 2 * len(card["data"]["train"]) + 2
-    message = fails(call("evaluate", data, "--model", run, "--csv", table))
+    assert f"{card['metrics']['network']['own']['iou_slice']:.3f}" in result.stdout
+    rows = list(csv.DictReader((out / "comparisons.csv").read_text().splitlines()))
+    # Four cuts of three methods, of which the equalised input has no own one.
+    assert len(rows) == 11 * len(card["data"]["train"])
+    assert {row["method"] for row in rows} == {"run", "no network", "equalised"}
+    summary = json.loads((out / "summary.json").read_text())["methods"]["run"]
+    assert set(summary) == {"own", "5 % false", "validation", "oracle"}
+    assert summary == card["metrics"]["network"]
+    assert (out / "dice.png").stat().st_size > 5000
+    assert sorted(os.listdir(out)) == ["comparisons.csv", "dice.png", "summary.json"]
+    message = fails(call("evaluate", data, "--model", run, "--out", out))
     assert "exists already" in message
+
+
+def test_the_papers_preset(trained, scan, tmp_path):
+    for name, more in (("paper", ()), ("mixed", ("--rim", 4.5, "--lesion", "brightest"))):
+        out = ("--out", tmp_path / f"{name}.nii", "--report", tmp_path / f"{name}.json")
+        result = call("predict", scan, "--model", trained, "--preset", "paper", *out, *more)
+        assert result.exit_code == 0, result.output
+    paper, mixed = (json.loads((tmp_path / f"{name}.json").read_text())["options"] for name in ("paper", "mixed"))
+    assert (paper["score"], paper["match_range"], paper["rim"], paper["median"]) == ("absolute", True, 0, [1, 1, 1])
+    assert (paper["components"], paper["level"]) == ([3], 0)
+    assert (paper["mixture"]["lesion"], paper["mixture"]["spread"]) == ("smallest", "free")
+    assert (mixed["rim"], mixed["mixture"]["lesion"], mixed["score"]) == (4.5, "brightest", "absolute")
+
+
+def test_a_recipe_is_a_default(brats_like, tmp_path):
+    small = ("--size", 48, "--epochs", 1, "--min-brain", 0.05, "--batch", 8)
+    for name, more in (
+        ("selfseg", ()),
+        ("unet", ("--corruption", "both", "--no-augment")),
+        ("cvae", ("--preset", "paper")),
+    ):
+        result = call("fit", brats_like, "--out", tmp_path / name, "--model", name, *small, *more)
+        assert result.exit_code == 0, result.output
+    cards = {
+        name: json.loads((tmp_path / name / "1/assets.extra/model_card.json").read_text())
+        for name in ("selfseg", "unet", "cvae")
+    }
+    kinds = {name: (card["training"]["corruption"]["kind"], card["score"]) for name, card in cards.items()}
+    assert kinds == {
+        "selfseg": ("lesions", "probability"),
+        "unet": ("both", "weighted"),
+        "cvae": ("shapes", "weighted"),
+    }
+    assert cards["selfseg"]["training"]["corruption"]["augment"]
+    assert not cards["unet"]["training"]["corruption"]["augment"]
+    assert cards["cvae"]["slices"]["normalisation"] == "volume" and cards["cvae"]["slices"]["central"] == 0.7
+    assert from_card(read_card(tmp_path / "selfseg" / "1")) == replace(
+        RECIPES["selfseg"], epochs=1, batch=8, slices=replace(RECIPES["selfseg"].slices, size=48, min_brain=0.05)
+    )
+
+
+def test_cross_validation_tests_every_patient_once_and_goes_on_after_a_kill(trained, brats_like, tmp_path):
+    assert "give --out" in fails(call("evaluate", brats_like, "--model", trained, "--folds", 2), code=2)
+    card = json.loads((trained / "1/assets.extra/model_card.json").read_text())
+    quick = tmp_path / "quick"
+    shutil.copytree(trained / "1", quick / "1")
+    card["training"]["epochs"] = 1
+    (quick / "1/assets.extra/model_card.json").write_text(json.dumps(card))
+    out = tmp_path / "cv"
+    arguments = ("evaluate", brats_like, "--model", quick, "--folds", 2, "--out", out, *FAST)
+    result = call(*arguments)
+    assert result.exit_code == 0, result.output
+    rows = list(csv.DictReader((out / "comparisons.csv").read_text().splitlines()))
+    own = [row["patient"] for row in rows if (row["method"], row["cut"]) == ("small", "own")]
+    assert sorted(own) == sorted({row["patient"] for row in rows}) and len(own) == 8
+    for split in json.loads((out / "folds-seed0.json").read_text())["folds"]:
+        assert len({*split["train"], *split["validation"], *split["test"]}) == 8
+    weights = sorted(out.glob("runs/small/*/1/variables/*"))
+    times = [file.stat().st_mtime_ns for file in weights]
+    shutil.rmtree(out / "runs/small/seed0-fold2/1")
+    assert call(*arguments, "--overwrite").exit_code == 0
+    kept = [file.stat().st_mtime_ns == before for file, before in zip(weights, times, strict=True)]
+    assert kept == ["fold1" in str(file) for file in weights]
+    again = list(csv.DictReader((out / "comparisons.csv").read_text().splitlines()))
+    assert [row["dice"] for row in again] == [row["dice"] for row in rows]
+    message = fails(call(*arguments[:-2], *FAST, "--folds", 3, "--overwrite"))
+    assert "another number of folds" in message
 
 
 def fails_after_output(result: Result) -> str:

@@ -1,61 +1,93 @@
-import csv
+"""The protocol on synthetic patients."""
+
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, jaccard_score
+from test_comparison import patient
 
 from brainseg_tf.cohort import read_cohort
-from brainseg_tf.evaluation import BASELINE, compare, evaluate, summarise, write_csv
+from brainseg_tf.comparison import BINS, Histogram
+from brainseg_tf.evaluation import (
+    EQUALISED,
+    FALSE,
+    MIXTURE,
+    OWN,
+    VALIDATION,
+    Method,
+    baseline,
+    best_threshold,
+    evaluate,
+    oracle,
+)
 from brainseg_tf.volume import read_mask, read_volume
-from test_segmentation import OPTIONS, Healthy, card
+from test_segmentation import LEVELS, OPTIONS, Healthy, card
 
 
-def test_comparison_against_scikit_learn():
-    random = np.random.default_rng(0)
-    truth = random.random((6, 7, 8)) > 0.5
-    truth[..., 6:] = False
-    mask = random.random(truth.shape) > 0.4
-    used = np.arange(8) > 1
-    one = compare("m", "p", mask, truth, used, 0.5)
-    assert one.dice == pytest.approx(f1_score(truth.ravel(), mask.ravel()))
-    assert one.iou == pytest.approx(jaccard_score(truth.ravel(), mask.ravel()))
-    expected = [jaccard_score(truth[..., z].ravel(), mask[..., z].ravel()) for z in range(2, 6)]
-    np.testing.assert_allclose(one.slices[:, 0], expected)
-    assert one.false_ml == mask[..., 6:].sum() * 0.5
-    assert (one.lesion_ml, one.found_ml) == (truth.sum() * 0.5, mask.sum() * 0.5)
-
-    other = compare("m", "q", truth[::-1], truth, used, 0.5)
-    total = summarise([one, other])
-    both, twice = np.stack([mask, truth[::-1]]), np.stack([truth, truth])
-    assert total["dice_pooled"] == pytest.approx(f1_score(twice.ravel(), both.ravel()))
-    assert total["iou_pooled"] == pytest.approx(jaccard_score(twice.ravel(), both.ravel()))
-    assert total["dice_patient"] == pytest.approx((one.dice + other.dice) / 2)
-    assert total["slices"] == 8
+def methods() -> list[Method]:
+    bases = [baseline(name, card(), OPTIONS, LEVELS["input"]) for name in (MIXTURE, EQUALISED)]
+    return [Method("perfect", card(), Healthy(), OPTIONS), *bases]
 
 
-def test_every_patient_is_compared_beside_no_network(brats_like, tmp_path):
-    patients = read_cohort(brats_like, ("flair",)).patients[:2]
-    results = list(evaluate(patients, Healthy(), card(), OPTIONS))
-    assert [(one.method, one.patient) for one in results] == [
-        (method, patient.name) for patient in patients for method in ("perfect", BASELINE)
+def test_every_patient_is_compared_beside_no_network(brats_like):
+    patients = read_cohort(brats_like, ("flair",)).patients
+    said = []
+    result = evaluate(methods(), patients[3:5], patients[:2], said.append)
+    assert [(one.method, one.patient, one.cut) for one in result.comparisons] == [
+        (method, patient.name, OWN) for patient in patients[:2] for method in ("perfect", MIXTURE)
     ]
-    assert all(one.dice > 0.6 for one in results)
+    assert said == result.comparisons
+    assert all(one.dice > 0.6 for one in said)
     scan = read_volume(patients[0].scans["flair"])
-    assert results[0].lesion_ml == pytest.approx(read_mask(patients[0].truth, scan).sum() * scan.voxel_ml)
+    assert said[0].lesion_ml == pytest.approx(read_mask(patients[0].truth, scan).sum() * scan.voxel_ml)
+    assert said[0].average_precision > 0.6 and said[0].hausdorff95 < 20
+    # Without its sick slices a patient is healthy.
+    assert [one.free_ml for one in said] == [0] * 4
 
-    summaries = {name: summarise([one for one in results if one.method == name]) for name in ("perfect", BASELINE)}
-    write_csv(tmp_path / "t.csv", results, summaries)
-    rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
-    assert len(rows) == 6
-    assert rows[-2]["patient"] == "(all)"
-    assert float(rows[-2]["dice"]) == pytest.approx(np.mean([results[0].dice, results[2].dice]))
+    cuts = list(result.cut())
+    assert {(one.method, one.cut) for one in cuts} == {
+        (method, cut) for method in ("perfect", MIXTURE, EQUALISED) for cut in (FALSE, VALIDATION)
+    }
+    best = {one.patient: one.dice for one in oracle([result]) if one.method == "perfect"}
+    assert len(best) == 2
+    chosen = [one.dice for one in cuts if (one.method, one.cut) == ("perfect", VALIDATION)]
+    assert np.mean(list(best.values())) >= np.mean(chosen) > 0.5
+
+
+def test_the_false_positives_threshold_holds_on_validation_patients(brats_like):
+    """A test patient that is also the validation patient gets what the threshold promises."""
+    patients = read_cohort(brats_like, ("flair",)).patients[:1]
+    result = evaluate(methods(), patients, patients)
+    ((one, histogram),) = result.test[MIXTURE]
+    (cut,) = [cut for cut in result.cut() if (cut.method, cut.cut) == (MIXTURE, FALSE)]
+    healthy = one.brain & ~one.truth.any(axis=(0, 1))
+    flagged = cut.false_ml / (healthy.sum() * one.voxel_ml)
+    assert 0.02 < flagged <= 0.05
+    assert histogram.healthy()[0] == healthy.sum()
+
+
+def test_without_validation_patients_two_cuts_remain(brats_like):
+    result = evaluate(methods(), (), read_cohort(brats_like, ("flair",)).patients[:1])
+    assert list(result.cut()) == []
+    assert {one.method for one in oracle([result])} == {"perfect", MIXTURE, EQUALISED}
+
+
+def test_the_best_threshold_is_the_best():
+    histograms = [Histogram(one, np.random.default_rng(9).random(one.truth.shape)) for one in (patient(0), patient(1))]
+    mean = [np.mean([h.cut("m", "c", patient(k), t).dice for k, h in enumerate(histograms)]) for t in range(1, BINS)]
+    assert mean[best_threshold(histograms) - 1] == max(mean)
+
+
+def test_a_level_of_the_user_is_not_the_baselines():
+    for level, expected in ((None, None), (0.0, 0.0), (0.3, None)):
+        assert baseline(MIXTURE, card(), replace(OPTIONS, level=level), 0.7).options.level == expected
 
 
 def test_a_broken_patient_is_named_and_not_fatal(brats_like, tmp_path):
     shutil.copytree(brats_like, tmp_path / "data")
     patients = read_cohort(tmp_path / "data", ("flair",)).patients[:2]
     patients[0].truth.write_bytes(b"")
-    results = list(evaluate(patients, Healthy(), card(), OPTIONS))
-    assert isinstance(results[0], str) and patients[0].name in results[0]
-    assert [one.patient for one in results[1:]] == [patients[1].name] * 2
+    result = evaluate(methods(), (), patients)
+    assert len(result.problems) == 1 and patients[0].name in result.problems[0]
+    assert [one.patient for one in result.comparisons] == [patients[1].name] * 2

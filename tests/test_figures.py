@@ -17,7 +17,7 @@ def test_the_lesion_is_drawn_on_result_and_truth(tmp_path):
     scan = read_volume(save(data, tmp_path / "scan.nii"))
     result = segment([scan], Healthy(), card(), OPTIONS)
     figures.segmentation(result, tmp_path / "four.png")
-    figures.segmentation(result, tmp_path / "five.png", truth=result.found)
+    figures.segmentation(result, tmp_path / "five.png", truth=result.outline.found)
     four, five = (image.imread(tmp_path / f"{name}.png") for name in ("four", "five"))
     assert five.shape[1] > four.shape[1]
     last = red(four)[:, -four.shape[1] // 4 :].sum()

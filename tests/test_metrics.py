@@ -1,8 +1,12 @@
+"""Metrics against scikit-learn, SimpleITK and the textbook."""
+
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, jaccard_score
+import SimpleITK
+from scipy import stats
+from sklearn.metrics import average_precision_score, f1_score, jaccard_score
 
-from brainseg_tf.metrics import dice, iou
+from brainseg_tf.metrics import average_precision, dice, hausdorff95, interval, iou
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -11,9 +15,56 @@ def test_against_scikit_learn(seed):
     mask, truth = random.random((2, 7, 8, 9)) > 0.6
     assert dice(mask, truth) == pytest.approx(f1_score(truth.ravel(), mask.ravel()))
     assert iou(mask, truth) == pytest.approx(jaccard_score(truth.ravel(), mask.ravel()))
+    score = random.random(truth.shape)
+    assert average_precision(score, truth) == pytest.approx(average_precision_score(truth.ravel(), score.ravel()))
 
 
 def test_nothing_to_find():
     empty, full = np.zeros((3, 3), bool), np.ones((3, 3), bool)
     assert dice(empty, empty) == iou(empty, empty) == 1
     assert dice(empty, full) == iou(full, empty) == 0
+    assert np.isnan(average_precision(full.astype(float), empty))
+
+
+def balls(spacing: tuple[float, float, float], shift: float) -> tuple[np.ndarray, np.ndarray]:
+    grid = np.stack(np.meshgrid(*(np.arange(40) * step for step in spacing), indexing="ij"))
+    middle = 19.5 * np.array(spacing)
+    away = [np.linalg.norm(grid - (middle + moved)[:, None, None, None], axis=0) for moved in (0, shift)]
+    return away[0] < 12, away[1] < 10
+
+
+def by_simpleitk(mask: np.ndarray, truth: np.ndarray, spacing: tuple[float, float, float]) -> float:
+    contours = []
+    for one in (mask, truth):
+        image = SimpleITK.GetImageFromArray(one.astype(np.uint8))
+        image.SetSpacing(spacing[::-1])
+        contours.append(SimpleITK.LabelContour(image))
+    away = [
+        np.maximum(SimpleITK.GetArrayFromImage(SimpleITK.SignedMaurerDistanceMap(one, False, False, True)), 0)
+        for one in contours
+    ]
+    on = [SimpleITK.GetArrayFromImage(one) > 0 for one in contours]
+    return max(np.percentile(away[1][on[0]], 95), np.percentile(away[0][on[1]], 95))
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.25, 2.0)])
+@pytest.mark.parametrize("shift", [0.0, 3.0, 6.0])
+def test_distance_against_simpleitk(spacing, shift):
+    mask, truth = balls(spacing, shift)
+    assert hausdorff95(mask, truth, spacing) == pytest.approx(by_simpleitk(mask, truth, spacing), abs=1e-3)
+    assert hausdorff95(mask, truth, spacing) == hausdorff95(truth, mask, spacing)
+
+
+def test_distance_of_nothing():
+    empty, full = np.zeros((4, 4, 4), bool), np.ones((4, 4, 4), bool)
+    assert hausdorff95(empty, empty, (1, 1, 1)) == hausdorff95(full, full, (1, 1, 1)) == 0
+    assert np.isnan(hausdorff95(empty, full, (1, 1, 1)))
+
+
+def test_intervals_are_those_of_a_mean():
+    values = np.random.default_rng(0).normal(0.7, 0.1, 100)
+    low, high = interval([*values, float("nan")])
+    half = stats.norm.ppf(0.975) * values.std(ddof=1) / 10
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.003)
+    assert interval(values) == interval(values)
+    assert np.isnan(interval([0.5, float("nan")])).all()

@@ -95,3 +95,14 @@ def test_a_score_without_variety_does_not_fail():
     fitted = fit_mixture(np.zeros((4, 5, 6), np.float32), where, 3, MixtureOptions())
     assert np.isfinite(fitted.posterior).all()
     np.testing.assert_allclose(fitted.means, 0)
+
+
+def test_a_score_of_one_or_two_values_needs_no_fit():
+    where = np.ones((4, 5, 6), bool)
+    flat = fit_mixture(np.zeros(where.shape, np.float32), where, 2, MixtureOptions())
+    np.testing.assert_array_equal(flat.means, [0, 0])
+    two = np.zeros(where.shape, np.float32)
+    two[:2] = 1
+    mixture = fit_mixture(two, where, 3, MixtureOptions(neighbourhood=1))
+    np.testing.assert_allclose(mixture.means, [0, 0, 1], atol=1e-3)
+    np.testing.assert_array_equal(mixture.posterior[2] > 0.5, two > 0)

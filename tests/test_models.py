@@ -76,7 +76,24 @@ def test_order_after_each_convolution(name):
         assert pools == [6, 13, 20, 24]
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+def test_the_unet_is_as_described():
+    widths = (24, 48, 96, 128)
+    denoiser, segmenter = models.create("unet", 2), models.create("selfseg", 2)
+    assert denoiser.stride == segmenter.stride == 16
+    assert line(denoiser.stem[0]) == (4, 2, 1, 24)
+    assert [convolutions(block) for block in denoiser.down] == [[(3, 1, 1, width)] * 2 for width in widths]
+    assert [convolutions(block) for block in denoiser.merge] == [[(3, 1, 1, width)] * 2 for width in widths[-2::-1]]
+    expected = 4 * 4 * 2 * 24 + 4 * 24
+    for before, width in zip((24, *widths), widths, strict=False):
+        expected += 9 * (before + width) * width + 8 * width
+    for before, width in ((128, 96), (96, 48), (48, 24)):
+        expected += 4 * before * width + width + 9 * (2 * width + width) * width + 8 * width
+    expected += 4 * 24 * 12 + 12 + 9 * (12 + 2) * 12 + 12
+    assert denoiser.count_params() == expected + 12 * 2 + 2
+    assert segmenter.count_params() == expected + 12 * 3 + 3
+
+
+@pytest.mark.parametrize("name", models.ARCHITECTURES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_any_size_and_number_of_channels(name, channels):
     model = models.create(name, channels)
@@ -84,7 +101,7 @@ def test_any_size_and_number_of_channels(name, channels):
         assert model(tf.zeros((2, *size, channels))).shape == (2, *size, channels)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", models.ARCHITECTURES)
 def test_save_and_load_are_exact(name, tmp_path):
     model = models.create(name, 2)
     images = np.random.default_rng(0).random((2, 40, 36, 2)).astype(np.float32)

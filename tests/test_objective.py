@@ -4,22 +4,28 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.metrics import f1_score
 
 from brainseg_tf import models
-from brainseg_tf.corruption import CorruptionOptions, corrupt
+from brainseg_tf.corruption import Task, corrupt
 from brainseg_tf.models.objective import (
     ContextModel,
-    ObjectiveOptions,
     VariationalContextModel,
     kl_per_pixel,
     reconstruction_error,
 )
+from brainseg_tf.models.selfseg import soft_dice_loss
+from brainseg_tf.recipes import CorruptionOptions, ObjectiveOptions
 
 CORRUPTION = partial(corrupt, options=CorruptionOptions())
 
 
 def images(count: int = 4) -> tf.Tensor:
     return tf.constant(np.random.default_rng(0).random((count, 32, 32, 1)), tf.float32)
+
+
+def task(clean: tf.Tensor, corrupted: tf.Tensor) -> Task:
+    return Task(corrupted, clean, tf.cast(clean[..., 0] > 0.8, tf.float32))
 
 
 class Copy(ContextModel):
@@ -48,15 +54,15 @@ def test_the_context_term_compares_with_the_clean_image(kind):
     """A network that keeps the patches must pay for them; compared with the corrupted image it would pay nothing."""
     clean = images()
     corrupted = CORRUPTION(clean, tf.constant([1, 2]))
-    losses = kind(1).compute_losses(clean, corrupted, training=False)
-    expected = np.mean((clean.numpy() - corrupted.numpy()) ** 2)
+    losses = kind(1).compute_losses(corrupted, training=False)
+    expected = np.mean((clean.numpy() - corrupted.corrupted.numpy()) ** 2)
     assert expected > 1e-3
     assert float(losses["context"]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_reconstruction_term_compares_with_the_clean_image():
     clean = images()
-    losses = VariationalCopy(1).compute_losses(clean, clean * 0, training=True)
+    losses = VariationalCopy(1).compute_losses(task(clean, clean * 0), training=True)
     assert float(losses["reconstruction"]) == pytest.approx(1e-6, rel=0.1)
     assert float(losses["context"]) == pytest.approx(np.mean(clean.numpy() ** 2), rel=1e-5)
 
@@ -76,13 +82,32 @@ def test_reconstruction_error_is_the_mean_square():
 @pytest.mark.parametrize("name", models.ARCHITECTURES)
 def test_the_loss_is_the_weighted_sum_of_the_logged_terms(name):
     model = models.create(name, 1)
-    weights = ObjectiveOptions(kl=0.5, reconstruction=2.0, context=3.0)
+    terms = {"kl": 0.5, "reconstruction": 2.0, "context": 3.0, "cross_entropy": 5.0, "overlap": 7.0}
+    weights = ObjectiveOptions(**terms)
     model.compile(optimizer="sgd", corruption=CORRUPTION, objective=weights)
-    losses = model.compute_losses(images(), images() * 0.5, training=True)
+    losses = model.compute_losses(task(images(), images() * 0.5), training=True)
     named = {name: float(value) for name, value in losses.items()}
     assert set(named) == set(model.loss_names)
-    terms = {"kl": 0.5, "reconstruction": 2.0, "context": 3.0}
     assert named["loss"] == pytest.approx(sum(w * named.get(term, 0) for term, w in terms.items()), rel=1e-5)
+
+
+def test_the_overlap_term_is_one_minus_dice():
+    lesion = tf.cast(images()[..., 0] > 0.7, tf.float32)
+    found = tf.cast(images()[..., 0] > 0.8, tf.float32)
+    scores = [f1_score(a.ravel(), b.ravel()) for a, b in zip(lesion.numpy(), found.numpy(), strict=True)]
+    assert float(soft_dice_loss(lesion, found, 0.0)) == pytest.approx(1 - np.mean(scores), rel=1e-5)
+    nothing = tf.zeros_like(lesion)
+    assert float(soft_dice_loss(nothing, nothing)) == 0
+
+
+def test_selfseg_means_over_the_mirror_image():
+    model = models.create("selfseg", 2)
+    batch = tf.constant(np.random.default_rng(0).random((2, 40, 36, 2)), tf.float32)
+    plain, mirrored = model.outputs(batch), model.outputs(batch[:, :, ::-1])
+    for name, shape in (("probability", (2, 40, 36)), ("reconstruction", (2, 40, 36, 2))):
+        assert plain[name].shape == shape
+        np.testing.assert_allclose(plain[name], mirrored[name][:, :, ::-1], atol=1e-5)
+    assert 0 < float(tf.reduce_min(plain["probability"])) < float(tf.reduce_max(plain["probability"])) < 1
 
 
 @pytest.mark.parametrize("name", ["cvae", "dcvae"])
@@ -90,7 +115,7 @@ def test_prediction_uses_the_mean_and_training_draws(name):
     model = models.create(name, 1)
     np.testing.assert_array_equal(model(images()), model(images()))
     model.compile(optimizer="sgd", corruption=CORRUPTION)
-    first, second = (model.compute_losses(images(), images(), training=True)["reconstruction"] for _ in range(2))
+    first, second = (model.compute_losses(task(images(), images()), training=True)["reconstruction"] for _ in range(2))
     assert float(first) != float(second)
 
 

@@ -40,4 +40,10 @@ def test_every_model_file_is_in_the_wheel(wheel):
 def test_the_command_finds_its_models_from_anywhere(place):
     command = [str(Path(sys.executable).with_name("brainseg-tf")), "models"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=place)
-    assert [line.split(",")[0] for line in done.stdout.splitlines() if ", version" in line] == ["cvae", "dae", "dcvae"]
+    assert [line.split(",")[0] for line in done.stdout.splitlines() if ", version" in line] == [
+        "cvae",
+        "dae",
+        "dcvae",
+        "selfseg-flair",
+        "selfseg-flair-t2",
+    ]

@@ -8,6 +8,7 @@ from brainseg_tf.cohort import read_cohort
 from brainseg_tf.errors import InputError
 from brainseg_tf.metrics import dice
 from brainseg_tf.model_card import ModelCard, TrainingData
+from brainseg_tf.saved_model import Reconstruction
 from brainseg_tf.segmentation import SegmentationOptions, segment
 from brainseg_tf.slices import SliceOptions
 from brainseg_tf.volume import read_volume
@@ -21,13 +22,24 @@ LEVELS = {"absolute": 0.05, "positive": 0.05, "weighted": 0.4, "input": 0.7}
 class Healthy:
     """The perfect model: everything in the brain looks like its median."""
 
-    def reconstruct(self, images: np.ndarray) -> np.ndarray:
-        return np.where(images > 0, 0.3, 0).astype(np.float32)
+    def reconstruct(self, images: np.ndarray) -> Reconstruction:
+        return Reconstruction(np.where(images > 0, 0.3, 0).astype(np.float32))
+
+
+class Pointing(Healthy):
+    """It also knows how bright a lesion is."""
+
+    def __init__(self, brightness: float = 0.57) -> None:
+        self.brightness = brightness
+
+    def reconstruct(self, images: np.ndarray) -> Reconstruction:
+        return replace(super().reconstruct(images), probability=(images[..., 0] > self.brightness).astype(np.float32))
 
 
 def card(**changes: object) -> ModelCard:
     data = TrainingData(3, 30, 20, 10, ("a",), ("b",), ("c",))
-    return ModelCard("perfect", 1, "cvae", 1, ("flair",), SLICES, data, {}, {}, LEVELS, {}, **changes)
+    base = ModelCard("perfect", 1, "cvae", 1, ("flair",), SLICES, data, {}, {}, LEVELS, {})
+    return replace(base, **changes)
 
 
 def test_the_lesion_and_nothing_else_on_the_scans_own_grid(tmp_path):
@@ -39,9 +51,9 @@ def test_the_lesion_and_nothing_else_on_the_scans_own_grid(tmp_path):
     assert dice(result.mask, truth) > 0.75
     (lesion,) = result.lesions
     assert lesion.ml == pytest.approx(result.mask.sum() * scan.voxel_ml)
-    assert set(result.seconds) == {"slices", "model", "residual", "mixture", "morphology"}
+    assert set(result.seconds) == {"slices", "model", "residual", "mixture", "morphology", "grid"}
     assert result.warnings == []
-    assert result.mixture.means[-1] > result.level == LEVELS["weighted"]
+    assert result.outline.mixture.means[-1] > result.outline.level == LEVELS["weighted"]
 
 
 def test_a_healthy_scan_gives_an_empty_mask(tmp_path):
@@ -67,10 +79,10 @@ def test_a_third_component_is_tried_where_two_are_healthy(tmp_path):
     options = replace(OPTIONS, score="positive", level=0.5, median=(1, 1, 1), separation=5.0)
     assert not segment([scan], Healthy(), card(), replace(options, components=(2,))).mask.any()
     result = segment([scan], Healthy(), card(), options)
-    assert len(result.mixture.means) == 3
+    assert len(result.outline.mixture.means) == 3
     assert dice(result.mask, scan.data == 900) > 0.6
-    assert result.mixture.separation > 5
-    assert len(segment([scan], Healthy(), card(), replace(options, separation=0.0)).mixture.means) == 2
+    assert result.outline.mixture.separation > 5
+    assert len(segment([scan], Healthy(), card(), replace(options, separation=0.0)).outline.mixture.means) == 2
 
 
 @pytest.mark.parametrize("score", ["absolute", "positive", "weighted", "input"])
@@ -79,6 +91,16 @@ def test_every_score_finds_a_plain_lesion(tmp_path, score):
     scan = read_volume(save(data, tmp_path / "scan.nii"))
     result = segment([scan], Healthy(), card(), replace(OPTIONS, score=score, level=0.0))
     assert dice(result.mask, truth) > 0.6
+
+
+def test_a_probability_takes_the_residuals_place(tmp_path):
+    data, truth = make_brain(3)
+    scan = read_volume(save(data, tmp_path / "scan.nii"))
+    pointing = card(score="probability", healthy_levels=LEVELS | {"probability": 0.4})
+    assert dice(segment([scan], Pointing(), pointing, OPTIONS).mask, truth) > 0.6
+    assert not segment([scan], Pointing(1.1), pointing, OPTIONS).mask.any()
+    with pytest.raises(InputError, match=r"scan.nii: --score probability: this model gives none"):
+        segment([scan], Healthy(), card(), replace(OPTIONS, score="probability"))
 
 
 def test_a_brain_mask_limits_the_search(tmp_path):
@@ -112,3 +134,6 @@ def test_levels_are_the_scores_of_healthy_tissue(brats_like):
     assert 0.3 < levels["input"] < 0.55
     assert 0 < levels["positive"] < 0.2
     assert levels["positive"] <= levels["absolute"]
+    assert healthy_levels(patients, None, SLICES) == {"input": levels["input"]}
+    # No healthy pixel here is likely a lesion: the level is that of even odds.
+    assert healthy_levels(patients, Pointing(), SLICES)["probability"] >= 0.5

@@ -124,7 +124,7 @@ def test_the_other_architectures_train_with_two_modalities(brats_like, tmp_path,
     found = saved_model.find(str(exported))
     assert found.card.modalities == ("flair", "t2")
     images = np.zeros((2, 40, 44, 2), np.float32)
-    assert found.load().reconstruct(images).shape == images.shape
+    assert found.load().reconstruct(images).images.shape == images.shape
 
 
 def test_runs_are_neither_overwritten_nor_mixed(brats_like, trained, tmp_path):

@@ -4,8 +4,16 @@ from brainseg_tf.models.cvae import CVAE
 from brainseg_tf.models.dae import DAE
 from brainseg_tf.models.dcvae import DilatedCVAE
 from brainseg_tf.models.objective import ContextModel
+from brainseg_tf.models.selfseg import SelfSegmenter
+from brainseg_tf.models.unet import UNet
 
-ARCHITECTURES: dict[str, type[ContextModel]] = {"cvae": CVAE, "dcvae": DilatedCVAE, "dae": DAE}
+ARCHITECTURES: dict[str, type[ContextModel]] = {
+    "cvae": CVAE,
+    "dcvae": DilatedCVAE,
+    "dae": DAE,
+    "unet": UNet,
+    "selfseg": SelfSegmenter,
+}
 
 
 def create(architecture: str, channels: int) -> ContextModel:

@@ -7,24 +7,16 @@ that weights mean the same at every image size: rec is the mean squared error, K
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from brainseg_tf.corruption import Task
 from brainseg_tf.models.layers import crop_like, pad_to_multiple
+from brainseg_tf.recipes import ObjectiveOptions
 
-Corruption = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-
-
-@dataclass(frozen=True)
-class ObjectiveOptions:
-    """Weights of the three terms."""
-
-    kl: float = 0.01
-    reconstruction: float = 1.0
-    context: float = 1.0
+Corruption = Callable[[tf.Tensor, tf.Tensor], Task]
 
 
 def reconstruction_error(clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
@@ -43,9 +35,9 @@ def kl_per_pixel(mean: tf.Tensor, stddev: tf.Tensor, images: tf.Tensor) -> tf.Te
 
 
 class ContextModel(keras.Model):
-    """What the three networks have in common: the context task, the losses, any image size.
+    """What the networks have in common: the context task, the losses, any image size.
 
-    Compile with ``corruption`` (images, seed -> corrupted images) and ``objective`` (weights); fit on batches of
+    Compile with ``corruption`` (images, seed -> task) and ``objective`` (weights); fit on batches of
     (images (N, H, W, C) in [0, 1], seed (2,) int32).
 
     A subclass has ``stride``, the product of its strides, and gives ``restore``. Calling the model gives its
@@ -81,9 +73,13 @@ class ContextModel(keras.Model):
         """Reconstruction of images whose sides are multiples of ``stride``."""
         raise NotImplementedError
 
-    def compute_losses(self, clean: tf.Tensor, corrupted: tf.Tensor, *, training: bool) -> dict[str, tf.Tensor]:
+    def outputs(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What a prediction needs, by name: the reconstruction, (N, H, W, C), and what else the network gives."""
+        return {"reconstruction": self(images, training=False)}
+
+    def compute_losses(self, task: Task, *, training: bool) -> dict[str, tf.Tensor]:
         """The terms of the objective by name, ``loss`` their weighted sum."""
-        context = reconstruction_error(clean, self(corrupted, training=training))
+        context = reconstruction_error(task.clean, self(task.corrupted, training=training))
         return {"loss": self.objective.context * context, "context": context}
 
     @property
@@ -93,14 +89,14 @@ class ContextModel(keras.Model):
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         clean, seed = data
         with tf.GradientTape() as tape:
-            losses = self.compute_losses(clean, self.corruption(clean, seed), training=True)
+            losses = self.compute_losses(self.corruption(clean, seed), training=True)
         gradients = tape.gradient(losses["loss"], self.trainable_variables)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         return self._seen(losses, clean)
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         clean, seed = data
-        return self._seen(self.compute_losses(clean, self.corruption(clean, seed), training=False), clean)
+        return self._seen(self.compute_losses(self.corruption(clean, seed), training=False), clean)
 
     def _seen(self, losses: dict[str, tf.Tensor], clean: tf.Tensor) -> dict[str, tf.Tensor]:
         for name, value in losses.items():
@@ -132,12 +128,13 @@ class VariationalContextModel(ContextModel):
         mean, _ = self.encode(images, training=training)
         return self.decode(mean, training=training)
 
-    def compute_losses(self, clean: tf.Tensor, corrupted: tf.Tensor, *, training: bool) -> dict[str, tf.Tensor]:
+    def compute_losses(self, task: Task, *, training: bool) -> dict[str, tf.Tensor]:
+        clean = task.clean
         mean, stddev = self.encode(pad_to_multiple(clean, self.stride), training=training)
         # The VAE term is validated at the mean: without noise two validations of the same weights agree.
         latent = self._sample(mean, stddev) if training else mean
         decoded = crop_like(self.decode(latent, training=training), clean)
-        losses = super().compute_losses(clean, corrupted, training=training)
+        losses = super().compute_losses(task, training=training)
         losses["kl"] = kl_per_pixel(mean, stddev, clean)
         losses["reconstruction"] = reconstruction_error(clean, decoded)
         weights = self.objective

@@ -95,6 +95,10 @@ def _start(values: np.ndarray, components: int, spread: Spread) -> tuple[np.ndar
     from sklearn.mixture import GaussianMixture
 
     sample = values[:: max(1, values.size // _SAMPLE)].astype(np.float64)[:, None]
+    distinct = np.unique(sample)
+    if distinct.size < components:
+        # Nothing to fit: a network that is sure of every voxel gives the same number everywhere.
+        return np.resize(distinct, components), np.full(components, np.sqrt(_TINY)), np.full(components, 1 / components)
     mixture = GaussianMixture(
         components,
         covariance_type="tied" if spread == "tied" else "spherical",

@@ -5,7 +5,9 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-Score = Literal["absolute", "positive", "weighted", "input"]
+from brainseg_tf.errors import InputError
+
+Score = Literal["absolute", "positive", "weighted", "probability", "input", "equalised"]
 
 
 def match_range(reconstruction: np.ndarray, images: np.ndarray, brain: np.ndarray) -> np.ndarray:
@@ -24,17 +26,23 @@ def match_range(reconstruction: np.ndarray, images: np.ndarray, brain: np.ndarra
     return matched
 
 
-def score_map(images: np.ndarray, reconstruction: np.ndarray, kind: Score) -> np.ndarray:
+def score_map(
+    images: np.ndarray, reconstruction: np.ndarray, kind: Score, probability: np.ndarray | None = None
+) -> np.ndarray:
     """How unlike healthy tissue each pixel is, averaged over the channels.
 
     Args:
         images, reconstruction: (N, H, W, C) in [0, 1].
         kind: ``absolute`` difference; its ``positive`` part (on FLAIR and T2 a lesion is brighter than what was there);
-            ``weighted``, the geometric mean of the positive part and the input; or ``input`` itself, the baseline that
-            uses no network.
+            ``weighted``, the geometric mean of the positive part and the input; a lesion's ``probability``; or, for the
+            baselines that use no network, the ``input`` itself, or its first channel, histogram ``equalised``.
+        probability: (N, H, W) in [0, 1], from networks that give it.
 
     Returns:
         (N, H, W) float32, at least 0.
+
+    Raises:
+        InputError: the probability is asked for, and there is none.
     """
     difference = images - reconstruction
     if kind == "absolute":
@@ -43,6 +51,15 @@ def score_map(images: np.ndarray, reconstruction: np.ndarray, kind: Score) -> np
         score = np.maximum(difference, 0)
     elif kind == "weighted":
         score = np.sqrt(np.maximum(difference, 0) * images)
+    elif kind == "probability":
+        if probability is None:
+            raise InputError("--score probability: this model gives none; choose another --model or --score")
+        score = probability[..., None]
+    elif kind == "equalised":
+        from skimage.exposure import equalize_hist
+
+        inside = images[..., 0] > 0
+        score = np.where(inside, equalize_hist(images[..., 0], mask=inside), 0)[..., None]
     else:
         score = images
     return score.mean(axis=-1, dtype=np.float32)

@@ -4,8 +4,6 @@ Everything is drawn as stateless integers and compared in integer arithmetic. So
 on every device, inside or outside XLA, in ``ds.map`` and inside ``train_step``.
 """
 
-from dataclasses import dataclass
-
 import tensorflow as tf
 
 # Positions are counted in sixteenths of a pixel: fine enough, and squares of distances stay below 2**31.
@@ -15,36 +13,22 @@ _UNIFORMS_PER_NORMAL = 12
 _RESOLUTION = 2**20
 
 
-@dataclass(frozen=True)
-class CorruptionOptions:
-    """Shapes that are painted over a slice (section 5.1).
-
-    Attributes:
-        shapes: at most this many per image; at least one.
-        smallest, largest: side or diameter, as a share of the image's shorter side (15 and 40 of 240 pixels).
-        spread: standard deviation of a centre's distance from the image's centre along each axis, as a share of
-            that axis.
-    """
-
-    shapes: int = 5
-    smallest: float = 15 / 240
-    largest: float = 40 / 240
-    spread: float = 0.15
-
-
-def corrupt(images: tf.Tensor, seed: tf.Tensor, options: CorruptionOptions) -> tf.Tensor:
+def paint_shapes(
+    images: tf.Tensor, seed: tf.Tensor, shapes: int, smallest: float, largest: float, spread: float
+) -> tf.Tensor:
     """Paints random squares and circles of random intensity over each image, the same for all its channels.
 
     Args:
         images: (N, H, W, C) float in [0, 1].
         seed: (2,) int32, both parts at least 0; the same seed gives the same shapes.
+        shapes, smallest, largest, spread: see ``CorruptionOptions``.
 
     Returns:
         (N, H, W, C), the dtype of ``images``.
     """
     size = tf.shape(images)
     count, height, width = size[0], size[1], size[2]
-    shape = tf.stack([count, options.shapes])
+    shape = tf.stack([count, shapes])
     # Integer draws agree with and without XLA only for seeds that are not negative.
     seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 6) & 0x7FFFFFFF)
 
@@ -52,18 +36,18 @@ def corrupt(images: tf.Tensor, seed: tf.Tensor, options: CorruptionOptions) -> t
     radius = _between(
         shape,
         seeds[0],
-        tf.cast(shorter * options.smallest, tf.int32),
-        tf.cast(shorter * options.largest, tf.int32) + 1,
+        tf.cast(shorter * smallest, tf.int32),
+        tf.cast(shorter * largest, tf.int32) + 1,
     )
-    row = _centre(shape, seeds[1], height, options.spread)
-    column = _centre(shape, seeds[2], width, options.spread)
+    row = _centre(shape, seeds[1], height, spread)
+    column = _centre(shape, seeds[2], width, spread)
     round_ = tf.equal(_between(shape, seeds[3], 0, 2), 0)
     level = tf.cast(_between(shape, seeds[4], 0, _RESOLUTION + 1), images.dtype) / _RESOLUTION
     # The first shape is always there; the number of the others is uniform.
-    used = tf.range(options.shapes)[None] <= _between(tf.stack([count, 1]), seeds[5], 0, options.shapes)
+    used = tf.range(shapes)[None] <= _between(tf.stack([count, 1]), seeds[5], 0, shapes)
 
     corrupted = images
-    for k in range(options.shapes):
+    for k in range(shapes):
         down = tf.abs(tf.range(height)[None] * _SUBPIXEL - row[:, k, None])[:, :, None]
         across = tf.abs(tf.range(width)[None] * _SUBPIXEL - column[:, k, None])[:, None, :]
         reach = radius[:, k, None, None]

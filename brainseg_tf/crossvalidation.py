@@ -1,0 +1,67 @@
+"""k-fold cross-validation by patient of a model's recipe: every patient is a test patient once."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from brainseg_tf.cohort import Split
+from brainseg_tf.errors import InputError
+from brainseg_tf.files import write_json
+from brainseg_tf.model_card import ModelCard
+from brainseg_tf.recipes import FitOptions, from_card
+from brainseg_tf.saved_model import ModelFolder, find, newest_version
+from brainseg_tf.training import Say, fit
+
+
+def folds(names: Sequence[str], count: int, validation: float, seed: int) -> list[Split]:
+    """Divides patients into ``count`` test sides; of the rest of each, a share is for validation.
+
+    Args:
+        names: all patients; their order does not matter.
+        validation: share of all patients, at least one.
+        seed: the same seed gives the same folds.
+
+    Raises:
+        InputError: too few patients.
+    """
+    validations = max(1, round(validation * len(names)))
+    if count < 2 or len(names) - -(-len(names) // count) - validations < 1:
+        raise InputError(f"{len(names)} patients cannot be split into {count} folds; give fewer --folds")
+    order = [str(name) for name in np.random.default_rng(seed).permutation(sorted(names))]
+    splits = []
+    for test in np.array_split(order, count):
+        rest = [name for name in order if name not in set(test)]
+        # Each fold its own validation patients, so that none is always spared from training.
+        start = len(splits) * validations % len(rest)
+        validating = set((rest + rest)[start : start + validations])
+        training = [name for name in rest if name not in validating]
+        splits.append(Split(*(tuple(sorted(str(name) for name in side)) for side in (training, validating, test))))
+    return splits
+
+
+def recorded_folds(file: Path, names: Sequence[str], count: int, validation: float, seed: int) -> list[Split]:
+    """The folds that ``file`` (JSON) holds, or new ones, written there.
+
+    Raises:
+        InputError: the file is of other patients or another number of folds.
+    """
+    if not file.exists():
+        splits = folds(names, count, validation, seed)
+        write_json(file, {"seed": seed, "folds": [asdict(split) for split in splits]})
+        return splits
+    recorded = json.loads(file.read_text(encoding="utf-8"))["folds"]
+    splits = [Split(**{side: tuple(names) for side, names in one.items()}) for one in recorded]
+    if len(splits) != count or {name for split in splits for name in split.test} != set(names):
+        raise InputError(f"{file}: was made for other patients or another number of folds; choose another --out")
+    return splits
+
+
+def train_fold(data: Path, card: ModelCard, split: Split, seed: int, run: Path, cache: Path, say: Say) -> ModelFolder:
+    """Trains a model's recipe on one split, or takes up where a killed run stopped; a finished run is not redone."""
+    if not run.is_dir() or newest_version(run) is None:
+        options: FitOptions = replace(from_card(card), seed=seed)
+        fit(data, run, options, split=split, resume=(run / "run.json").exists(), cache=cache, say=say)
+    return find(str(run))

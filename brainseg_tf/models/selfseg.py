@@ -1,0 +1,59 @@
+"""selfseg: a U-Net that learned from synthetic lesions to find lesions, and to give back what was there before.
+
+It gives the healthy reconstruction, as the other networks do, and a probability for each pixel, which takes the
+residual's place. Both come from one network (compare DRAEM, Zavrtanik 2021, which has one for each).
+"""
+
+import keras
+import tensorflow as tf
+
+from brainseg_tf.corruption import Task
+from brainseg_tf.models.layers import PACKAGE, crop_like, pad_to_multiple
+from brainseg_tf.models.objective import reconstruction_error
+from brainseg_tf.models.unet import UNet
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class SelfSegmenter(UNet):
+    """A U-Net with one more map: the logit of a lesion.
+
+    Args:
+        channels: image channels, one per modality.
+    """
+
+    loss_names = ("loss", "context", "cross_entropy", "overlap")
+
+    @property
+    def maps(self) -> int:
+        return 1 + self.channels
+
+    def restore(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
+        return self.compute_maps(images, training=training)[..., 1:]
+
+    def compute_losses(self, task: Task, *, training: bool) -> dict[str, tf.Tensor]:
+        padded = pad_to_multiple(task.corrupted, self.stride)
+        maps = crop_like(self.compute_maps(padded, training=training), task.corrupted)
+        logits = maps[..., 0]
+        losses = {
+            "context": reconstruction_error(task.clean, maps[..., 1:]),
+            "cross_entropy": tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(task.lesion, logits)),
+            "overlap": soft_dice_loss(task.lesion, tf.sigmoid(logits)),
+        }
+        losses["loss"] = sum(getattr(self.objective, name) * value for name, value in losses.items())
+        return losses
+
+    def outputs(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Means over the image and its mirror image."""
+        both = tf.concat([images, images[:, :, ::-1]], axis=0)
+        maps = self.compute_maps(pad_to_multiple(both, self.stride), training=False)
+        maps = tf.concat([tf.sigmoid(maps[..., :1]), maps[..., 1:]], axis=-1)
+        plain, mirrored = tf.split(crop_like(maps, both), 2)
+        mean = (plain + mirrored[:, :, ::-1]) / 2
+        return {"reconstruction": mean[..., 1:], "probability": mean[..., 0]}
+
+
+def soft_dice_loss(lesion: tf.Tensor, probability: tf.Tensor, smoothing: float = 20.0) -> tf.Tensor:
+    """1 - Dice of (N, H, W) in [0, 1], by image; ``smoothing`` pixels keep clean slices from counting much."""
+    overlap = tf.reduce_sum(lesion * probability, [1, 2])
+    total = tf.reduce_sum(lesion, [1, 2]) + tf.reduce_sum(probability, [1, 2])
+    return tf.reduce_mean(1 - (2 * overlap + smoothing) / (total + smoothing))

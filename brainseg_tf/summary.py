@@ -1,0 +1,63 @@
+"""Many comparisons in one line: means over patients with intervals, pooled values, and what is flagged by mistake."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from brainseg_tf.comparison import Comparison
+from brainseg_tf.metrics import interval
+
+# Metrics whose mean over patients is reported, with its interval.
+MEANS = ("dice", "iou", "iou_slice", "dice_slice", "sensitivity", "precision", "hausdorff95", "average_precision")
+SIZES = ("small", "medium", "large")
+
+
+def summarise(comparisons: Sequence[Comparison]) -> dict[str, float | int | list[float]]:
+    """What one method's comparisons, all cut in one way, come to.
+
+    Returns:
+        For each of ``MEANS`` its mean over the patients where it is known, and under ``<name>_interval`` the mean's
+        95 % bootstrap interval; slice-wise values are means over all slices, their intervals over patients. Dice of the
+        smallest, middle and largest third of the lesions (``dice_small`` ...); pooled values; millilitres flagged in
+        tumour-free slices (``false_ml_*``), when the method gets only these (``free_ml_*``), and in patients without a
+        lesion (``healthy_ml_*``): median, 95th percentile, and the share of patients where anything is.
+    """
+    sick = [one for one in comparisons if one.lesion_ml > 0]
+    slices = np.concatenate([one.slices for one in comparisons])
+    by_patient = {name: [_value(one, name) for one in sick] for name in MEANS}
+    numbers: dict[str, float | int | list[float]] = {
+        "patients": len(comparisons),
+        "slices": len(slices),
+        "missed": sum(one.found_ml == 0 for one in sick),
+    }
+    for name, values in by_patient.items():
+        numbers[name] = _mean(values)
+        numbers[f"{name}_interval"] = list(interval(values))
+    for column, name in enumerate(("iou_slice", "dice_slice")):
+        numbers[name] = _mean(slices[:, column])
+    ranked = sorted(sick, key=lambda one: one.lesion_ml)
+    for size, third in zip(SIZES, np.array_split(np.arange(len(ranked)), len(SIZES)), strict=True):
+        numbers[f"dice_{size}"] = _mean([ranked[k].dice for k in third])
+    overlap, union, total = (sum(getattr(one, key) for one in comparisons) for key in ("overlap", "union", "total"))
+    numbers["iou_pooled"] = overlap / union if union else 1.0
+    numbers["dice_pooled"] = 2 * overlap / total if total else 1.0
+    healthy = [one.found_ml for one in comparisons if one.lesion_ml == 0]
+    flagged = {"false": [one.false_ml for one in comparisons], "free": [one.free_ml for one in comparisons]}
+    for name, values in (flagged | {"healthy": healthy}).items():
+        known = np.asarray(values, float)[~np.isnan(values)] if values else np.zeros(0)
+        numbers[f"{name}_ml_median"] = float(np.median(known)) if known.size else float("nan")
+        numbers[f"{name}_ml_p95"] = float(np.percentile(known, 95)) if known.size else float("nan")
+        numbers[f"{name}_flagged"] = _mean(known > 0)
+    return numbers
+
+
+def _value(comparison: Comparison, name: str) -> float:
+    if name in ("iou_slice", "dice_slice"):
+        return _mean(comparison.slices[:, ("iou_slice", "dice_slice").index(name)])
+    return getattr(comparison, name)
+
+
+def _mean(values: Sequence[float] | np.ndarray) -> float:
+    known = np.asarray(values, float)
+    known = known[~np.isnan(known)]
+    return float(known.mean()) if known.size else float("nan")

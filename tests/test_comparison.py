@@ -1,0 +1,55 @@
+"""Comparisons against scikit-learn; a score cut at any threshold against the mask it stands for."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
+
+from brainseg_tf.comparison import BINS, Histogram, Patient, compare
+
+
+def patient(seed: int = 0) -> Patient:
+    random = np.random.default_rng(seed)
+    truth = random.random((6, 7, 8)) > 0.5
+    truth[..., 6:] = False
+    brain = truth | (random.random(truth.shape) > 0.2)
+    return Patient("p", truth, brain, np.arange(8) > 1, (1.0, 1.5, 2.0))
+
+
+def test_against_scikit_learn():
+    one = patient()
+    mask = np.random.default_rng(1).random(one.truth.shape) > 0.4
+    result = compare("m", "own", one, mask)
+    truth, found = one.truth.ravel(), mask.ravel()
+    assert result.dice == pytest.approx(f1_score(truth, found))
+    assert result.iou == pytest.approx(jaccard_score(truth, found))
+    assert result.sensitivity == pytest.approx(recall_score(truth, found))
+    assert result.precision == pytest.approx(precision_score(truth, found))
+    expected = [jaccard_score(one.truth[..., z].ravel(), mask[..., z].ravel()) for z in range(2, 6)]
+    np.testing.assert_allclose(result.slices[:, 0], expected)
+    assert result.false_ml == pytest.approx(mask[..., 6:].sum() * 0.003)
+    assert result.lesion_ml == pytest.approx(truth.sum() * 0.003)
+    assert result.found_ml == pytest.approx(found.sum() * 0.003)
+
+
+@pytest.mark.parametrize("threshold", [1, 77, 200, BINS])
+def test_a_cut_histogram_is_the_mask_above_the_threshold(threshold):
+    one = patient(2)
+    score = np.random.default_rng(3).random(one.truth.shape)
+    score[0] = threshold / BINS  # Just not above it.
+    histogram = Histogram(one, score)
+    mask = (score > threshold / BINS) & one.brain
+    expected, result = compare("m", "c", one, mask), histogram.cut("m", "c", one, threshold)
+    for name in ("dice", "iou", "sensitivity", "overlap", "union", "total", "found_ml", "false_ml"):
+        assert getattr(result, name) == pytest.approx(getattr(expected, name)), name
+    np.testing.assert_allclose(result.slices, expected.slices)
+    assert histogram.dice()[threshold] == pytest.approx(expected.dice)
+    assert histogram.healthy()[threshold] == mask[..., 6:].sum()
+
+
+def test_nothing_to_find():
+    one = patient()
+    empty = Patient("p", one.truth & False, one.brain, one.used, one.spacing)
+    result = compare("m", "own", empty, empty.truth)
+    assert (result.dice, result.iou, result.hausdorff95, len(result.slices)) == (1, 1, 0, 0)
+    assert np.isnan(result.sensitivity) and np.isnan(result.precision)
+    assert compare("m", "own", empty, one.brain).dice == 0
