@@ -89,7 +89,7 @@ def main() -> None:
     help_ = best(5, COMMAND, "--help")
     print(f"{'--help':28} {help_:7.2f} s  {help_ / bare:6.1f} x a Python that does nothing, {bare:.2f} s")
     with tempfile.TemporaryDirectory() as folder:
-        for model in sys.argv[1:] or ["cvae", "dcvae", "dae"]:
+        for model in sys.argv[1:] or ["selfseg-flair", "cvae", "dcvae", "dae"]:
             predict(model, Path(folder))
     mixture()
 
