@@ -172,7 +172,9 @@ def outline(
         level = card.healthy_levels[kind] if options.level is None else options.level
         there = mixture.means[mixture.lesion] > level
         found = mixture.posterior[mixture.lesion] > 0.5 if there else np.zeros_like(inside)
-        found = remove_small(close(found, stack.spacing, options.closing), stack.voxel_ml, options.smallest)
+        # Closing bridges gaps of the brain's surface too: what lies outside counts for no component's size.
+        found = close(found, stack.spacing, options.closing) & stack.brain
+        found = remove_small(found, stack.voxel_ml, options.smallest)
     return Outline(kind, score, inside, mixture, level, found)
 
 

@@ -110,6 +110,18 @@ def test_a_brain_mask_limits_the_search(tmp_path):
     assert not (segment([scan], Healthy(), card(), OPTIONS, brain).mask & truth).any()
 
 
+def test_nothing_is_found_outside_the_brain(tmp_path):
+    """Two lesions on either side of a gap in the brain mask: closing joins them across it."""
+    data, truth = make_brain(3)
+    scan = read_volume(save(data, tmp_path / "scan.nii"))
+    middle = int(np.argwhere(truth).mean(axis=0)[0])
+    brain = scan.data > 0
+    brain[middle : middle + 2] = False
+    result = segment([scan], Healthy(), card(), replace(OPTIONS, closing=12.0, rim=0.0), brain)
+    assert result.outline.found.any()
+    assert not (result.outline.found & ~result.stack.brain).any()
+
+
 def test_a_head_with_its_skull_is_warned_of(tmp_path):
     data, _ = make_brain(3)
     data = data + np.random.default_rng(0).normal(0, 3, data.shape).astype(np.float32)
