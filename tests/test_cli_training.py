@@ -1,0 +1,143 @@
+"""Training and evaluation as a user runs them: exit code, what is printed where, which files are left."""
+
+import csv
+import json
+import os
+import shutil
+from dataclasses import replace
+
+from click.testing import Result
+from test_cli import FAST, call, fails
+
+from brainseg_tf.model_card import read_card
+from brainseg_tf.recipes import RECIPES, from_card
+
+
+def test_fit_needs_patients(tmp_path):
+    message = fails(call("fit", tmp_path, "--out", tmp_path / "run"))
+    assert message.startswith(f"Error: {tmp_path}: no patient with flair, seg in it")
+    message = fails(call("fit", tmp_path / "no", "--out", tmp_path / "run"))
+    assert message.startswith(f"Error: {tmp_path}/no: no such folder")
+    assert not (tmp_path / "run").exists()
+
+
+def test_fit_refuses_folders_that_cannot_be_made(brats_like, tmp_path):
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "below"
+    assert f"{below}: cannot be created" in fails(call("fit", brats_like, "--out", below))
+    assert f"{below}: cannot be created" in fails(call("fit", brats_like, "--out", tmp_path / "run", "--cache", below))
+    assert os.listdir(tmp_path / "run") == []
+
+
+def test_a_read_only_model_keeps_its_card(trained, brats_like, monkeypatch):
+    card = trained / "1" / "assets.extra" / "model_card.json"
+    before = card.read_bytes()
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    assert "no permission to write" in fails(
+        call("evaluate", brats_like, "--model", trained, "--patients", "all", "--update-card")
+    )
+    assert card.read_bytes() == before
+
+
+def test_fit_then_evaluate(brats_like, tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(brats_like, data)
+    broken = next(data.glob("HGG/*00_1/*_flair.nii.gz"))
+    broken.write_bytes(b"broken")
+    small = ("--size", 48, "--epochs", 2, "--min-brain", 0.05, "--batch", 8)
+    result = call("fit", data, "--out", run, *small)
+    assert result.exit_code == 0, result.output
+    assert "BraTS19_TEST_00_1: left out" in result.stdout
+    assert "7 patients" in result.stdout
+    assert result.stdout.splitlines()[-1] == f"model: {run}/1"
+    message = fails_after_output(call("fit", data, "--out", run, *small))
+    assert "holds a training run already; give --resume" in message
+
+    out = tmp_path / "table"
+    result = call("evaluate", data, "--model", run, "--out", out, "--update-card", "--patients", "train", *FAST)
+    assert result.exit_code == 0, result.output
+    assert "no network" in result.stdout
+    card = json.loads((run / "1/assets.extra/model_card.json").read_text())
+    assert {"network", "no network", "paper_iou_slice"} <= set(card["metrics"])
+    assert f"{card['metrics']['network']['own']['iou_slice']:.3f}" in result.stdout
+    rows = list(csv.DictReader((out / "comparisons.csv").read_text().splitlines()))
+    # Four cuts of three methods, of which the equalised input has no own one.
+    assert len(rows) == 11 * len(card["data"]["train"])
+    assert {row["method"] for row in rows} == {"run", "no network", "equalised"}
+    summary = json.loads((out / "summary.json").read_text())["methods"]["run"]
+    assert set(summary) == {"own", "5 % false", "validation", "oracle"}
+    assert summary == card["metrics"]["network"]
+    assert (out / "dice.png").stat().st_size > 5000
+    assert sorted(os.listdir(out)) == ["comparisons.csv", "dice.png", "summary.json"]
+    message = fails(call("evaluate", data, "--model", run, "--out", out))
+    assert "exists already" in message
+
+
+def test_a_recipe_is_a_default(brats_like, tmp_path):
+    small = ("--size", 48, "--epochs", 1, "--min-brain", 0.05, "--batch", 8)
+    for name, more in (
+        ("selfseg", ()),
+        ("unet", ("--corruption", "both", "--no-augment")),
+        ("cvae", ("--preset", "paper")),
+    ):
+        result = call("fit", brats_like, "--out", tmp_path / name, "--model", name, *small, *more)
+        assert result.exit_code == 0, result.output
+    cards = {
+        name: json.loads((tmp_path / name / "1/assets.extra/model_card.json").read_text())
+        for name in ("selfseg", "unet", "cvae")
+    }
+    kinds = {name: (card["training"]["corruption"]["kind"], card["score"]) for name, card in cards.items()}
+    assert kinds == {
+        "selfseg": ("lesions", "probability"),
+        "unet": ("both", "weighted"),
+        "cvae": ("shapes", "weighted"),
+    }
+    assert cards["selfseg"]["training"]["corruption"]["augment"]
+    assert not cards["unet"]["training"]["corruption"]["augment"]
+    assert cards["cvae"]["slices"]["normalisation"] == "volume" and cards["cvae"]["slices"]["central"] == 0.7
+    assert from_card(read_card(tmp_path / "selfseg" / "1")) == replace(
+        RECIPES["selfseg"], epochs=1, batch=8, slices=replace(RECIPES["selfseg"].slices, size=48, min_brain=0.05)
+    )
+
+
+def test_cross_validation_tests_every_patient_once_and_goes_on_after_a_kill(trained, brats_like, tmp_path):
+    assert "give --out" in fails(call("evaluate", brats_like, "--model", trained, "--folds", 2), code=2)
+    card = json.loads((trained / "1/assets.extra/model_card.json").read_text())
+    quick = tmp_path / "quick"
+    shutil.copytree(trained / "1", quick / "1")
+    card["training"]["epochs"] = 1
+    (quick / "1/assets.extra/model_card.json").write_text(json.dumps(card))
+    out = tmp_path / "cv"
+    arguments = ("evaluate", brats_like, "--model", quick, "--folds", 2, "--out", out, *FAST)
+    result = call(*arguments)
+    assert result.exit_code == 0, result.output
+    rows = list(csv.DictReader((out / "comparisons.csv").read_text().splitlines()))
+    own = [row["patient"] for row in rows if (row["method"], row["cut"]) == ("small", "own")]
+    assert sorted(own) == sorted({row["patient"] for row in rows}) and len(own) == 8
+    for split in json.loads((out / "folds-seed0.json").read_text())["folds"]:
+        assert len({*split["train"], *split["validation"], *split["test"]}) == 8
+    weights = sorted(out.glob("runs/small/*/1/variables/*"))
+    times = [file.stat().st_mtime_ns for file in weights]
+    shutil.rmtree(out / "runs/small/seed0-fold2/1")
+    assert call(*arguments, "--overwrite").exit_code == 0
+    kept = [file.stat().st_mtime_ns == before for file, before in zip(weights, times, strict=True)]
+    assert kept == ["fold1" in str(file) for file in weights]
+    again = list(csv.DictReader((out / "comparisons.csv").read_text().splitlines()))
+    assert [row["dice"] for row in again] == [row["dice"] for row in rows]
+    message = fails(call(*arguments[:-2], *FAST, "--folds", 3, "--overwrite"))
+    assert "another number of folds" in message
+
+
+def fails_after_output(result: Result) -> str:
+    assert result.exit_code == 1
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_evaluate_needs_the_models_patients(trained, brats_like, tmp_path):
+    for place in brats_like.glob("HGG/*"):
+        shutil.copytree(place, tmp_path / "HGG" / f"other_{place.name}")
+        for file in (tmp_path / "HGG" / f"other_{place.name}").iterdir():
+            file.rename(file.with_name(f"other_{file.name}"))
+    message = fails(call("evaluate", tmp_path, "--model", trained))
+    assert "none of the model's test patients is there; give --patients all" in message
