@@ -12,7 +12,7 @@ from brainseg_tf.metrics import average_precision
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.postprocessing.residual import Score
 from brainseg_tf.saved_model import Reconstruction, Reconstructor
-from brainseg_tf.segmentation import SegmentationOptions, lesion_score, outline
+from brainseg_tf.segmentation import SegmentationOptions, lesion_score, locate
 from brainseg_tf.slices import Stack, brain_mask, chosen, from_stack, onto_stack, to_stack
 from brainseg_tf.volume import Volume, read_mask, read_volume
 
@@ -40,16 +40,23 @@ class Method:
     Attributes:
         name: a model's, ``MIXTURE`` or ``EQUALISED``.
         card: of the model; a baseline has that of the model whose slices it takes.
-        model: None for a baseline.
+        model: a baseline's gives back what it is shown.
         options: of the stages after the network.
         cuts: whether it has a way of its own to cut its score.
     """
 
     name: str
     card: ModelCard
-    model: Reconstructor | None
+    model: Reconstructor
     options: SegmentationOptions
     cuts: bool = True
+
+
+class NoNetwork:
+    """What stands in a model's place: its reconstruction is the input."""
+
+    def reconstruct(self, images: np.ndarray) -> Reconstruction:
+        return Reconstruction(images)
 
 
 def baseline(name: str, card: ModelCard, options: SegmentationOptions, level: float) -> Method:
@@ -65,7 +72,7 @@ def baseline(name: str, card: ModelCard, options: SegmentationOptions, level: fl
     card = replace(card, modalities=card.modalities[:1], score=kind, healthy_levels={"input": level})
     # A level that the user gives is in units of the model's score; only "none" means the same for both.
     options = replace(options, score=None, level=None if options.level else options.level)
-    return Method(name, card, None, options, cuts=name == MIXTURE)
+    return Method(name, card, NoNetwork(), options, cuts=name == MIXTURE)
 
 
 @dataclass
@@ -157,18 +164,16 @@ def _run(
     for method in methods:
         volumes = [scans[modality] for modality in method.card.modalities]
         stack = to_stack(volumes, brain, method.card.slices)
-        reconstruction = method.model.reconstruct(stack.images) if method.model else Reconstruction(stack.images)
-        _, score = lesion_score(stack, reconstruction, method.options.score or method.card.score, method.options)
-        score = from_stack(score, stack, first)
+        drawn = locate(stack, method.model, method.card, method.options).outline if method.cuts else None
+        score = from_stack(drawn.score if drawn else _score(stack, method), stack, first)
         histogram = Histogram(patient, score)
         if say is None:
             result.validation[method.name].append(histogram)
             continue
         result.test[method.name].append((patient, histogram))
-        if method.cuts:
-            drawn = outline(stack, reconstruction, method.card, method.options)
+        if drawn:
             mask = (from_stack(drawn.found, stack, first) > 0.5) & brain
-            free = _tumour_free(stack, reconstruction, onto_stack(truth, first, stack), method)
+            free = _tumour_free(stack, onto_stack(truth, first, stack), method)
             precision = average_precision(score[brain], truth[brain])
             done.append(compare(method.name, OWN, patient, mask, average_precision=precision, free_ml=free))
     # A patient counts for all methods or for none.
@@ -177,13 +182,16 @@ def _run(
         say(comparison)
 
 
-def _tumour_free(stack: Stack, reconstruction: Reconstruction, truth: np.ndarray, method: Method) -> float:
+def _score(stack: Stack, method: Method) -> np.ndarray:
+    """The score of a method that has no way of its own to cut it."""
+    return lesion_score(stack, method.model.reconstruct(stack.images), method.card.score, method.options)[1]
+
+
+def _tumour_free(stack: Stack, truth: np.ndarray, method: Method) -> float:
     """Millilitres that a method flags when it gets a patient's tumour-free slices alone; NaN if there are too few."""
     free = ~(truth > 0).any(axis=(1, 2)) & stack.brain.any(axis=(1, 2))
     if free.sum() < 10:
         return float("nan")
-    probability = reconstruction.probability
-    part = Reconstruction(reconstruction.images[free], None if probability is None else probability[free])
     slices = replace(stack, images=stack.images[free], brain=stack.brain[free])
-    drawn = outline(slices, part, method.card, method.options)
+    drawn = locate(slices, method.model, method.card, method.options).outline
     return float(drawn.found.sum() * stack.voxel_ml)

@@ -3,10 +3,11 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from brainseg_tf.bias_field import flatten
 from brainseg_tf.errors import InputError
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.postprocessing.mixture import Mixture, MixtureOptions, fit_mixture
@@ -21,6 +22,8 @@ HEALTHY_QUANTILE = 0.985
 # A residual is speckled within its slice. A probability is smooth there, but each slice was judged alone: they vote.
 MEDIANS: dict[str, tuple[int, int, int]] = {"probability": (13, 3, 3)}
 _MEDIAN = (3, 5, 5)
+# Tissue below this share of healthy tissue's highest score shapes the bias field.
+_DOUBT = 0.5
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class SegmentationOptions:
         score: what is compared with healthy tissue, see ``residual.score_map``; None takes the model's own.
         match_range: min-max normalise the reconstruction to the input first (section 5.3, step 1). A blurred
             reconstruction is stretched by it and the residual shrinks: off unless asked for.
+        flatten: take the bias field out of the slices once the network has said what is not healthy, and ask it again;
+            None does so if the score is a probability, which helped there and nowhere else.
         rim: millimetres taken off the brain's surface.
         median: edges of the median filter over (slices, rows, columns); None takes ``MEDIANS``.
         components: numbers of components that are tried in turn, until the lesion's stands apart. The paper has three:
@@ -46,6 +51,7 @@ class SegmentationOptions:
 
     score: Score | None = None
     match_range: bool = False
+    flatten: bool | None = None
     rim: float = 3.0
     median: tuple[int, int, int] | None = None
     components: tuple[int, ...] = (2, 3)
@@ -73,6 +79,20 @@ class Outline:
     mixture: Mixture
     level: float
     found: np.ndarray
+
+
+@dataclass(frozen=True)
+class Located:
+    """What of one patient's slices is a lesion.
+
+    Attributes:
+        stack: the slices that the network saw at last.
+        reconstruction: what it made of them; ``outline``: the mask on them.
+    """
+
+    stack: Stack
+    reconstruction: Reconstruction
+    outline: Outline
 
 
 @dataclass(frozen=True)
@@ -129,17 +149,49 @@ def segment(
             warning = skull_warning(scan, brain)
             warnings += [warning] if warning else []
         stack = to_stack(scans, brain, card.slices)
-    with _clock(seconds, "model"):
-        reconstruction = model.reconstruct(stack.images)
     try:
-        drawn = outline(stack, reconstruction, card, options, seconds)
+        located = locate(stack, model, card, options, seconds)
     except InputError as error:
         raise InputError(f"{scan.path}: {error}") from error
+    stack, images = located.stack, located.reconstruction.images
     with _clock(seconds, "grid"):
-        mask = (from_stack(drawn.found, stack, scan) > 0.5) & brain
+        mask = (from_stack(located.outline.found, stack, scan) > 0.5) & brain
         components = lesions(mask, scan.affine)
-    residual = np.where(stack.brain[..., None], stack.images - reconstruction.images, 0)
-    return Segmentation(mask, stack, reconstruction.images, residual, drawn, components, warnings, seconds)
+    residual = np.where(stack.brain[..., None], stack.images - images, 0)
+    return Segmentation(mask, stack, images, residual, located.outline, components, warnings, seconds)
+
+
+def locate(
+    stack: Stack,
+    model: Reconstructor,
+    card: ModelCard,
+    options: SegmentationOptions,
+    seconds: dict[str, float] | None = None,
+) -> Located:
+    """From slices to a mask on them.
+
+    Args:
+        stack: the slices.
+        model: turns slices into their healthy reconstructions; ``card``: its card.
+        options: stages after the network.
+        seconds: takes the seconds of each stage.
+
+    Raises:
+        InputError: nothing of the brain is left within the rim, or the model does not give the score.
+    """
+    seconds = {} if seconds is None else seconds
+    kind = options.score or card.score
+    with _clock(seconds, "model"):
+        reconstruction = model.reconstruct(stack.images)
+    if kind == "probability" if options.flatten is None else options.flatten:
+        _, score = lesion_score(stack, reconstruction, kind, options)
+        with _clock(seconds, "bias field"):
+            doubtful = score > _DOUBT * card.healthy_levels[kind]
+            flat = flatten(stack.images, stack.brain, doubtful, card.slices.normalisation)
+        stack = replace(stack, images=flat)
+        with _clock(seconds, "model"):
+            reconstruction = model.reconstruct(stack.images)
+    return Located(stack, reconstruction, outline(stack, reconstruction, card, options, seconds))
 
 
 def outline(
@@ -214,4 +266,4 @@ def check_modalities(scans: Sequence[object], card: ModelCard) -> None:
 def _clock(seconds: dict[str, float], stage: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
-    seconds[stage] = round(time.perf_counter() - start, 3)
+    seconds[stage] = round(seconds.get(stage, 0) + time.perf_counter() - start, 3)

@@ -15,6 +15,7 @@ FILE = click.Path(path_type=Path)
 PAPER = {
     "score": "absolute",
     "match_range": True,
+    "flatten": False,
     "rim": 0.0,
     "median": 1,
     "mixture_components": 3,
@@ -49,6 +50,12 @@ _STAGES = [
         "probability.  [default: the model's own]",
     ),
     click.option("--match-range", is_flag=True, help="Min-max normalise the reconstruction to the input first."),
+    click.option(
+        "--flatten/--no-flatten",
+        default=None,
+        help="Take the bias field out of the slices once the network has said what is not healthy, and ask it again.  "
+        "[default: where the score is a probability]",
+    ),
     click.option(
         "--rim",
         type=click.FloatRange(0),
@@ -121,6 +128,7 @@ def segmentation_options(
     *,
     score: str | None,
     match_range: bool,
+    flatten: bool | None,
     rim: float,
     median: int | None,
     mixture_components: int | None,
@@ -138,6 +146,7 @@ def segmentation_options(
     return SegmentationOptions(
         score=score,
         match_range=match_range,
+        flatten=flatten,
         rim=rim,
         median=(min(3, median), median, median) if median else None,
         components=(mixture_components,) if mixture_components else SegmentationOptions().components,

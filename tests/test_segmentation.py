@@ -149,3 +149,37 @@ def test_levels_are_the_scores_of_healthy_tissue(brats_like):
     assert healthy_levels(patients, None, SLICES) == {"input": levels["input"]}
     # No healthy pixel here is likely a lesion: the level is that of even odds.
     assert healthy_levels(patients, Pointing(), SLICES)["probability"] >= 0.5
+
+
+class OneSided(Pointing):
+    """It takes whatever is bright for a lesion, and keeps what it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__(brightness=0.4)
+        self.shown: list[np.ndarray] = []
+
+    def reconstruct(self, images: np.ndarray) -> Reconstruction:
+        self.shown.append(images)
+        return super().reconstruct(images)
+
+
+def test_a_coils_field_is_no_lesion(tmp_path):
+    textured, _ = make_brain(3, lesion=False)
+    across = np.linspace(-1, 1, textured.shape[0])[:, None, None]
+    # Even tissue, and some fluid.
+    even = np.select([textured > np.quantile(textured[textured > 0], 0.05), textured > 0], [300.0, 60.0])
+    scan = read_volume(save(even * np.exp(0.6 * across), tmp_path / "scan.nii"))
+    pointing = card(score="probability", healthy_levels=LEVELS | {"probability": 0.5})
+    model = OneSided()
+    assert segment([scan], model, pointing, replace(OPTIONS, flatten=False)).mask.any()
+    assert len(model.shown) == 1
+    result = segment([scan], model, pointing, OPTIONS)
+    assert len(model.shown) == 3
+    assert not result.mask.any()
+    assert result.stack.images is model.shown[-1]
+    assert "bias field" in result.seconds
+    # Residual scores are left as they were, unless it is asked for.
+    segment([scan], model, pointing, replace(OPTIONS, score="weighted"))
+    assert len(model.shown) == 4
+    segment([scan], model, pointing, replace(OPTIONS, score="weighted", flatten=True))
+    assert len(model.shown) == 6
