@@ -80,6 +80,7 @@ class Predictor:
         load: gives the model.
         options: stages after the network.
         overwrite: whether outputs that exist are replaced.
+        server: where the model runs, None for here; for the report.
     """
 
     def __init__(
@@ -89,7 +90,9 @@ class Predictor:
         options: SegmentationOptions,
         *,
         overwrite: bool = False,
+        server: str | None = None,
     ) -> None:
+        self._server = server
         self._card, self._load, self._options, self._overwrite = card, load, options, overwrite
         self._model: Reconstructor | None = None
 
@@ -170,6 +173,7 @@ class Predictor:
             },
             "seconds": result.seconds,
             "model": {"name": card.name, "version": card.version, "modalities": list(card.modalities)},
+            "server": self._server,
             "options": asdict(self._options),
             "warnings": result.warnings,
             "brainseg_tf": __version__,

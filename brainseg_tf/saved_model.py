@@ -42,7 +42,11 @@ def in_batches(
     images: np.ndarray, batch: int, outputs: Callable[[np.ndarray], Mapping[str, np.ndarray]]
 ) -> Reconstruction:
     """Reconstructs ``batch`` slices at once; ``outputs`` gives a network's outputs by name."""
-    parts = [outputs(images[start : start + batch]) for start in range(0, len(images), batch)]
+    return joined([outputs(images[start : start + batch]) for start in range(0, len(images), batch)])
+
+
+def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> Reconstruction:
+    """The reconstruction that a network's outputs, by name, make up for batch after batch."""
     named = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Reconstruction(named["reconstruction"], named.get("probability"))
 
@@ -89,35 +93,23 @@ class LocalModel:
 
 
 def export(model: "ContextModel", card: ModelCard, version_folder: Path) -> None:
-    """Writes a SavedModel with named signatures and its card, in one step.
-
-    Signatures: ``serving_default``, images (N, H, W, C) float32 in [0, 1] -> ``reconstruction`` and ``residual`` (input
-    minus reconstruction), and ``probability`` (N, H, W) of a lesion if the network gives it; for variational models
-    also ``encode`` -> ``mean`` and ``stddev`` of the posterior.
-    """
+    """Writes a SavedModel with its signatures, card and warmup requests, in one step."""
     import keras
     import tensorflow as tf
 
-    from brainseg_tf.models.layers import pad_to_multiple
-    from brainseg_tf.models.objective import VariationalContextModel
-
-    def reconstruct(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = model.outputs(images)
-        return outputs | {"residual": images - outputs["reconstruction"]}
-
-    def encode(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        mean, stddev = model.encode(pad_to_multiple(images, model.stride), training=False)
-        return {"mean": mean, "stddev": stddev}
+    from brainseg_tf.serving.signatures import signatures
+    from brainseg_tf.serving.warmup import write_warmup
 
     images = [tf.TensorSpec((None, None, None, model.channels), tf.float32, name="images")]
     # The archive follows the variables that its endpoints use; tracking the model as well would write each twice.
     archive = keras.export.ExportArchive()
-    archive.add_endpoint("serving_default", reconstruct, images)
-    if isinstance(model, VariationalContextModel):
-        archive.add_endpoint("encode", encode, images)
+    named = signatures(model, card)
+    for name, signature in named.items():
+        archive.add_endpoint(name, signature, images)
     with replacing(version_folder) as beside:
         archive.write_out(str(beside), verbose=False)
         card.write(beside)
+        write_warmup(beside, card, named)
 
 
 def shipped() -> list[ModelFolder]:
@@ -165,12 +157,17 @@ def best_for(modalities: Sequence[str]) -> ModelFolder:
     return max(fitting, key=lambda model: model.card.dice)
 
 
+def version_folders(folder: Path) -> list[Path]:
+    """The subfolders that are versions of one model, the newest last."""
+    numbered = [place for place in folder.iterdir() if place.name.isdigit() and (place / "saved_model.pb").is_file()]
+    return sorted(numbered, key=lambda place: int(place.name))
+
+
 def newest_version(folder: Path) -> Path | None:
     """The folder itself if it is a SavedModel, else its subfolder with the highest number that is one, else None."""
     if (folder / "saved_model.pb").is_file():
         return folder
-    numbered = [place for place in folder.iterdir() if place.name.isdigit() and (place / "saved_model.pb").is_file()]
-    return max(numbered, key=lambda place: int(place.name), default=None)
+    return next(reversed(version_folders(folder)), None)
 
 
 def _home() -> Path:

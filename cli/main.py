@@ -10,7 +10,7 @@ import click
 from brainseg_tf import __version__
 from brainseg_tf.errors import InputError
 
-COMMANDS = ("fit", "predict", "evaluate", "models")
+COMMANDS = ("fit", "predict", "evaluate", "models", "export", "serving-config")
 
 
 class Commands(click.Group):
@@ -22,7 +22,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        return getattr(import_module(f"brainseg_tf_cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        return getattr(import_module(f"brainseg_tf_cli.{name}"), name)
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -34,8 +35,9 @@ class Commands(click.Group):
             sys.exit(1)
 
 
-# TensorFlow's remarks on the processor are no news to the user; its errors still come through as exceptions.
+# TensorFlow's and gRPC's remarks are no news to the user; their errors still come through as exceptions.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -11,7 +11,7 @@ from brainseg_tf_cli.quiet import import_tensorflow
 
 if TYPE_CHECKING:
     from brainseg_tf.prediction import Job
-    from brainseg_tf.saved_model import LocalModel
+    from brainseg_tf.saved_model import Reconstructor
 
 
 @click.command(short_help="Outline the lesions in a scan.")
@@ -30,6 +30,16 @@ if TYPE_CHECKING:
 @click.option("--save-reconstruction", type=FILE, help="The healthy scan that the network made, on the scan's grid.")
 @click.option("--report", type=FILE, help="JSON: volumes, components, seconds, model, options.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
+@click.option(
+    "--server", metavar="URL", help="A TensorFlow Serving that runs the model: grpc[s]:// or http[s]://host:port."
+)
+@click.option("--server-model", help="The model's name there.  [default: the model's own]")
+@click.option("--server-version", type=click.IntRange(1), help="Its version there.  [default: the newest]")
+@click.option("--server-label", help="Its version by label, such as stable.")
+@click.option("--server-ca", type=FILE, help="Certificates (PEM) to check the server's with.  [default: the system's]")
+@click.option(
+    "--server-timeout", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Seconds for one request."
+)
 @stages
 def predict(
     scans: tuple[Path, ...],
@@ -44,6 +54,12 @@ def predict(
     save_reconstruction: Path | None,
     report: Path | None,
     overwrite: bool,
+    server: str | None,
+    server_model: str | None,
+    server_version: int | None,
+    server_label: str | None,
+    server_ca: Path | None,
+    server_timeout: float,
     **stage_options: Any,
 ) -> None:
     """Outline the lesions in SCANS: NIfTI files, or folders of them.
@@ -67,6 +83,10 @@ def predict(
     if out_dir is not None and any(single.values()):
         names = ", ".join(name for name, value in single.items() if value)
         raise click.UsageError(f"{names}: for one scan with --out only")
+    if server_version and server_label:
+        raise click.UsageError("give --server-version or --server-label, not both")
+    if server is None and (server_model or server_version or server_label or server_ca):
+        raise click.UsageError("--server-model, --server-version, --server-label and --server-ca go with --server")
     modalities = _modalities(others)
 
     from brainseg_tf.errors import InputError
@@ -75,11 +95,17 @@ def predict(
 
     found = find(model) if model else best_for(["flair", *modalities])
 
-    def load() -> "LocalModel":
+    def load() -> "Reconstructor":
         import_tensorflow()
-        return found.load()
+        if server is None:
+            return found.load()
+        from brainseg_tf.serving.remote import Served, connect
 
-    predictor = Predictor(found.card, load, segmentation_options(**stage_options), overwrite=overwrite)
+        name = server_model or found.card.name
+        return connect(Served(server, name, server_version, server_label, server_ca, server_timeout), found.card)
+
+    options = segmentation_options(**stage_options)
+    predictor = Predictor(found.card, load, options, overwrite=overwrite, server=server)
     if out is not None:
         job = Job(scans[0], out, modalities, brain_mask, truth, figure, save_residual, save_reconstruction, report)
         _show(job, predictor.run(job))

@@ -1,7 +1,7 @@
 """Synthetic brains: small volumes, made here, with odd shapes and grids."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -79,6 +79,35 @@ def trained(brats_like: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "small"
     fit(brats_like, out, small_options(), say=lambda line: None, verbose=0)
     return out
+
+
+@pytest.fixture(scope="session")
+def repository(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models as a server reads it: ``small`` in the versions 1 and 2."""
+    from brainseg_tf.saved_model import find
+    from brainseg_tf.serving.repository import publish
+
+    folder = tmp_path_factory.mktemp("repository")
+    for version in (1, 2):
+        publish(find(str(trained)), folder, version)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def served_models(repository: Path) -> "object":
+    """The repository, loaded for a stand-in server."""
+    from stand_in import Models
+
+    return Models(repository, {"small": {"stable": 1, "canary": 2}})
+
+
+@pytest.fixture
+def server(served_models: "object") -> Iterator["object"]:
+    """A stand-in server of these models."""
+    from stand_in import StandIn
+
+    with StandIn(served_models) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

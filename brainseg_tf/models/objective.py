@@ -24,14 +24,19 @@ def reconstruction_error(clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tens
     return tf.reduce_mean(tf.math.squared_difference(clean, reconstruction))
 
 
-def kl_per_pixel(mean: tf.Tensor, stddev: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
-    """KL divergence of N(mean, stddev^2) from N(0, I), summed over latents, per pixel of ``images`` (N, H, W, C)."""
+def kl_by_image(mean: tf.Tensor, stddev: tf.Tensor) -> tf.Tensor:
+    """KL divergence of N(mean, stddev^2) from N(0, I), both (N, h, w, latents), in nats; (N,)."""
     from tensorflow_probability import distributions as tfd
 
     posterior = tfd.Normal(mean, stddev)
     prior = tfd.Normal(tf.zeros_like(mean), tf.ones_like(stddev))
+    return tf.reduce_sum(tfd.kl_divergence(posterior, prior), axis=[1, 2, 3])
+
+
+def kl_per_pixel(mean: tf.Tensor, stddev: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    """The same over the batch, per pixel of ``images`` (N, H, W, C); a scalar."""
     pixels = tf.cast(tf.reduce_prod(tf.shape(images)[:3]), mean.dtype)
-    return tf.reduce_sum(tfd.kl_divergence(posterior, prior)) / pixels
+    return tf.reduce_sum(kl_by_image(mean, stddev)) / pixels
 
 
 class ContextModel(keras.Model):

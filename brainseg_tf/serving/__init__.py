@@ -1,0 +1,1 @@
+"""Deploying a model behind TensorFlow Serving, and predicting through it."""

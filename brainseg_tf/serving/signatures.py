@@ -1,0 +1,45 @@
+"""What an exported model answers to: its signatures, by name (docs/serving.md is the contract)."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from brainseg_tf.model_card import ModelCard
+from brainseg_tf.models.layers import pad_to_multiple
+from brainseg_tf.models.objective import ContextModel, VariationalContextModel, kl_by_image
+from brainseg_tf.serving.identity import identity
+
+Signature = Callable[[tf.Tensor], dict[str, tf.Tensor]]
+
+
+def signatures(model: ContextModel, card: ModelCard) -> dict[str, Signature]:
+    """The functions of images (N, H, W, C) float32 in [0, 1] that a model is exported with.
+
+    Every output has the batch first, and an image's part of it does not depend on the other images in the batch.
+    """
+
+    def serving_default(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = model.outputs(images)
+        return outputs | {"residual": images - outputs["reconstruction"]}
+
+    def describe(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"card": tf.fill([tf.shape(images)[0]], identity(card))}
+
+    named = {"serving_default": serving_default, "describe": describe}
+    return named | (_variational(model) if isinstance(model, VariationalContextModel) else {})
+
+
+def _variational(model: VariationalContextModel) -> dict[str, Signature]:
+    def encode(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        mean, stddev = model.encode(pad_to_multiple(images, model.stride), training=False)
+        return {"mean": mean, "stddev": stddev}
+
+    def anomaly_score(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            mean, stddev = encode(images).values()
+            divergence = kl_by_image(mean, stddev)
+        residual = images - model(images, training=False)
+        return {"anomaly_score": tf.reduce_mean(tf.abs(residual * tape.gradient(divergence, images)), axis=-1)}
+
+    return {"encode": encode, "anomaly_score": anomaly_score}

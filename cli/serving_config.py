@@ -1,0 +1,25 @@
+"""``brainseg-tf serving-config``."""
+
+from pathlib import Path
+
+import click
+
+from brainseg_tf_cli.options import FILE
+from brainseg_tf_cli.quiet import import_tensorflow
+
+
+@click.command(short_help="Write TensorFlow Serving's configuration.")
+@click.argument("models", type=FILE)
+@click.option("--out", type=FILE, required=True, help="Folder for the files.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+def serving_config(models: Path, out: Path, overwrite: bool) -> None:
+    """Write what serves all models in the folder MODELS, which `brainseg-tf export` filled.
+
+    models.config (the newest version of each is labelled canary, the one before it stable), batching.config,
+    monitoring.config, docker-compose.yml and kubernetes.yml.
+    """
+    import_tensorflow()
+    from brainseg_tf.serving.configuration import write_configuration
+
+    for file in write_configuration(models, out, overwrite=overwrite):
+        click.echo(f"{file}: written")

@@ -1,0 +1,104 @@
+"""export, serving-config and predict --server as a user runs them."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+from test_cli import FAST, call, fails
+
+from stand_in import StandIn
+
+
+@pytest.fixture
+def urls(server):
+    return dict(zip(("grpc", "http"), server.urls(), strict=True))
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_the_mask_is_the_local_models_voxel_for_voxel(urls, trained, scan, tmp_path, scheme):
+    result = call("predict", scan, "--model", trained, "--out", tmp_path / "local.nii.gz", *FAST)
+    assert result.exit_code == 0, result.output
+    report = tmp_path / "report.json"
+    arguments = ["--model", trained, "--server", urls[scheme], "--server-label", "stable", "--report", report]
+    result = call("predict", scan, *arguments, "--out", tmp_path / "served.nii.gz", *FAST)
+    assert result.exit_code == 0, result.output
+    local, served = (np.asarray(nib.load(tmp_path / f"{name}.nii.gz").dataobj) for name in ("local", "served"))
+    assert local.any()
+    np.testing.assert_array_equal(served, local)
+    assert json.loads(report.read_text())["server"] == urls[scheme]
+
+
+def test_many_scans_through_one_server(urls, trained, scan, tmp_path):
+    shutil.copy(scan, tmp_path / "other.nii.gz")
+    arguments = ["--model", trained, "--server", urls["grpc"], "--server-version", 2, "--server-model", "small"]
+    result = call("predict", scan, tmp_path / "other.nii.gz", *arguments, "--out-dir", tmp_path / "out", *FAST)
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "out").glob("*_mask.nii.gz"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--server-model", "nonsense"], "model nonsense: is not served"),
+        (["--server-version", "7"], "model small version 7: is not served"),
+        (["--server-label", "best"], "model small label best: is not served"),
+        (["--server-ca", "nowhere.pem"], "nowhere.pem: no such file"),
+        (["--model", "cvae", "--server-model", "small"], "its slices is"),
+        (["--server", "localhost"], "localhost: is no server's address"),
+        (["--server", "grpc://localhost:1"], "no answer from TensorFlow Serving"),
+        (["--server", "http://localhost:1"], "no answer from TensorFlow Serving"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_and_leaves_no_file(urls, trained, scan, tmp_path, arguments, message):
+    base = ["--model", trained, "--server", urls["grpc"]]
+    out, report = tmp_path / "out" / "mask.nii.gz", tmp_path / "out" / "report.json"
+    out.parent.mkdir()
+    stderr = fails(call("predict", scan, "--out", out, "--report", report, *base, *arguments))
+    assert message in stderr
+    assert len(stderr.splitlines()) == 1
+    assert list(out.parent.iterdir()) == []
+
+
+def test_a_spoilt_answer_leaves_no_file(served_models, trained, scan, tmp_path):
+    (tmp_path / "out").mkdir()
+    with StandIn(served_models) as server:
+        server.faults.spoil = lambda outputs: {name: values * np.float32(np.nan) for name, values in outputs.items()}
+        arguments = ["--model", trained, "--server", next(server.urls())]
+        stderr = fails(call("predict", scan, "--out", tmp_path / "out" / "mask.nii.gz", *arguments))
+    assert "NaN or infinity" in stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--server", "grpc://x", "--server-version", "1", "--server-label", "a"], "or --server-label, not both"),
+        (["--server-model", "x"], "go with --server"),
+        (["--server", "grpc://x", "--server-version", "0"], "--server-version"),
+    ],
+)
+def test_wrong_usage(scan, tmp_path, arguments, message):
+    assert message in fails(call("predict", scan, "--out", tmp_path / "mask.nii.gz", *arguments), code=2)
+
+
+def test_from_a_trained_model_to_a_servers_files(trained, tmp_path):
+    repository, out = tmp_path / "models", tmp_path / "serving"
+    result = call("export", trained, "--to", repository)
+    assert (result.exit_code, result.stdout) == (0, f"{repository / 'small' / '1'}: exported\n")
+    assert "give --version 2" in fails(call("export", trained, "--to", repository))
+    assert call("export", trained, "--to", repository, "--version", 2).exit_code == 0
+    result = call("serving-config", repository, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "small" in (out / "models.config").read_text()
+    assert "exists already" in fails(call("serving-config", repository, "--out", out))
+    assert call("serving-config", repository, "--out", out, "--overwrite").exit_code == 0
+
+
+def test_export_and_serving_config_refuse(tmp_path):
+    assert "no such model" in fails(call("export", "nonsense", "--to", tmp_path / "models"))
+    assert "add one with brainseg-tf export" in fails(call("serving-config", tmp_path, "--out", tmp_path / "out"))
+    (tmp_path / "file").touch()
+    assert "cannot be created" in fails(call("export", "cvae", "--to", tmp_path / "file"))
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["file"]

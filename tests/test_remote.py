@@ -1,0 +1,387 @@
+"""The client against the stand-in (tests/stand_in.py), and against a real server where BRAINSEG_TFS names one."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+import trustme
+
+from brainseg_tf.errors import InputError
+from brainseg_tf.saved_model import find
+from brainseg_tf.serving import remote
+from brainseg_tf.serving.remote import Served, connect
+from stand_in import Faults, StandIn
+
+SCHEMES = ("grpc", "http")
+
+
+def images(count=20, size=48, seed=0):
+    return np.random.default_rng(seed).random((count, size, size, 1)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def card(trained):
+    return find(str(trained)).card
+
+
+@pytest.fixture(scope="module")
+def local(trained):
+    return find(str(trained)).load()
+
+
+@pytest.fixture
+def urls(server):
+    return dict(zip(SCHEMES, server.urls(), strict=True))
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Does not wait long between tries."""
+    monkeypatch.setattr(remote, "_AT_FIRST", (0.01,))
+    monkeypatch.setattr(remote, "_LATER", (0.01, 0.01, 0.01))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("which", [{}, {"version": 1}, {"label": "stable"}, {"label": "canary"}])
+def test_a_served_model_gives_what_the_local_one_gives(urls, card, local, scheme, which):
+    slices = images()
+    answer = connect(Served(urls[scheme], "small", **which), card).reconstruct(slices)
+    np.testing.assert_array_equal(answer.images, local.reconstruct(slices).images)
+    assert answer.images.dtype == np.float32
+    assert answer.probability is None
+
+
+def test_a_real_server_does_too(card, local):
+    """Serve what brainseg-tf export made of the model that BRAINSEG_TFS_MODEL names; see docs/serving.md."""
+    url, model = os.environ.get("BRAINSEG_TFS"), os.environ.get("BRAINSEG_TFS_MODEL", "cvae")
+    if not url:
+        pytest.skip("no real TensorFlow Serving: set BRAINSEG_TFS to its address")
+    found = find(model)
+    slices = images(size=128)
+    answer = connect(Served(url, found.card.name), found.card).reconstruct(slices)
+    np.testing.assert_allclose(answer.images, found.load().reconstruct(slices).images, atol=1e-5)
+
+
+def test_requests_and_answers_stay_under_the_message_limit(card, monkeypatch):
+    sent = []
+
+    class Client:
+        def predict(self, signature, part, outputs):
+            sent.append(part.nbytes * 2)
+            return {"reconstruction": part, "probability": part[..., 0]}
+
+    pointing = replace(card, healthy_levels=card.healthy_levels | {"probability": 0.5})
+    for size, slices in ((512, 5), (128, 50), (64, 50)):
+        sent.clear()
+        part = images(slices, size)
+        answer = remote.RemoteModel(Served("grpc://x", "small"), pointing, Client()).reconstruct(part)
+        np.testing.assert_array_equal(answer.images, part)
+        np.testing.assert_array_equal(answer.probability, part[..., 0])
+        assert max(sent) <= remote.MESSAGE_BYTES
+        assert len(sent) == {512: 5, 128: 4, 64: 4}[size]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model": "nonsense"},
+            r"model nonsense: is not served \(Servable not found for request: Latest\(nonsense\)\)",
+        ),
+        ({"version": 9}, r"model small version 9: is not served \(Servable not found .*Specific\(small, 9\)\)"),
+        ({"label": "best"}, r"model small label best: is not served \(Unrecognized servable version label: best\)"),
+    ],
+)
+def test_what_is_not_served_is_said_at_once(urls, card, scheme, changes, message):
+    start = time.perf_counter()
+    with pytest.raises(InputError, match=message):
+        connect(Served(**({"url": urls[scheme], "model": "small"} | changes)), card)
+    assert time.perf_counter() - start < 0.4
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_served_model_of_another_kind_is_refused(urls, card, scheme):
+    other = replace(card, slices=replace(card.slices, normalisation="volume"))
+    with pytest.raises(InputError, match=r"its slices is .*robust.*, that of small is .*volume.*; give .* --model"):
+        connect(Served(urls[scheme], "small"), other)
+    with pytest.raises(InputError, match=r"refused the request \(.*does not fit"):
+        connect(Served(urls[scheme], "small"), replace(card, modalities=("flair", "t2")))
+    with pytest.raises(InputError, match=r"its architecture is cvae, that of small is dae"):
+        connect(Served(urls[scheme], "small"), replace(card, architecture="dae"))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_model_that_we_did_not_export_is_refused(tmp_path, card, scheme):
+    import tensorflow as tf
+
+    from stand_in import Models
+
+    foreign = tf.Module()
+    foreign.serve = tf.function(lambda images: {"reconstruction": images})
+    signature = foreign.serve.get_concrete_function(tf.TensorSpec((None, None, None, 1), tf.float32, name="images"))
+    tf.saved_model.save(foreign, str(tmp_path / "small" / "1"), {"serving_default": signature})
+    with StandIn(Models(tmp_path)) as server:
+        url = dict(zip(SCHEMES, server.urls(), strict=True))[scheme]
+        with pytest.raises(
+            InputError, match=r"refused the request .*describe.*; serve what brainseg-tf export laid out"
+        ):
+            connect(Served(url, "small"), card)
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8500", "ftp://localhost:1", "grpc://", "grpc://a:b", "http://a:1/v1/models"]
+)
+def test_what_is_no_address(card, url):
+    with pytest.raises(InputError, match=r"is no server's address; give grpc://host:8500 or http://host:8501"):
+        connect(Served(url, "small"), card)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_nobody_there(card, hasty, scheme):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"{scheme}://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(InputError, match=r"no answer from TensorFlow Serving \(.*\); check that it runs"):
+        connect(Served(url, "small"), card)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_other_protocols_port(urls, card, hasty, scheme):
+    other = urls["http" if scheme == "grpc" else "grpc"].partition(":")[2]
+    with pytest.raises(InputError, match=r"no answer from .*port, 850[01] unless it was changed"):
+        connect(Served(f"{scheme}:{other}", "small", timeout=5), card)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_what_passes_is_tried_again(urls, server, card, local, hasty, scheme):
+    model = connect(Served(urls[scheme], "small"), card)
+    server.faults.unavailable = 3
+    slices = images(16)
+    np.testing.assert_array_equal(model.reconstruct(slices).images, local.reconstruct(slices).images)
+    assert server.faults.unavailable == 0
+    server.faults.unavailable = 100
+    with pytest.raises(InputError, match="no answer from TensorFlow Serving"):
+        model.reconstruct(slices)
+    # One try and one after each of three delays, for the only part.
+    assert server.faults.unavailable == 96
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_too_slow_an_answer(urls, server, card, hasty, scheme):
+    model = connect(Served(urls[scheme], "small", timeout=0.3), card)
+    server.faults.delay = 1.0
+    with pytest.raises(InputError, match=r"no answer from TensorFlow Serving \((DEADLINE_EXCEEDED|ReadTimeout)"):
+        model.reconstruct(images(2))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda outputs: {k: v * np.float32(np.nan) for k, v in outputs.items()}, "with NaN or infinity in it"),
+        (lambda outputs: {k: v[:, 1:] for k, v in outputs.items()}, r"of shape \(2, 47, 48, 1\) for slices of"),
+        (
+            lambda outputs: {"residual": outputs.get("residual", np.zeros((2, 1), np.float32))},
+            "gives no reconstruction",
+        ),
+    ],
+)
+def test_an_answer_that_is_no_reconstruction(urls, server, card, scheme, spoil, message):
+    model = connect(Served(urls[scheme], "small"), card)
+    # REST leaves the name of an only output out, so the third case needs a second one there.
+    server.faults.spoil = (lambda o: spoil(o) | {"x": o["residual"]}) if scheme == "http" else spoil
+    with pytest.raises(InputError, match=message):
+        model.reconstruct(images(2))
+
+
+def test_a_web_server_that_is_none_of_ours(card, hasty):
+    import threading
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>hello</html>")
+
+        def log_message(self, *arguments):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            with pytest.raises(InputError, match="does not speak TensorFlow Serving's REST API; check host and port"):
+                connect(Served(f"http://127.0.0.1:{server.server_address[1]}", "small"), card)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_tls(served_models, card, local, tmp_path, hasty, scheme):
+    authority, stranger = trustme.CA(), trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    key, chain = tmp_path / "key.pem", tmp_path / "chain.pem"
+    certificate.private_key_pem.write_to_path(key)
+    for blob in certificate.cert_chain_pems:
+        blob.write_to_path(chain, append=True)
+    trusted, other = tmp_path / "ca.pem", tmp_path / "other.pem"
+    authority.cert_pem.write_to_path(trusted)
+    stranger.cert_pem.write_to_path(other)
+    with StandIn(served_models, tls=(key, chain)) as server:
+        url = dict(zip(SCHEMES, server.urls(secure=True), strict=True))[scheme]
+        slices = images(3)
+        answer = connect(Served(url, "small", ca=trusted), card).reconstruct(slices)
+        np.testing.assert_array_equal(answer.images, local.reconstruct(slices).images)
+        for ca in (other, None):
+            with pytest.raises(InputError, match=r"no trusted connection; give its authority's .* --server-ca"):
+                connect(Served(url, "small", ca=ca), card)
+    with pytest.raises(InputError, match="nowhere.pem: no such file; give the certificates"):
+        connect(Served(url, "small", ca=tmp_path / "nowhere.pem"), card)
+
+
+def test_32_clients_at_once(urls, card, local):
+    """1,000 requests of mixed sizes: none is lost, none gets another's answer."""
+    model = connect(Served(urls["grpc"], "small"), card)
+    random = np.random.default_rng(0)
+    shapes = [(int(random.integers(1, 5)), int(random.choice([24, 40, 48]))) for _ in range(1000)]
+
+    def ask(number):
+        slices = images(*shapes[number], seed=number)
+        return float(np.abs(model.reconstruct(slices).images - local.reconstruct(slices).images).max())
+
+    with ThreadPoolExecutor(32) as clients:
+        differences = list(clients.map(ask, range(1000)))
+    assert len(differences) == 1000
+    assert max(differences) < 1e-5
+
+
+@contextmanager
+def in_its_own_process(repository, port, *arguments):
+    command = [sys.executable, Path(__file__).with_name("stand_in.py"), repository, "--port", port, "--rest-port", 0]
+    process = subprocess.Popen(
+        [str(part) for part in (*command, *arguments)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert "stand-in" in process.stdout.readline()
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def test_a_server_killed_and_restarted_in_the_middle(repository, card, local):
+    port, slices = free_port(), images(400)
+    with ThreadPoolExecutor(1) as pool:
+        with in_its_own_process(repository, port, "--delay", "0.3") as process:
+            model = connect(Served(f"grpc://127.0.0.1:{port}", "small"), card)
+            answer = pool.submit(model.reconstruct, slices)
+            # 25 requests, four at a time, 0.3 s each.
+            time.sleep(0.8)
+            assert not answer.done()
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        with in_its_own_process(repository, port):
+            np.testing.assert_allclose(answer.result(60).images, local.reconstruct(slices).images, atol=1e-5)
+
+
+def test_a_server_that_stays_away(repository, card, monkeypatch):
+    monkeypatch.setattr(remote, "_LATER", (0.1, 0.1))
+    port = free_port()
+    with in_its_own_process(repository, port, "--delay", "0.3") as process, ThreadPoolExecutor(1) as pool:
+        model = connect(Served(f"grpc://127.0.0.1:{port}", "small"), card)
+        answer = pool.submit(model.reconstruct, images(400))
+        time.sleep(0.8)
+        process.send_signal(signal.SIGKILL)
+        with pytest.raises(InputError, match="no answer from TensorFlow Serving"):
+            answer.result(60)
+
+
+class TestStandIn:
+    """What of the real server's REST API and services the client does not use, but a user's curl does."""
+
+    def test_rows_and_columns(self, urls, local):
+        slices = images(2)
+        url = f"{urls['http']}/v1/models/small:predict"
+        expected = local.reconstruct(slices).images
+        for rows in (slices.tolist(), [{"images": one.tolist()} for one in slices]):
+            answer = requests.post(url, json={"instances": rows}, timeout=10).json()["predictions"]
+            np.testing.assert_array_equal(np.array([row["reconstruction"] for row in answer], np.float32), expected)
+        answer = requests.post(url, json={"inputs": {"images": slices.tolist()}}, timeout=10).json()["outputs"]
+        np.testing.assert_array_equal(np.array(answer["reconstruction"], np.float32), expected)
+        only = {"signature_name": "anomaly_score", "instances": slices.tolist()}
+        assert np.array(requests.post(url, json=only, timeout=10).json()["predictions"]).shape == (2, 48, 48)
+
+    def test_status_and_metadata(self, urls):
+        base = f"{urls['http']}/v1/models/small"
+        status = requests.get(base, timeout=10).json()["model_version_status"]
+        assert [(one["version"], one["state"]) for one in status] == [("2", "AVAILABLE"), ("1", "AVAILABLE")]
+        (one,) = requests.get(f"{base}/versions/1", timeout=10).json()["model_version_status"]
+        assert one["version"] == "1"
+        metadata = requests.get(f"{base}/labels/stable/metadata", timeout=10).json()
+        assert metadata["model_spec"]["version"] == "1"
+        signatures = metadata["metadata"]["signature_def"]["signature_def"]
+        assert set(signatures) >= {"serving_default", "encode", "anomaly_score", "describe"}
+        assert set(signatures["serving_default"]["outputs"]) == {"reconstruction", "residual"}
+
+    @pytest.mark.parametrize(
+        ("path", "body", "code", "message"),
+        [
+            ("nonsense:predict", b'{"instances": [1]}', 404, "Servable not found"),
+            ("small:predict", b"{", 400, "JSON Parse error"),
+            ("small:predict", b'{"instances": [[1, 2]]}', 400, "does not fit"),
+            ("small:predict", b'{"signature_name": "x", "instances": [1]}', 412, "not found"),
+            ("small:nonsense", b'{"instances": [1]}', 400, "Malformed request"),
+        ],
+    )
+    def test_its_error_codes(self, urls, path, body, code, message):
+        answer = requests.post(f"{urls['http']}/v1/models/{path}", data=body, timeout=10)
+        assert answer.status_code == code
+        assert message in answer.json()["error"]
+
+    def test_status_and_metadata_over_grpc(self, server):
+        import grpc
+        from tensorflow_serving.apis import (
+            get_model_metadata_pb2,
+            get_model_status_pb2,
+            model_service_pb2_grpc,
+            prediction_service_pb2_grpc,
+        )
+
+        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+            request.model_spec.name, request.model_spec.version_label = "small", "stable"
+            answer = prediction_service_pb2_grpc.PredictionServiceStub(channel).GetModelMetadata(request)
+            signatures = get_model_metadata_pb2.SignatureDefMap()
+            assert answer.metadata["signature_def"].Unpack(signatures)
+            images = signatures.signature_def["serving_default"].inputs["images"]
+            assert [one.size for one in images.tensor_shape.dim] == [-1, -1, -1, 1]
+            status = get_model_status_pb2.GetModelStatusRequest()
+            status.model_spec.name = "small"
+            versions = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(status).model_version_status
+            assert [(one.version, one.state) for one in versions] == [(1, 30), (2, 30)]
+
+    def test_faults_are_off_unless_asked_for(self):
+        faults = Faults()
+        faults.strike()
+        assert faults.spoil({"a": 1}) == {"a": 1}

@@ -1,0 +1,74 @@
+import shutil
+import threading
+
+import pytest
+
+from brainseg_tf.errors import InputError
+from brainseg_tf.model_card import read_card
+from brainseg_tf.saved_model import find
+from brainseg_tf.serving.repository import publish, versions_of_models
+
+
+def test_a_version_is_added_beside_the_others(trained, tmp_path):
+    model = find(str(trained))
+    assert publish(model, tmp_path / "new") == tmp_path / "new" / "small" / "1"
+    assert publish(model, tmp_path / "new", 12) == tmp_path / "new" / "small" / "12"
+    assert versions_of_models(tmp_path / "new") == {"small": [1, 12]}
+    assert read_card(tmp_path / "new" / "small" / "12").version == 12
+    assert find(str(tmp_path / "new" / "small")).path.name == "12"
+
+
+def test_a_version_is_never_replaced(trained, tmp_path):
+    model = find(str(trained))
+    place = publish(model, tmp_path)
+    before = (place / "saved_model.pb").stat().st_mtime_ns
+    with pytest.raises(InputError, match=r"small/1: exists already, .* give --version 2"):
+        publish(model, tmp_path)
+    assert (place / "saved_model.pb").stat().st_mtime_ns == before
+
+
+def test_who_polls_the_folder_never_sees_half_a_model(trained, tmp_path):
+    model = find(str(trained))
+    whole = sorted(file.relative_to(model.path) for file in model.path.rglob("*"))
+    seen, stop = [], threading.Event()
+
+    def poll():
+        place = tmp_path / "small"
+        while not stop.is_set():
+            # As TensorFlow Serving does: every folder whose name is a number is a version.
+            for version in [one for one in (place.iterdir() if place.is_dir() else ()) if one.name.isdigit()]:
+                seen.append(sorted(file.relative_to(version) for file in version.rglob("*")))
+
+    watcher = threading.Thread(target=poll)
+    watcher.start()
+    for version in range(1, 9):
+        publish(model, tmp_path, version)
+    stop.set()
+    watcher.join()
+    assert seen
+    assert all(files == whole for files in seen)
+
+
+def test_a_failure_leaves_nothing(trained, tmp_path, monkeypatch):
+    def full(*arguments):
+        shutil.copytree_really(*arguments)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copytree_really", shutil.copytree, raising=False)
+    monkeypatch.setattr(shutil, "copytree", full)
+    with pytest.raises(InputError, match="cannot be written"):
+        publish(find(str(trained)), tmp_path)
+    assert list((tmp_path / "small").iterdir()) == []
+
+
+def test_models_without_warmup_and_folders_without_models_are_refused(trained, tmp_path):
+    old = tmp_path / "old" / "1"
+    shutil.copytree(trained / "1", old)
+    (old / "assets.extra" / "tf_serving_warmup_requests").unlink()
+    with pytest.raises(InputError, match="an older brainseg-tf wrote it"):
+        publish(find(str(old)), tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()
+    (tmp_path / "empty" / "small" / "1").mkdir(parents=True)
+    for folder in (tmp_path / "empty", tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="no NAME/VERSION/saved_model.pb in it"):
+            versions_of_models(folder)
