@@ -1,0 +1,57 @@
+"""The model stage of ``brainseg-tf predict`` through a server on loopback, beside the same stage on this machine.
+
+    python benchmarks/serving.py [MODEL ...]
+
+The server is tests/stand_in.py, which is not TensorFlow Serving: it runs the same SavedModel with Python's TensorFlow in
+a process of its own, on the same cores. Prints, in one run: seconds of the stage (the best of three), their ratio, and
+the client's peak memory.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from predict import COMMAND, PHANTOM, run
+
+STAND_IN = Path(__file__).parents[1] / "tests" / "stand_in.py"
+REPEATS = 3
+
+
+def stage(model: str, folder: Path, *server: str) -> tuple[float, float]:
+    """Seconds of the model stage, and the command's peak memory in GB."""
+    report, mask = folder / "report.json", folder / f"{model}.nii.gz"
+    options = ["--model", model, "--out", str(mask), "--report", str(report), "--overwrite", *server]
+    _, memory = run(COMMAND, "predict", str(PHANTOM), *options)
+    return json.loads(report.read_text())["seconds"]["model"], memory
+
+
+def best(model: str, folder: Path, *server: str) -> tuple[float, float]:
+    """The least seconds, the most memory."""
+    seconds, memory = zip(*(stage(model, folder, *server) for _ in range(REPEATS)), strict=True)
+    return min(seconds), max(memory)
+
+
+def main() -> None:
+    """Prints the table."""
+    names = sys.argv[1:] or ["selfseg-flair", "cvae", "dcvae"]
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for name in names:
+            subprocess.run([COMMAND, "export", name, "--to", folder / "models"], check=True, capture_output=True)
+        command = [sys.executable, STAND_IN, folder / "models", "--port", "0", "--rest-port", "0"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+            grpc, rest = server.stdout.readline().split(": ", 1)[1].strip().split(", ")
+            print(f"{'model':16} {'where':6} {'seconds':>8} {'ratio':>6} {'peak memory':>12}")
+            for name in names:
+                local, memory = best(name, folder)
+                print(f"{name:16} {'here':6} {local:8.2f} {1:6.2f} {memory:9.2f} GB", flush=True)
+                for how, url in (("gRPC", grpc), ("REST", rest)):
+                    seconds, memory = best(name, folder, "--server", url)
+                    print(f"{name:16} {how:6} {seconds:8.2f} {seconds / local:6.2f} {memory:9.2f} GB", flush=True)
+            server.kill()
+
+
+if __name__ == "__main__":
+    main()
