@@ -136,7 +136,9 @@ def test_openvino(name):
     """Opt in: pip install openvino."""
     openvino = pytest.importorskip("openvino")
     found = saved_model.find(name)
-    compiled = openvino.Core().compile_model(openvino.convert_model(str(found.path)), "CPU")
+    # Its own choice on many processors is half precision.
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(openvino.convert_model(str(found.path)), "CPU", exact)
     answer = compiled({"images": slices(found.card)})
     for key, values in expected(found).items():
-        np.testing.assert_allclose(answer[key], values, atol=1e-3)
+        np.testing.assert_allclose(answer[key], values, atol=1e-4)
