@@ -2,9 +2,9 @@
 
     python benchmarks/serving.py [MODEL ...]
 
-The server is tests/stand_in.py, which is not TensorFlow Serving: it runs the same SavedModel with Python's TensorFlow in
-a process of its own, on the same cores. Prints, in one run: seconds of the stage (the best of three), their ratio, and
-the client's peak memory.
+The server is tests/stand_in.py, which is not TensorFlow Serving: it runs the same SavedModel with Python's TensorFlow
+in a process of its own, on the same cores. Prints, in one run: seconds of the stage (the best of three), their ratio,
+and the client's peak memory.
 """
 
 import json
