@@ -1,25 +1,25 @@
-"""From scan files to mask files: reads, segments, writes mask, maps, figure and report of one scan after another."""
+"""From scan files to mask files: reads, segments, writes mask, maps, figure and report of a scan."""
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from brainseg_tf import __version__
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import check_writable, make_folder, write_json
+from brainseg_tf.files import check_writable, write_json
 from brainseg_tf.metrics import dice, iou
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.saved_model import Reconstructor
 from brainseg_tf.segmentation import Segmentation, SegmentationOptions, segment
 from brainseg_tf.slices import from_stack, onto_stack
-from brainseg_tf.volume import SUFFIXES, Volume, check_name, read_mask, read_on_same_grid, read_volume, write_map
+from brainseg_tf.volume import Volume, check_name, read_mask, read_on_same_grid, read_volume, stem, write_map
 
-_MASK = "_mask.nii.gz"
 # How BraTS and BIDS end a file's name, and the modality that it means.
 _NAMED = {"flair": "flair", "t1": "t1", "t1w": "t1", "t1ce": "t1ce", "t1gd": "t1ce", "t2": "t2", "t2w": "t2"}
 
@@ -47,33 +47,8 @@ class Job:
     report: Path | None = None
 
 
-def jobs_in(places: Sequence[Path], out: Path) -> list[Job]:
-    """A job for each scan among files and folders, with mask, report and figure in ``out``, which is created.
-
-    Raises:
-        InputError: there is no scan, two scans would share an output, or ``out`` cannot be created.
-    """
-    scans: list[Path] = []
-    for place in places:
-        inside = sorted(file for file in place.iterdir() if _is_scan(file)) if place.is_dir() else [place]
-        if not inside:
-            raise InputError(f"{place}: no .nii or .nii.gz file in it; name a folder of scans")
-        scans += inside
-    make_folder(out)
-    jobs = []
-    for scan in scans:
-        stem = _stem(scan)
-        report, figure = out / f"{stem}_report.json", out / f"{stem}_figure.png"
-        jobs.append(Job(scan, out / f"{stem}{_MASK}", figure=figure, report=report))
-    names = [job.mask for job in jobs]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"{name}: would be the mask of two scans; rename one, or predict them apart")
-    return jobs
-
-
 class Predictor:
-    """Runs jobs with one model, which is loaded once, at the first scan that proves readable.
+    """Runs jobs, also several at once, with one model, which is loaded at the first scan that proves readable.
 
     Args:
         card: of the model.
@@ -95,22 +70,28 @@ class Predictor:
         self._server = server
         self._card, self._load, self._options, self._overwrite = card, load, options, overwrite
         self._model: Reconstructor | None = None
+        self._loading, self._drawing = Lock(), Lock()
 
-    def run(self, job: Job) -> dict[str, Any]:
+    def run(self, job: Job, *, overwrite: bool = False) -> dict[str, Any]:
         """Segments one scan and writes what the job asks for; returns the report.
+
+        Args:
+            job: the scan.
+            overwrite: replace this one's outputs if they exist.
 
         Raises:
             InputError: something about the job's files; no output was written then.
         """
         start = time.perf_counter()
-        self._check_outputs(job)
+        self._check_outputs(job, self._overwrite or overwrite)
         scans = self._read(job)
         brain = read_mask(job.brain, scans[0]) if job.brain else None
         if brain is not None and not brain.any():
             raise InputError(f"{job.brain}: is empty; give a mask that covers the brain")
         truth = read_mask(job.truth, scans[0]) if job.truth else None
         read = time.perf_counter()
-        self._model = self._model or self._load()
+        with self._loading:
+            self._model = self._model or self._load()
         loaded = time.perf_counter()
         result = segment(scans, self._model, self._card, self._options, brain)
         result.warnings.extend(self._doubts(job))
@@ -121,7 +102,7 @@ class Predictor:
         self._write(job, scans, result, truth, report)
         return report
 
-    def _check_outputs(self, job: Job) -> None:
+    def _check_outputs(self, job: Job, overwrite: bool) -> None:
         volumes = [job.mask, job.residual, job.reconstruction]
         for path in volumes:
             if path:
@@ -131,7 +112,7 @@ class Predictor:
         for path in wanted:
             if path.resolve() in [file.resolve() for file in inputs] or wanted.count(path) > 1:
                 raise InputError(f"{path}: is named twice; an output needs a name of its own")
-            check_writable(path, overwrite=self._overwrite)
+            check_writable(path, overwrite=overwrite)
 
     def _read(self, job: Job) -> list[Volume]:
         card = self._card
@@ -150,7 +131,7 @@ class Predictor:
     def _doubts(self, job: Job) -> list[str]:
         """A warning if the scan's name says that it is of another modality than the model's."""
         expected = self._card.modalities[0]
-        named = _NAMED.get(re.split(r"[^a-z0-9]+", _stem(job.scan).lower())[-1], expected)
+        named = _NAMED.get(re.split(r"[^a-z0-9]+", stem(job.scan).lower())[-1], expected)
         if named == expected:
             return []
         return [f"{job.scan}: is {named} by its name, model {self._card.name} is for {expected}; the mask may be wrong"]
@@ -192,27 +173,12 @@ class Predictor:
         if job.figure:
             from brainseg_tf import figures
 
-            figures.segmentation(
-                result, job.figure, None if truth is None else onto_stack(truth, scan, result.stack) > 0.5
-            )
+            outlined = None if truth is None else onto_stack(truth, scan, result.stack) > 0.5
+            # matplotlib draws one figure at a time.
+            with self._drawing:
+                figures.segmentation(result, job.figure, outlined)
         # The mask comes last but for the report: where it stands, the rest is whole.
         write_map(job.mask, result.mask, scan)
         if job.report:
             result.seconds["write"] = round(time.perf_counter() - start, 3)
             write_json(job.report, report)
-
-
-def _is_scan(file: Path) -> bool:
-    return (
-        file.is_file()
-        and file.name.endswith(SUFFIXES)
-        and not file.name.startswith(".")
-        and not file.name.endswith(_MASK)
-    )
-
-
-def _stem(scan: Path) -> str:
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if scan.name.endswith(suffix):
-            return scan.name.removesuffix(suffix)
-    return scan.name

@@ -17,11 +17,12 @@ class LesionOptions:
         clean: share of the slices that are left without a lesion.
         second: share of the slices that get two.
         radius: as a share of the image's shorter side; uniform in its logarithm.
-        contrast: what the first channel gains, as a share of the brain's mean. Each further channel gains this times a
-            number between 1/2 and 2.
+        contrast: what the first channel gains, as a share of the brain's mean. Each further channel gains this times
+        others_contrast: uniform in its logarithm. Many tumours that are bright on FLAIR are faint on T2.
         bright: share of the lesions with a bright core. Around one, also a faint halo is lesion:
         halo: its contrast, uniform in its logarithm, and
-        bright_level: its core's intensity in all channels, as a share of the brain's mean.
+        bright_level: its core's intensity in the first channel, as a share of the brain's mean, and
+        others_bright_level: in the further ones.
         dark: share of the others that have a core of any intensity:
         dark_level: in the first channel, and
         fluid_level: in the further ones, since such a core holds fluid, which is bright on T2.
@@ -32,9 +33,11 @@ class LesionOptions:
     second: float = 0.25
     radius: tuple[float, float] = (3 / 128, 30 / 128)
     contrast: tuple[float, float] = (0.15, 1.6)
+    others_contrast: tuple[float, float] = (0.2, 2.0)
     bright: float = 0.35
     halo: tuple[float, float] = (0.25, 1.2)
     bright_level: tuple[float, float] = (1.6, 3.3)
+    others_bright_level: tuple[float, float] = (1.1, 3.3)
     dark: float = 0.4
     dark_level: tuple[float, float] = (0.1, 1.3)
     fluid_level: tuple[float, float] = (0.8, 2.6)

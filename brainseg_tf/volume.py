@@ -100,6 +100,23 @@ def read_on_same_grid(path: Path, like: Volume) -> Volume:
     return volume
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a NIfTI file can be read to its end."""
+    try:
+        np.asanyarray(_open(path).dataobj)
+    except (InputError, OSError, EOFError, ValueError, zlib.error):
+        return False
+    return True
+
+
+def stem(path: Path) -> str:
+    """A file's name without .nii or .nii.gz."""
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if path.name.endswith(suffix):
+            return path.name.removesuffix(suffix)
+    return path.name
+
+
 def write_map(path: Path, data: np.ndarray, like: Volume) -> None:
     """Writes ``data`` (X, Y, Z, in LPS as ``like.data``) in the grid of the file that ``like`` was read from.
 

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 @click.option("--save-reconstruction", type=FILE, help="The healthy scan that the network made, on the scan's grid.")
 @click.option("--report", type=FILE, help="JSON: volumes, components, seconds, model, options.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
+@click.option("--continue", "proceed", is_flag=True, help="With --out-dir: keep what an earlier run finished.")
+@click.option(
+    "--workers", type=click.IntRange(1), default=2, show_default=True, help="With --out-dir: scans under way at once."
+)
 @click.option(
     "--server", metavar="URL", help="A TensorFlow Serving that runs the model: grpc[s]:// or http[s]://host:port."
 )
@@ -54,6 +58,8 @@ def predict(
     save_reconstruction: Path | None,
     report: Path | None,
     overwrite: bool,
+    proceed: bool,
+    workers: int,
     server: str | None,
     server_model: str | None,
     server_version: int | None,
@@ -65,7 +71,8 @@ def predict(
     """Outline the lesions in SCANS: NIfTI files, or folders of them.
 
     One scan goes to --out; several go to --out-dir, where each gets NAME_mask.nii.gz, NAME_report.json and
-    NAME_figure.png. The mask (uint8, 1 in a lesion) lies exactly on the scan.
+    NAME_figure.png, and summary.csv a line for each. A BIDS dataset gives a BIDS derivative. The mask (uint8, 1 in a
+    lesion) lies exactly on the scan.
     """
     single = {
         "--modality": others,
@@ -80,6 +87,8 @@ def predict(
         raise click.UsageError("give --out FILE for one scan, or --out-dir FOLDER for several")
     if out is not None and (len(scans) > 1 or scans[0].is_dir()):
         raise click.UsageError("--out takes one scan; give --out-dir for several scans or a folder")
+    if out is not None and proceed:
+        raise click.UsageError("--continue goes with --out-dir")
     if out_dir is not None and any(single.values()):
         names = ", ".join(name for name, value in single.items() if value)
         raise click.UsageError(f"{names}: for one scan with --out only")
@@ -89,8 +98,8 @@ def predict(
         raise click.UsageError("--server-model, --server-version, --server-label and --server-ca go with --server")
     modalities = _modalities(others)
 
-    from brainseg_tf.errors import InputError
-    from brainseg_tf.prediction import Job, Predictor, jobs_in
+    from brainseg_tf.batch import SUMMARY, jobs_in, run_all, write_summary
+    from brainseg_tf.prediction import Job, Predictor
     from brainseg_tf.saved_model import best_for, find
 
     found = find(model) if model else best_for(["flair", *modalities])
@@ -110,14 +119,23 @@ def predict(
         job = Job(scans[0], out, modalities, brain_mask, truth, figure, save_residual, save_reconstruction, report)
         _show(job, predictor.run(job))
         return
-    failures = 0
     jobs = jobs_in(scans, out_dir)
-    for job in jobs:
-        try:
-            _show(job, predictor.run(job))
-        except InputError as error:
-            failures += 1
-            click.echo(f"Error: {error}", err=True)
+    outcomes = []
+    try:
+        for outcome in run_all(predictor, jobs, workers=workers, proceed=proceed):
+            outcomes.append(outcome)
+            if outcome.error:
+                click.echo(f"Error: {outcome.error}", err=True)
+            else:
+                _show(outcome.job, outcome.report)
+    except KeyboardInterrupt:
+        click.echo(
+            f"Error: interrupted after {len(outcomes)} of {len(jobs)} scans; --continue does the others", err=True
+        )
+        sys.exit(130)
+    finally:
+        write_summary(out_dir / SUMMARY, outcomes)
+    failures = sum(outcome.error is not None for outcome in outcomes)
     if failures:
         click.echo(f"Error: {failures} of {len(jobs)} scans failed", err=True)
         sys.exit(1)

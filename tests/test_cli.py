@@ -255,6 +255,7 @@ def test_one_bad_scan_does_not_stop_the_others(trained, tmp_path):
     assert result.stderr.splitlines()[1] == "Error: 1 of 3 scans failed"
     stems = ("sub-01_FLAIR", "sub-02_FLAIR")
     expected = {f"{stem}_{kind}" for stem in stems for kind in ("mask.nii.gz", "report.json", "figure.png")}
+    expected |= {"summary.csv"}
     assert {file.name for file in out.iterdir()} == expected
     assert len(result.stdout.splitlines()) == 2
 

@@ -53,9 +53,10 @@ def _plant(images: tf.Tensor, brain: tf.Tensor, draws: Draws, options: LesionOpt
     channels = []
     for number, image in enumerate(tf.unstack(images, axis=-1)):
         average = mean[..., number]
-        gain = contrast if number == 0 else contrast * draws.log_uniform(0.5, 2.0)
-        other = options.dark_level if number == 0 else options.fluid_level
-        level = tf.where(bright > 0, draws.uniform(*options.bright_level), draws.uniform(*other))
+        gain = contrast if number == 0 else contrast * draws.log_uniform(*options.others_contrast)
+        with_bright = options.bright_level if number == 0 else options.others_bright_level
+        without = options.dark_level if number == 0 else options.fluid_level
+        level = tf.where(bright > 0, draws.uniform(*with_bright), draws.uniform(*without))
         around = image + blend * (average - image) + gain * average * tf.nn.relu(texture)
         centre = level * average * (0.6 + 0.4 * texture)
         lesion = around + core * (centre - around)

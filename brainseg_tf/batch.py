@@ -1,0 +1,174 @@
+"""Many scans: where their results go, several at a time, what is done already, and a line for each."""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from brainseg_tf import __version__
+from brainseg_tf.errors import InputError
+from brainseg_tf.files import make_folder, replacing, write_json
+from brainseg_tf.prediction import Job, Predictor
+from brainseg_tf.volume import SUFFIXES, is_whole, stem
+
+MASK = "_mask.nii.gz"
+SUMMARY = "summary.csv"
+_DESCRIPTION = "dataset_description.json"
+_BIDS = "1.10.0"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        job: the scan and its outputs.
+        report: what ``Predictor.run`` gave, or an earlier run left; None after a failure.
+        error: one line, None unless it failed.
+        kept: whether an earlier run had done it.
+    """
+
+    job: Job
+    report: dict[str, Any] | None = None
+    error: str | None = None
+    kept: bool = False
+
+
+def jobs_in(places: Sequence[Path], out: Path) -> list[Job]:
+    """A job for each scan among files, folders and BIDS datasets, with mask, report and figure in ``out``.
+
+    ``NAME.nii.gz`` gives ``NAME_mask.nii.gz``. The FLAIR scans of a BIDS dataset (a folder with
+    dataset_description.json) give a BIDS derivative. ``out`` is created.
+
+    Raises:
+        InputError: there is no scan, two scans would share an output, or ``out`` cannot be created.
+    """
+    jobs: list[Job] = []
+    for place in places:
+        if (place / _DESCRIPTION).is_file():
+            found = _bids_jobs(place, out)
+        elif place.is_dir():
+            found = [_job(file, out) for file in sorted(place.iterdir()) if _is_scan(file)]
+        else:
+            found = [_job(place, out)]
+        if not found:
+            raise InputError(f"{place}: no .nii or .nii.gz file in it; name a folder of scans")
+        jobs += found
+    masks = [job.mask for job in jobs]
+    for mask in masks:
+        if masks.count(mask) > 1:
+            raise InputError(f"{mask}: would be the mask of two scans; rename one, or predict them apart")
+    make_folder(out)
+    if any((place / _DESCRIPTION).is_file() for place in places):
+        _describe(out)
+    for folder in {job.mask.parent for job in jobs} | {job.figure.parent for job in jobs if job.figure}:
+        make_folder(folder)
+    return jobs
+
+
+def run_all(predictor: Predictor, jobs: Sequence[Job], *, workers: int = 2, proceed: bool = False) -> Iterator[Outcome]:
+    """Runs jobs, ``workers`` at a time: while the network works on one scan, another is read, cleaned or written.
+
+    Args:
+        predictor: runs one.
+        jobs: in the order that the outcomes come in.
+        workers: scans under way at once.
+        proceed: keep what an earlier run has finished and what is whole, and replace what is not.
+
+    Yields:
+        An outcome for each job. If the caller stops early, the scans under way are finished and no other is begun.
+    """
+
+    def run(job: Job) -> Outcome:
+        try:
+            report = _finished(job) if proceed else None
+            if report is not None:
+                return Outcome(job, report, kept=True)
+            return Outcome(job, predictor.run(job, overwrite=proceed))
+        except InputError as error:
+            return Outcome(job, error=str(error))
+
+    pool = ThreadPoolExecutor(workers)
+    try:
+        waiting: list[Future[Outcome]] = [pool.submit(run, job) for job in jobs]
+        for future in waiting:
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def write_summary(path: Path, outcomes: Sequence[Outcome]) -> None:
+    """Writes a CSV with a line for each outcome, failures included."""
+    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["scan", "status", "lesion_ml", "lesions", "seconds", "warnings", "mask", "error"])
+        for outcome in outcomes:
+            report, job = outcome.report, outcome.job
+            if report is None:
+                writer.writerow([job.scan, "failed", "", "", "", "", "", outcome.error])
+                continue
+            numbers = (report["lesion_ml"], report["components"], round(sum(report["seconds"].values()), 2))
+            status = "kept" if outcome.kept else "done"
+            writer.writerow([job.scan, status, *numbers, len(report["warnings"]), job.mask, ""])
+
+
+def _job(scan: Path, out: Path) -> Job:
+    name = stem(scan)
+    return Job(scan, out / f"{name}{MASK}", figure=out / f"{name}_figure.png", report=out / f"{name}_report.json")
+
+
+def _bids_jobs(dataset: Path, out: Path) -> list[Job]:
+    """Jobs of ``sub-X/[ses-Y/]anat/*_FLAIR.nii[.gz]``, named as BIDS names derived masks."""
+    jobs = []
+    for scan in sorted(file for place in ("sub-*/anat", "sub-*/ses-*/anat") for file in dataset.glob(f"{place}/*")):
+        if not (_is_scan(scan) and stem(scan).endswith("_FLAIR")):
+            continue
+        entities = stem(scan).removesuffix("_FLAIR")
+        place = out / scan.parent.relative_to(dataset)
+        figures = out / scan.relative_to(dataset).parts[0] / "figures"
+        jobs.append(
+            Job(
+                scan,
+                place / f"{entities}_label-lesion{MASK}",
+                figure=figures / f"{entities}_label-lesion_mask.png",
+                report=place / f"{entities}_label-lesion_mask.json",
+            )
+        )
+    if not jobs:
+        raise InputError(f"{dataset}: no sub-*/anat/*_FLAIR.nii.gz in this BIDS dataset; name a folder of scans")
+    return jobs
+
+
+def _describe(out: Path) -> None:
+    """What makes a folder a BIDS derivative."""
+    write_json(
+        out / _DESCRIPTION,
+        {
+            "Name": "Lesion masks by brainseg-tf",
+            "BIDSVersion": _BIDS,
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "brainseg-tf", "Version": __version__}],
+        },
+    )
+
+
+def _finished(job: Job) -> dict[str, Any] | None:
+    """The report that an earlier run left, if its mask is there and whole, else None."""
+    if job.report is None or not job.report.is_file() or not is_whole(job.mask):
+        return None
+    try:
+        return json.loads(job.report.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+
+
+def _is_scan(file: Path) -> bool:
+    return (
+        file.is_file()
+        and file.name.endswith(SUFFIXES)
+        and not file.name.startswith(".")
+        and not file.name.endswith(MASK)
+    )

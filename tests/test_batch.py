@@ -1,0 +1,159 @@
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from test_cli import FAST, call, fails
+
+from brainseg_tf.batch import jobs_in
+from brainseg_tf.errors import InputError
+from conftest import make_brain, save
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scans")
+    for number in range(3):
+        save(make_brain(number)[0], folder / f"sub-{number:02}_FLAIR.nii.gz")
+    return folder
+
+
+def rows(out):
+    with (out / "summary.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def masks(out):
+    return {file.name: np.asarray(nib.load(file).dataobj) for file in sorted(out.rglob("*_mask.nii.gz"))}
+
+
+def test_two_at_once_give_what_one_after_another_gives(trained, scans, tmp_path):
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        result = call("predict", scans, "--out-dir", out, "--model", trained, "--workers", workers, *FAST)
+        assert result.exit_code == 0, result.output
+        # In the scans' order, whichever was done first.
+        assert [Path(line.split(": ")[0]).name for line in result.stdout.splitlines()] == list(masks(out))
+    one, two = masks(tmp_path / "1"), masks(tmp_path / "2")
+    assert one.keys() == two.keys()
+    for name, mask in one.items():
+        assert mask.any()
+        np.testing.assert_array_equal(mask, two[name])
+
+
+def test_the_summary_has_a_line_for_each_scan(trained, scans, tmp_path):
+    folder = tmp_path / "scans"
+    shutil.copytree(scans, folder)
+    (folder / "sub-01_FLAIR.nii.gz").write_bytes(b"nonsense")
+    out = tmp_path / "out"
+    assert call("predict", folder, "--out-dir", out, "--model", trained, *FAST).exit_code == 1
+    lines = rows(out)
+    assert [Path(line["scan"]).name for line in lines] == [f"sub-{number:02}_FLAIR.nii.gz" for number in range(3)]
+    assert [line["status"] for line in lines] == ["done", "failed", "done"]
+    assert "is not a readable NIfTI file" in lines[1]["error"]
+    report = json.loads((out / "sub-00_FLAIR_report.json").read_text())
+    assert float(lines[0]["lesion_ml"]) == report["lesion_ml"] > 0
+    assert int(lines[0]["lesions"]) == report["components"]
+    assert float(lines[0]["seconds"]) > 0
+
+
+def test_continue_keeps_what_is_whole_and_mends_what_is_not(trained, scans, tmp_path):
+    out = tmp_path / "out"
+    assert call("predict", scans, "--out-dir", out, "--model", trained, *FAST).exit_code == 0
+    before = masks(out)
+    (out / "sub-01_FLAIR_report.json").unlink()
+    whole = (out / "sub-02_FLAIR_mask.nii.gz").read_bytes()
+    (out / "sub-02_FLAIR_mask.nii.gz").write_bytes(whole[: len(whole) // 2])
+    kept = (out / "sub-00_FLAIR_mask.nii.gz").stat().st_mtime_ns
+    result = call("predict", scans, "--out-dir", out, "--model", trained, "--continue", *FAST)
+    assert result.exit_code == 0, result.output
+    assert [line["status"] for line in rows(out)] == ["kept", "done", "done"]
+    assert (out / "sub-00_FLAIR_mask.nii.gz").stat().st_mtime_ns == kept
+    for name, mask in masks(out).items():
+        np.testing.assert_array_equal(mask, before[name])
+    # Without it nothing that exists is touched.
+    result = call("predict", scans, "--out-dir", out, "--model", trained, *FAST)
+    assert result.exit_code == 1
+    assert "3 of 3 scans failed" in result.stderr
+
+
+def test_a_bids_dataset_gives_a_bids_derivative(trained, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "dataset_description.json").write_text(json.dumps({"Name": "x", "BIDSVersion": "1.10.0"}))
+    for place in ("sub-01/anat/sub-01_FLAIR", "sub-02/ses-a/anat/sub-02_ses-a_run-1_FLAIR"):
+        save(make_brain(1)[0], data / f"{place}.nii.gz")
+        save(make_brain(1)[0], data / f"{place.removesuffix('_FLAIR')}_T1w.nii.gz")
+    out = tmp_path / "out"
+    result = call("predict", data, "--out-dir", out, "--model", trained, *FAST)
+    assert result.exit_code == 0, result.output
+    assert {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()} == {
+        "dataset_description.json",
+        "summary.csv",
+        "sub-01/anat/sub-01_label-lesion_mask.nii.gz",
+        "sub-01/anat/sub-01_label-lesion_mask.json",
+        "sub-01/figures/sub-01_label-lesion_mask.png",
+        "sub-02/ses-a/anat/sub-02_ses-a_run-1_label-lesion_mask.nii.gz",
+        "sub-02/ses-a/anat/sub-02_ses-a_run-1_label-lesion_mask.json",
+        "sub-02/figures/sub-02_ses-a_run-1_label-lesion_mask.png",
+    }
+    description = json.loads((out / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    assert description["GeneratedBy"][0]["Name"] == "brainseg-tf"
+
+
+def test_a_bids_dataset_without_flair_is_refused(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset_description.json").write_text("{}")
+    with pytest.raises(InputError, match=r"no sub-\*/anat/\*_FLAIR.nii.gz in this BIDS dataset"):
+        jobs_in([tmp_path / "data"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_loses_nothing_that_is_finished(trained, scans, tmp_path):
+    many = tmp_path / "scans"
+    many.mkdir()
+    for number in range(40):
+        shutil.copy(scans / "sub-00_FLAIR.nii.gz", many / f"sub-{number:02}_FLAIR.nii.gz")
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-c",
+        "from brainseg_tf_cli.main import main; main()",
+        "predict",
+        many,
+        "--model",
+        trained,
+    ]
+    process = subprocess.Popen(
+        [str(part) for part in (*command, "--out-dir", out, *FAST)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    start = time.perf_counter()
+    _, stderr = process.communicate(timeout=60)
+    assert time.perf_counter() - start < 30
+    assert process.returncode == 130, stderr
+    assert "of 40 scans; --continue does the others" in stderr
+    assert "Traceback" not in stderr
+    done = masks(out)
+    assert 1 <= len(done) < 40
+    assert all(mask.any() for mask in done.values())
+    assert len(list(out.glob("*_report.json"))) == len(done)
+    assert not [file.name for file in out.iterdir() if file.name.startswith(".")]
+    assert 1 <= len(rows(out)) <= len(done)
+
+
+def test_wrong_usage(scan, tmp_path):
+    message = fails(call("predict", scan, "--out", tmp_path / "mask.nii.gz", "--continue"), code=2)
+    assert "--continue goes with --out-dir" in message
