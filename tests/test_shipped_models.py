@@ -13,8 +13,8 @@ from brainseg_tf.volume import read_mask, read_volume
 
 PHANTOM = Path(__file__).parents[1] / "examples" / "phantom"
 PAPER = ("cvae", "dcvae", "dae")
-MEASURED = (*PAPER, "selfseg-flair")
 SELF = {"selfseg-flair": ("flair",), "selfseg-flair-t2": ("flair", "t2")}
+MEASURED = (*PAPER, *SELF)
 
 
 def test_all_are_there_once_each_under_its_name():
