@@ -46,6 +46,7 @@ setup(
         "matplotlib>=3.9,<3.12",
     ],
     extras_require={
+        "dask": ["distributed>=2025.2"],
         "serving": ["grpcio>=1.70,<2", "requests>=2.32,<3"],
         "tests": [
             "pytest>=8.3,<10",
@@ -57,6 +58,7 @@ setup(
             "grpcio>=1.70,<2",
             "requests>=2.32,<3",
             "trustme>=1.2,<2",
+            "distributed>=2025.2",
             "PyYAML>=6,<7",
             "kubernetes-validate>=1.31,<2",
         ],

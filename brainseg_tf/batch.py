@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,23 +81,24 @@ def run_all(predictor: Predictor, jobs: Sequence[Job], *, workers: int = 2, proc
     Yields:
         An outcome for each job. If the caller stops early, the scans under way are finished and no other is begun.
     """
-
-    def run(job: Job) -> Outcome:
-        try:
-            report = _finished(job) if proceed else None
-            if report is not None:
-                return Outcome(job, report, kept=True)
-            return Outcome(job, predictor.run(job, overwrite=proceed))
-        except InputError as error:
-            return Outcome(job, error=str(error))
-
     pool = ThreadPoolExecutor(workers)
     try:
-        waiting: list[Future[Outcome]] = [pool.submit(run, job) for job in jobs]
+        waiting = [pool.submit(attempt, predictor, job, proceed=proceed) for job in jobs]
         for future in waiting:
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def attempt(predictor: Predictor, job: Job, *, proceed: bool) -> Outcome:
+    """Runs one job, or keeps what is there of it already."""
+    try:
+        report = _finished(job) if proceed else None
+        if report is not None:
+            return Outcome(job, report, kept=True)
+        return Outcome(job, predictor.run(job, overwrite=proceed))
+    except InputError as error:
+        return Outcome(job, error=str(error))
 
 
 def write_summary(path: Path, outcomes: Sequence[Outcome]) -> None:

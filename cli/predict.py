@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--save-reconstruction", type=FILE, help="The healthy scan that the network made, on the scan's grid.")
 @click.option("--report", type=FILE, help="JSON: volumes, components, seconds, model, options.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
+@click.option("--scheduler", metavar="URL", help="With --out-dir: a Dask cluster's, tcp://host:8786, to run on.")
 @click.option("--continue", "proceed", is_flag=True, help="With --out-dir: keep what an earlier run finished.")
 @click.option(
     "--workers", type=click.IntRange(1), default=2, show_default=True, help="With --out-dir: scans under way at once."
@@ -58,6 +59,7 @@ def predict(
     save_reconstruction: Path | None,
     report: Path | None,
     overwrite: bool,
+    scheduler: str | None,
     proceed: bool,
     workers: int,
     server: str | None,
@@ -87,8 +89,10 @@ def predict(
         raise click.UsageError("give --out FILE for one scan, or --out-dir FOLDER for several")
     if out is not None and (len(scans) > 1 or scans[0].is_dir()):
         raise click.UsageError("--out takes one scan; give --out-dir for several scans or a folder")
-    if out is not None and proceed:
-        raise click.UsageError("--continue goes with --out-dir")
+    if out is not None and (proceed or scheduler):
+        raise click.UsageError("--continue and --scheduler go with --out-dir")
+    if scheduler and server:
+        raise click.UsageError("give --scheduler or --server, not both")
     if out_dir is not None and any(single.values()):
         names = ", ".join(name for name, value in single.items() if value)
         raise click.UsageError(f"{names}: for one scan with --out only")
@@ -120,9 +124,16 @@ def predict(
         _show(job, predictor.run(job))
         return
     jobs = jobs_in(scans, out_dir)
+    if scheduler:
+        from brainseg_tf.cluster import run_on_cluster
+
+        name = model or found.card.name
+        running = run_on_cluster(scheduler, name, options, jobs, overwrite=overwrite, proceed=proceed)
+    else:
+        running = run_all(predictor, jobs, workers=workers, proceed=proceed)
     outcomes = []
     try:
-        for outcome in run_all(predictor, jobs, workers=workers, proceed=proceed):
+        for outcome in running:
             outcomes.append(outcome)
             if outcome.error:
                 click.echo(f"Error: {outcome.error}", err=True)

@@ -156,4 +156,4 @@ def test_ctrl_c_loses_nothing_that_is_finished(trained, scans, tmp_path):
 
 def test_wrong_usage(scan, tmp_path):
     message = fails(call("predict", scan, "--out", tmp_path / "mask.nii.gz", "--continue"), code=2)
-    assert "--continue goes with --out-dir" in message
+    assert "--continue and --scheduler go with --out-dir" in message

@@ -1,0 +1,29 @@
+"""Masks for a folder of scans on a SLURM cluster: pip install 'brainseg-tf[dask]' dask-jobqueue.
+
+    python examples/cluster/slurm.py SCANS OUT --nodes 20
+
+All nodes see SCANS, OUT and this Python under the same paths. What a killed worker had under way is done by another;
+run it again and only what is missing is done.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from dask_jobqueue import SLURMCluster
+
+parser = argparse.ArgumentParser()
+parser.add_argument("scans", type=Path)
+parser.add_argument("out", type=Path)
+parser.add_argument("--nodes", type=int, default=20)
+parser.add_argument("--walltime", default="04:00:00")
+given = parser.parse_args()
+
+# A worker is a process with two cores: TensorFlow gets its threads from there. A scan takes 1.5 GB.
+with SLURMCluster(cores=2, processes=1, memory="4GB", walltime=given.walltime) as cluster:
+    cluster.scale(jobs=given.nodes)
+    cluster.wait_for_workers(1)
+    command = Path(sys.executable).with_name("brainseg-tf")
+    arguments = ["--out-dir", given.out, "--scheduler", cluster.scheduler_address, "--continue"]
+    sys.exit(subprocess.run([command, "predict", given.scans, *arguments], check=False).returncode)

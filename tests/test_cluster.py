@@ -1,0 +1,99 @@
+"""On a real LocalCluster of processes."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+from test_batch import masks, rows
+from test_cli import FAST, call, fails
+
+from brainseg_tf import cluster
+from brainseg_tf.batch import jobs_in
+from brainseg_tf.errors import InputError
+from brainseg_tf.segmentation import SegmentationOptions
+from conftest import make_brain, save
+
+distributed = pytest.importorskip("distributed")
+
+
+@pytest.fixture(scope="module")
+def workers():
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scans")
+    for number in range(3):
+        save(make_brain(number)[0], folder / f"sub-{number:02}_FLAIR.nii.gz")
+    return folder
+
+
+def test_the_masks_are_those_of_this_machine(workers, trained, scans, tmp_path, monkeypatch):
+    (scans / "sub-09_FLAIR.nii.gz").write_bytes(b"nonsense")
+    monkeypatch.chdir(tmp_path)
+    for out, more in (("here", ()), ("there", ("--scheduler", workers.scheduler_address))):
+        result = call("predict", scans, "--out-dir", out, "--model", trained, *more, *FAST)
+        assert result.exit_code == 1, result.output
+        assert "1 of 4 scans failed" in result.stderr
+        assert [line["status"] for line in rows(tmp_path / out)] == ["done", "done", "done", "failed"]
+    (scans / "sub-09_FLAIR.nii.gz").unlink()
+    here, there = masks(tmp_path / "here"), masks(tmp_path / "there")
+    assert here.keys() == there.keys()
+    for name, mask in here.items():
+        np.testing.assert_array_equal(mask, there[name])
+    # What exists is refused, kept or replaced, as on one machine.
+    arguments = ("predict", scans, "--out-dir", "there", "--model", trained, *more, *FAST)
+    assert "3 of 3 scans failed" in call(*arguments).stderr
+    assert call(*arguments, "--continue").exit_code == 0
+    assert {line["status"] for line in rows(tmp_path / "there")} == {"kept"}
+    assert call(*arguments, "--overwrite").exit_code == 0
+    assert {line["status"] for line in rows(tmp_path / "there")} == {"done"}
+
+
+def test_a_worker_that_is_killed_loses_no_scan(workers, trained, scans, tmp_path):
+    many = tmp_path / "scans"
+    many.mkdir()
+    for number in range(30):
+        shutil.copy(scans / "sub-00_FLAIR.nii.gz", many / f"sub-{number:02}_FLAIR.nii.gz")
+    out = tmp_path / "out"
+    jobs = jobs_in([many], out)
+
+    def kill_one():
+        while len(list(out.glob("*_report.json"))) < 3:
+            time.sleep(0.02)
+        os.kill(workers.workers[0].pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    options = SegmentationOptions(median=(3, 3, 3))
+    outcomes = list(cluster.run_on_cluster(workers.scheduler_address, str(trained), options, jobs))
+    killer.join()
+    assert [outcome.error for outcome in outcomes] == [None] * 30
+    done = masks(out)
+    assert len(done) == 30
+    assert all(np.array_equal(mask, done["sub-00_FLAIR_mask.nii.gz"]) for mask in done.values())
+
+
+def test_a_scheduler_that_does_not_answer(trained, scan, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "_PATIENCE", 0.5)
+    base = ("predict", scan, "--out-dir", tmp_path / "out", "--model", trained, "--scheduler")
+    for address in ("tcp://127.0.0.1:1", "nonsense://x"):
+        assert "no Dask scheduler answers there" in fails(call(*base, address))
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["summary.csv"]
+
+
+def test_a_cluster_without_workers_or_with_others_is_refused(workers, trained, monkeypatch):
+    with (
+        distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as empty,
+        pytest.raises(InputError, match="has no worker; start one with: dask worker"),
+    ):
+        list(cluster.run_on_cluster(empty.scheduler_address, str(trained), SegmentationOptions(), []))
+    monkeypatch.setattr(cluster, "__version__", "9.9")
+    with pytest.raises(InputError, match=r"worker .* has version .* of brainseg-tf, here it is 9.9; install the same"):
+        list(cluster.run_on_cluster(workers.scheduler_address, str(trained), SegmentationOptions(), []))
