@@ -61,9 +61,9 @@ def jobs_in(places: Sequence[Path], out: Path) -> list[Job]:
     for mask in masks:
         if masks.count(mask) > 1:
             raise InputError(f"{mask}: would be the mask of two scans; rename one, or predict them apart")
-    make_folder(out)
     if any((place / _DESCRIPTION).is_file() for place in places):
         _describe(out)
+    make_folder(out)
     for folder in {job.mask.parent for job in jobs} | {job.figure.parent for job in jobs if job.figure}:
         make_folder(folder)
     return jobs
@@ -99,6 +99,19 @@ def attempt(predictor: Predictor, job: Job, *, proceed: bool) -> Outcome:
         return Outcome(job, predictor.run(job, overwrite=proceed))
     except InputError as error:
         return Outcome(job, error=str(error))
+
+
+def check_summary(path: Path, *, overwrite: bool) -> None:
+    """Refuses to lose the summary of an earlier run.
+
+    Raises:
+        InputError: there is one, and ``overwrite`` is not set.
+    """
+    if path.exists() and not overwrite:
+        raise InputError(
+            f"{path}: an earlier run wrote it; give --continue to keep what that run finished, --overwrite to do it "
+            "all again, or another --out-dir"
+        )
 
 
 def write_summary(path: Path, outcomes: Sequence[Outcome]) -> None:
@@ -144,9 +157,15 @@ def _bids_jobs(dataset: Path, out: Path) -> list[Job]:
 
 
 def _describe(out: Path) -> None:
-    """What makes a folder a BIDS derivative."""
+    """Makes a folder a BIDS derivative; one of somebody else's making is left alone."""
+    file = out / _DESCRIPTION
+    if file.exists():
+        if '"brainseg-tf"' not in file.read_text(encoding="utf-8"):
+            raise InputError(f"{file}: is another dataset's; choose another --out-dir")
+        return
+    make_folder(out)
     write_json(
-        out / _DESCRIPTION,
+        file,
         {
             "Name": "Lesion masks by brainseg-tf",
             "BIDSVersion": _BIDS,

@@ -183,7 +183,8 @@ def locate(
     kind = options.score or card.score
     with _clock(seconds, "model"):
         reconstruction = model.reconstruct(stack.images)
-    if kind == "probability" if options.flatten is None else options.flatten:
+    wanted = kind == "probability" if options.flatten is None else options.flatten
+    if wanted:
         _, score = lesion_score(stack, reconstruction, kind, options)
         with _clock(seconds, "bias field"):
             doubtful = score > _DOUBT * card.healthy_levels[kind]

@@ -102,7 +102,7 @@ def predict(
         raise click.UsageError("--server-model, --server-version, --server-label and --server-ca go with --server")
     modalities = _modalities(others)
 
-    from brainseg_tf.batch import SUMMARY, jobs_in, run_all, write_summary
+    from brainseg_tf.batch import SUMMARY, check_summary, jobs_in, run_all, write_summary
     from brainseg_tf.prediction import Job, Predictor
     from brainseg_tf.saved_model import best_for, find
 
@@ -123,6 +123,7 @@ def predict(
         job = Job(scans[0], out, modalities, brain_mask, truth, figure, save_residual, save_reconstruction, report)
         _show(job, predictor.run(job))
         return
+    check_summary(out_dir / SUMMARY, overwrite=overwrite or proceed)
     jobs = jobs_in(scans, out_dir)
     if scheduler:
         from brainseg_tf.cluster import run_on_cluster

@@ -79,6 +79,10 @@ def test_continue_keeps_what_is_whole_and_mends_what_is_not(trained, scans, tmp_
     for name, mask in masks(out).items():
         np.testing.assert_array_equal(mask, before[name])
     # Without it nothing that exists is touched.
+    summary = (out / "summary.csv").read_text()
+    assert "give --continue to keep" in fails(call("predict", scans, "--out-dir", out, "--model", trained, *FAST))
+    assert (out / "summary.csv").read_text() == summary
+    (out / "summary.csv").unlink()
     result = call("predict", scans, "--out-dir", out, "--model", trained, *FAST)
     assert result.exit_code == 1
     assert "3 of 3 scans failed" in result.stderr
@@ -107,6 +111,16 @@ def test_a_bids_dataset_gives_a_bids_derivative(trained, tmp_path):
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
     assert description["GeneratedBy"][0]["Name"] == "brainseg-tf"
+
+
+def test_another_datasets_description_is_left_alone(tmp_path):
+    data = tmp_path / "data"
+    save(make_brain(1)[0], data / "sub-01" / "anat" / "sub-01_FLAIR.nii.gz")
+    (data / "dataset_description.json").write_text('{"Name": "mine"}')
+    with pytest.raises(InputError, match="is another dataset's; choose another --out-dir"):
+        jobs_in([data], data)
+    assert (data / "dataset_description.json").read_text() == '{"Name": "mine"}'
+    assert len(jobs_in([data], tmp_path / "out")) == len(jobs_in([data], tmp_path / "out")) == 1
 
 
 def test_a_bids_dataset_without_flair_is_refused(tmp_path):

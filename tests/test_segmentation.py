@@ -183,3 +183,10 @@ def test_a_coils_field_is_no_lesion(tmp_path):
     assert len(model.shown) == 4
     segment([scan], model, pointing, replace(OPTIONS, score="weighted", flatten=True))
     assert len(model.shown) == 6
+
+
+def test_a_rim_that_leaves_nothing_is_refused_before_anything_is_fitted(tmp_path):
+    scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
+    pointing = card(score="probability", healthy_levels=LEVELS | {"probability": 0.5})
+    with pytest.raises(InputError, match=r"scan.nii: nothing of the brain is left 500 mm inside it; lower --rim"):
+        segment([scan], Pointing(), pointing, replace(OPTIONS, rim=500.0))
