@@ -185,8 +185,8 @@ def locate(
         reconstruction = model.reconstruct(stack.images)
     wanted = kind == "probability" if options.flatten is None else options.flatten
     if wanted:
-        _, score = lesion_score(stack, reconstruction, kind, options)
         with _clock(seconds, "bias field"):
+            _, score = lesion_score(stack, reconstruction, kind, options)
             doubtful = score > _DOUBT * card.healthy_levels[kind]
             flat = flatten(stack.images, stack.brain, doubtful, card.slices.normalisation)
         stack = replace(stack, images=flat)
