@@ -146,7 +146,8 @@ def predict(
         )
         sys.exit(130)
     finally:
-        write_summary(out_dir / SUMMARY, outcomes)
+        if outcomes:
+            write_summary(out_dir / SUMMARY, outcomes)
     failures = sum(outcome.error is not None for outcome in outcomes)
     if failures:
         click.echo(f"Error: {failures} of {len(jobs)} scans failed", err=True)

@@ -61,6 +61,13 @@ class Served:
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         return parts.scheme, f"{host}:{port}"
 
+    @property
+    def path(self) -> str:
+        """The model's, as the REST API names it."""
+        if self.version is not None:
+            return f"{self.model}/versions/{self.version}"
+        return self.model if self.label is None else f"{self.model}/labels/{self.label}"
+
     def __str__(self) -> str:
         which = f" version {self.version}" if self.version else f" label {self.label}" if self.label else ""
         return f"{self.url}: model {self.model}{which}"

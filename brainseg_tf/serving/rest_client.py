@@ -18,14 +18,7 @@ class RestClient:
     def __init__(self, served: Served) -> None:
         self._served = served
         scheme, target = served.address()
-        which = (
-            f"/versions/{served.version}"
-            if served.version is not None
-            else f"/labels/{served.label}"
-            if served.label is not None
-            else ""
-        )
-        self._url = f"{scheme}://{target}/v1/models/{served.model}{which}:predict"
+        self._url = f"{scheme}://{target}/v1/models/{served.path}:predict"
         self._session = requests.Session()
         # Given with every request: an environment variable would win over the session's.
         self._verify = str(served.ca) if served.ca else True
