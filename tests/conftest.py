@@ -55,6 +55,15 @@ def scan(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three scans with a lesion each."""
+    folder = tmp_path_factory.mktemp("scans")
+    for number in range(3):
+        save(make_brain(number)[0], folder / f"sub-{number:02}_FLAIR.nii.gz")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def brats_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cohort of eight synthetic patients in the BraTS 2019 layout, with FLAIR, T2 and segmentation."""
     folder = tmp_path_factory.mktemp("cohort")

@@ -17,14 +17,6 @@ from brainseg_tf.errors import InputError
 from conftest import make_brain, save
 
 
-@pytest.fixture(scope="module")
-def scans(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scans")
-    for number in range(3):
-        save(make_brain(number)[0], folder / f"sub-{number:02}_FLAIR.nii.gz")
-    return folder
-
-
 def rows(out):
     with (out / "summary.csv").open(newline="") as file:
         return list(csv.DictReader(file))

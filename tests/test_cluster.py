@@ -15,7 +15,6 @@ from brainseg_tf import cluster
 from brainseg_tf.batch import jobs_in
 from brainseg_tf.errors import InputError
 from brainseg_tf.segmentation import SegmentationOptions
-from conftest import make_brain, save
 
 distributed = pytest.importorskip("distributed")
 
@@ -26,23 +25,15 @@ def workers():
         yield running
 
 
-@pytest.fixture(scope="module")
-def scans(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scans")
-    for number in range(3):
-        save(make_brain(number)[0], folder / f"sub-{number:02}_FLAIR.nii.gz")
-    return folder
-
-
 def test_the_masks_are_those_of_this_machine(workers, trained, scans, tmp_path, monkeypatch):
-    (scans / "sub-09_FLAIR.nii.gz").write_bytes(b"nonsense")
+    bad = tmp_path / "sub-09_FLAIR.nii.gz"
+    bad.write_bytes(b"nonsense")
     monkeypatch.chdir(tmp_path)
     for out, more in (("here", ()), ("there", ("--scheduler", workers.scheduler_address))):
-        result = call("predict", scans, "--out-dir", out, "--model", trained, *more, *FAST)
+        result = call("predict", scans, bad, "--out-dir", out, "--model", trained, *more, *FAST)
         assert result.exit_code == 1, result.output
         assert "1 of 4 scans failed" in result.stderr
         assert [line["status"] for line in rows(tmp_path / out)] == ["done", "done", "done", "failed"]
-    (scans / "sub-09_FLAIR.nii.gz").unlink()
     here, there = masks(tmp_path / "here"), masks(tmp_path / "there")
     assert here.keys() == there.keys()
     for name, mask in here.items():
