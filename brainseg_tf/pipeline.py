@@ -71,7 +71,17 @@ def _cache_patient(patient: Patient, options: SliceOptions, folder: Path) -> Cac
     return CachedSlices(patient.name, file, **json.loads(counts.read_text()))
 
 
-def batches(cached: Sequence[CachedSlices], batch: int, seed: int, *, first_epoch: int, epochs: int) -> tf.data.Dataset:
+def batches(
+    cached: Sequence[CachedSlices],
+    batch: int,
+    seed: int,
+    *,
+    first_epoch: int,
+    epochs: int,
+    count: int | None = None,
+    worker: int = 0,
+    workers: int = 1,
+) -> tf.data.Dataset:
     """Batches of epoch after epoch, each in its own order and with its own corruption seeds.
 
     Everything about an epoch follows from ``seed`` and the epoch's number, so that a resumed run sees what an
@@ -82,17 +92,22 @@ def batches(cached: Sequence[CachedSlices], batch: int, seed: int, *, first_epoc
         batch: slices in a batch; the last one of an epoch may be smaller.
         seed: at least 0.
         first_epoch, epochs: the epochs ``first_epoch`` to ``epochs - 1`` are delivered.
+        count: slices in an epoch: the first of its order, or some of them again if there are fewer; each once if None.
+        worker, workers: number ``worker`` of ``workers`` that train together, each on slices of its own; no two of
+            them get the same seed.
 
     Returns:
         A dataset of (images (N, H, W, C) float32, seed (2,) int32).
     """
     index = _index(cached)
+    wanted = np.arange(len(index) if count is None else count) % len(index)
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
         order = tf.argsort(
             tf.random.stateless_uniform([len(index)], [seed, number], 0, 2**31 - 1, tf.int32), stable=True
         )
-        return _read(cached, tf.gather(index, order), batch, tf.cast(seed, tf.int32) + 1, number)
+        rows = tf.gather(index, tf.gather(order, wanted))
+        return _read(cached, rows, batch, tf.cast(seed, tf.int32) + 1, number, worker, workers)
 
     numbers = tf.data.Dataset.range(first_epoch, epochs, output_type=tf.int32)
     return numbers.flat_map(epoch).prefetch(tf.data.AUTOTUNE)
@@ -109,7 +124,13 @@ def _index(cached: Sequence[CachedSlices]) -> np.ndarray:
 
 
 def _read(
-    cached: Sequence[CachedSlices], index: tf.Tensor, batch: int, seed: tf.Tensor, epoch: tf.Tensor
+    cached: Sequence[CachedSlices],
+    index: tf.Tensor,
+    batch: int,
+    seed: tf.Tensor,
+    epoch: tf.Tensor,
+    worker: int = 0,
+    workers: int = 1,
 ) -> tf.data.Dataset:
     files = [np.load(slices.file, mmap_mode="r") for slices in cached]
     shape = (None, *files[0].shape[1:])
@@ -120,7 +141,7 @@ def _read(
     def with_seed(number: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images = tf.ensure_shape(tf.numpy_function(load, [rows], tf.float32), shape)
         # A seed for each batch of each epoch; 2**16 batches in an epoch are 2 million slices at 32.
-        return images, tf.stack([seed, epoch * 65536 + tf.cast(number, tf.int32)])
+        return images, tf.stack([seed, epoch * 65536 + tf.cast(number, tf.int32) * workers + worker])
 
     rows = tf.data.Dataset.from_tensor_slices(index).batch(batch)
     return rows.enumerate().map(with_seed, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,11 @@ from brainseg_tf import figures, models, saved_model
 from brainseg_tf.calibration import healthy_levels
 from brainseg_tf.cohort import Cohort, Split, read_cohort, split_patients
 from brainseg_tf.corruption import corrupt
+from brainseg_tf.distribution import Distribution, Strategy, steps_in_epoch
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, replacing, write_json
 from brainseg_tf.model_card import ModelCard, TrainingData, versions
-from brainseg_tf.models.objective import ContextModel
+from brainseg_tf.models.objective import ContextModel, Corruption
 from brainseg_tf.pipeline import CachedSlices, batches, cache_slices, ordered_batches
 from brainseg_tf.recipes import FitOptions
 
@@ -34,6 +36,7 @@ def fit(
     split: Split | None = None,
     resume: bool = False,
     cache: Path | None = None,
+    strategy: Strategy = "single",
     say: Say = print,
     verbose: int = 2,
 ) -> Path:
@@ -45,6 +48,7 @@ def fit(
         split: which patients stand on which side; drawn from the options if None.
         resume: go on with the run that ``out`` holds; at most the epoch that was under way is repeated.
         cache: where decoded slices are kept; ``out/cache`` if None.
+        strategy: which devices train; with several hosts all of them call this, with folders that they share.
         say: takes a line for the user.
         verbose: as in ``keras.Model.fit``; 1 shows progress bars.
 
@@ -55,8 +59,15 @@ def fit(
         InputError: no usable patients, or ``out`` does not fit ``resume`` and ``options``.
     """
     cohort = read_cohort(data, options.modalities)
+    # Before the workers wait for each other: what one of them finds wrong, all do.
     _check_run(out, options, resume=resume)
-    cached = _decode(cohort, options, cache or out / "cache", say, bar=verbose == 1)
+    together = None
+    if strategy != "single":
+        say("waiting until all workers are there" if strategy == "multi-worker" else "training on all devices")
+        together = Distribution(strategy)
+        say(together.describe())
+        together.check_batch(options.batch)
+    cached = _decode(cohort, options, cache or out / "cache", together, say, bar=verbose == 1)
     names = [slices.patient for slices in cached]
     if resume:
         split = _recorded_split(out)
@@ -68,38 +79,62 @@ def fit(
         say(f"{name}: {len(side)} patients, {count} healthy slices")
         if count == 0:
             raise InputError(f"{data}: no healthy slice for {name}; lower --min-brain or raise --central")
-    if not resume:
+    writes = together is None or together.chief
+    if writes and not resume:
         write_json(out / "run.json", {"options": asdict(options), "split": asdict(split), "versions": versions()})
 
-    keras.utils.set_random_seed(options.seed)
-    model = models.create(options.architecture, len(options.modalities))
-    steps = -(-sum(slices.healthy for slices in training) // options.batch)
-    schedule = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps * options.epochs, alpha=0.01)
-    model.compile(
-        optimizer=keras.optimizers.Adam(schedule),
-        # XLA makes the corruption several times faster, also on a CPU.
-        corruption=tf.function(partial(corrupt, options=options.corruption), jit_compile=True),
-        objective=options.objective,
-        # XLA makes these networks several times slower on a CPU and faster on a GPU.
-        jit_compile=bool(tf.config.list_physical_devices("GPU")),
-    )
-    run = Run(out, model, options.patience)
+    steps = steps_in_epoch(training, options.batch, together.workers if together else 1)
+    with together.strategy.scope() if together else nullcontext():
+        model = _compiled(options, steps)
+        run = Run(out, model, options.patience, writes=writes)
     first = run.restore()
     if first:
         say(f"resuming after {first} epochs")
     if first < options.epochs and not run.exhausted:
-        model.fit(
-            batches(training, options.batch, options.seed, first_epoch=first, epochs=options.epochs),
-            validation_data=ordered_batches(validation, options.batch),
-            initial_epoch=first,
-            epochs=options.epochs,
-            steps_per_epoch=steps,
-            callbacks=[run],
-            verbose=verbose,
-            shuffle=False,
-        )
-    model.load_weights(run.best_weights)
-    return _export(model, out, options, cohort, cached, split, run)
+        if together:
+            together.fit(model, training, validation, options, first=first, callbacks=[run], verbose=verbose)
+        else:
+            model.fit(
+                batches(training, options.batch, options.seed, first_epoch=first, epochs=options.epochs),
+                validation_data=ordered_batches(validation, options.batch),
+                initial_epoch=first,
+                epochs=options.epochs,
+                steps_per_epoch=steps,
+                callbacks=[run],
+                verbose=verbose,
+                shuffle=False,
+            )
+    target = out / "1"
+    if writes:
+        # A network of its own: one that several devices hold cannot be exported by one of them.
+        best = models.create(options.architecture, len(options.modalities))
+        best.load_weights(run.best_weights)
+        card = _card(best, out.name, options, cohort, cached, split, run.best)
+        _draw(best, run.history, _of(cached, split.validation), options, out)
+        saved_model.export(best, card, target)
+    if together:
+        together.total([0])  # Nobody leaves before the model is there.
+    return target
+
+
+def _compiled(options: FitOptions, steps: int) -> ContextModel:
+    """A new network, ready to train ``steps`` steps an epoch."""
+    keras.utils.set_random_seed(options.seed)
+    model = models.create(options.architecture, len(options.modalities))
+    schedule = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps * options.epochs, alpha=0.01)
+    model.compile(
+        optimizer=keras.optimizers.Adam(schedule),
+        corruption=_corruption(options),
+        objective=options.objective,
+        # XLA makes these networks several times slower on a CPU and faster on a GPU.
+        jit_compile=bool(tf.config.list_physical_devices("GPU")),
+    )
+    return model
+
+
+def _corruption(options: FitOptions) -> Corruption:
+    # XLA makes the corruption several times faster, also on a CPU.
+    return tf.function(partial(corrupt, options=options.corruption), jit_compile=True)
 
 
 class KerasReconstructor:
@@ -119,17 +154,17 @@ class Run(keras.callbacks.Callback):
     """History, best weights, checkpoint and early stopping of a run, all on disk after every epoch.
 
     Keras' own callbacks for these four keep their state in memory only, so a resumed run would forget its best epoch
-    and its patience. Here all of it follows from ``history.csv`` and the checkpoint, which is written last.
+    and its patience. Here all of it follows from ``history.csv`` and the checkpoint, which is written last. Of several
+    workers that train one network, one ``writes``.
     """
 
-    def __init__(self, folder: Path, model: ContextModel, patience: int) -> None:
+    def __init__(self, folder: Path, model: ContextModel, patience: int, *, writes: bool = True) -> None:
         super().__init__()
-        self.folder, self.patience = folder, patience
+        self.folder, self.patience, self.writes = folder, patience, writes
         self.history: list[dict[str, float]] = []
         self.best_weights = folder / "best.weights.h5"
         self.epoch = tf.Variable(0, dtype=tf.int64)
         model.optimizer.build(model.trainable_variables)
-        # Named one by one: following the objects' attributes would miss the state of the latent draws.
         state = [variable.value for variable in (*model.variables, *model.optimizer.variables)]
         self._checkpoint = tf.train.Checkpoint(state=state, epoch=self.epoch)
         self._manager = tf.train.CheckpointManager(self._checkpoint, str(folder / "checkpoints"), max_to_keep=2)
@@ -156,6 +191,9 @@ class Run(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         row = {"epoch": epoch + 1} | {name: float(value) for name, value in (logs or {}).items()}
         self.history.append(row)
+        self.model.stop_training = self.exhausted
+        if not self.writes:
+            return
         with replacing(self.folder / "history.csv") as beside, beside.open("w", newline="") as file:
             writer = csv.DictWriter(file, row)
             writer.writeheader()
@@ -165,7 +203,6 @@ class Run(keras.callbacks.Callback):
                 self.model.save_weights(beside)
         self.epoch.assign(epoch + 1)
         self._manager.save()
-        self.model.stop_training = self.exhausted
 
 
 def read_history(file: Path) -> list[dict[str, float]]:
@@ -177,9 +214,15 @@ def read_history(file: Path) -> list[dict[str, float]]:
         ]
 
 
-def _decode(cohort: Cohort, options: FitOptions, folder: Path, say: Say, *, bar: bool) -> list[CachedSlices]:
+def _decode(
+    cohort: Cohort, options: FitOptions, folder: Path, together: Distribution | None, say: Say, *, bar: bool
+) -> list[CachedSlices]:
     for problem in cohort.problems:
         say(problem)
+    if together:
+        for _ in cache_slices(together.share(cohort.patients), options.slices, folder):
+            pass
+        together.total([0])  # From here on all of it is there, for all of them.
     cached: list[CachedSlices] = []
     progress = keras.utils.Progbar(len(cohort.patients), unit_name="patient") if bar else None
     for done, result in enumerate(cache_slices(cohort.patients, options.slices, folder), start=1):
@@ -223,25 +266,32 @@ def _recorded_split(out: Path) -> Split:
     return Split(**{side: tuple(names) for side, names in sides.items()})
 
 
-def _export(
+def _draw(
     model: ContextModel,
+    history: Sequence[dict[str, float]],
+    validation: Sequence[CachedSlices],
+    options: FitOptions,
     out: Path,
+) -> None:
+    """The figures of a finished run."""
+    task = _corruption(options)(tf.constant(_samples(validation)), tf.zeros(2, tf.int32))
+    restored = model.outputs(task.corrupted)["reconstruction"]
+    figures.history(history, out / "losses.png")
+    figures.reconstructions(task.clean.numpy(), task.corrupted.numpy(), restored.numpy(), out / "reconstructions.png")
+
+
+def _card(
+    model: ContextModel,
+    name: str,
     options: FitOptions,
     cohort: Cohort,
     cached: Sequence[CachedSlices],
     split: Split,
-    run: Run,
-) -> Path:
-    """Writes the version folder and the figures of a finished run."""
-    clean = _samples(_of(cached, split.validation))
-    task = model.corruption(tf.constant(clean), tf.zeros(2, tf.int32))
-    outputs = model.outputs(task.corrupted)
-    figures.history(run.history, out / "losses.png")
-    figures.reconstructions(
-        task.clean.numpy(), task.corrupted.numpy(), outputs["reconstruction"].numpy(), out / "reconstructions.png"
-    )
-    card = ModelCard(
-        name=out.name,
+    losses: dict[str, float],
+) -> ModelCard:
+    reconstructor = KerasReconstructor(model)
+    return ModelCard(
+        name=name,
         version=1,
         architecture=options.architecture,
         parameters=model.count_params(),
@@ -249,14 +299,11 @@ def _export(
         slices=options.slices,
         data=_describe(cohort, cached, split),
         training=_training_options(options),
-        losses=run.best,
-        score="probability" if "probability" in outputs else "weighted",
-        healthy_levels=healthy_levels(cohort.named(split.validation), KerasReconstructor(model), options.slices),
+        losses=losses,
+        score="probability" if options.architecture == "selfseg" else "weighted",
+        healthy_levels=healthy_levels(cohort.named(split.validation), reconstructor, options.slices),
         versions=versions(),
     )
-    target = out / "1"
-    saved_model.export(model, card, target)
-    return target
 
 
 def _samples(cached: Sequence[CachedSlices], count: int = 4) -> np.ndarray:

@@ -10,6 +10,7 @@ from brainseg_tf_cli.quiet import import_tensorflow
 
 if TYPE_CHECKING:
     from brainseg_tf.recipes import FitOptions
+    from brainseg_tf.workers import Strategy
 
 # Which part of FitOptions an option belongs to, where it is not FitOptions itself, and its name there.
 _PARTS = {
@@ -39,6 +40,13 @@ _PARTS = {
     show_default=True,
     help="Repeat for several channels.",
 )
+@click.option(
+    "--strategy",
+    type=click.Choice(["single", "mirrored", "multi-worker"]),
+    default="single",
+    show_default=True,
+    help="mirrored: all GPUs of this host; multi-worker: all hosts that TF_CONFIG names, each runs this command.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in OUT after a kill.")
 @click.option("--epochs", type=click.IntRange(1), help="At most this many.")
 @click.option("--patience", type=click.IntRange(1), help="Epochs without a better validation loss before stopping.")
@@ -62,7 +70,16 @@ _PARTS = {
     type=click.Path(path_type=Path, file_okay=False),
     help="Where decoded slices are kept.  [default: OUT/cache]",
 )
-def fit(data: Path, out: Path, architecture: str, preset: str, resume: bool, cache: Path | None, **given: Any) -> None:
+def fit(
+    data: Path,
+    out: Path,
+    architecture: str,
+    preset: str,
+    strategy: "Strategy",
+    resume: bool,
+    cache: Path | None,
+    **given: Any,
+) -> None:
     """Train a network on the healthy slices of DATA, a folder in the BraTS 2019 layout.
 
     OUT gets checkpoints, history.csv, losses.png, reconstructions.png and the model as OUT/1, for
@@ -70,7 +87,10 @@ def fit(data: Path, out: Path, architecture: str, preset: str, resume: bool, cac
     """
     # The input is checked before TensorFlow is imported.
     from brainseg_tf.cohort import read_cohort
+    from brainseg_tf.workers import check_tf_config
 
+    if strategy == "multi-worker":
+        check_tf_config()
     options = _options(architecture, preset, given)
     read_cohort(data, options.modalities)
     import_tensorflow()
@@ -79,7 +99,14 @@ def fit(data: Path, out: Path, architecture: str, preset: str, resume: bool, cac
 
     # A bar on a terminal, a line per epoch in a log.
     exported = train(
-        data, out, options, resume=resume, cache=cache, say=click.echo, verbose=1 if sys.stdout.isatty() else 2
+        data,
+        out,
+        options,
+        resume=resume,
+        cache=cache,
+        strategy=strategy,
+        say=click.echo,
+        verbose=1 if sys.stdout.isatty() else 2,
     )
     click.echo(f"model: {exported}")
 

@@ -6,6 +6,7 @@ import tensorflow as tf
 from brainseg_tf import models
 from brainseg_tf.models.layers import (
     Conv,
+    FusedBatchNormalization,
     StridedDilatedConv2D,
     StridedDilatedConv2DTranspose,
     mirrored,
@@ -67,9 +68,10 @@ def test_the_tables_are_built_exactly(name):
 @pytest.mark.parametrize("name", ENCODERS)
 def test_order_after_each_convolution(name):
     model = models.create(name, 1)
-    after = ["BatchNormalization", "LeakyReLU"] if name == "dae" else ["LeakyReLU", "BatchNormalization"]
+    after = [FusedBatchNormalization, keras.layers.LeakyReLU]
+    after = after if name == "dae" else after[::-1]
     for chain in (model.encoder, model.decoder[:-1]):
-        kinds = [type(layer).__name__ for layer in chain if "Pool" not in type(layer).__name__]
+        kinds = [type(layer) for layer in chain if not isinstance(layer, keras.layers.MaxPooling2D)]
         assert all(kinds[k + 1 : k + 3] == after for k in range(0, len(kinds), 3))
     if name == "dae":
         pools = [k for k, layer in enumerate(model.encoder) if isinstance(layer, keras.layers.MaxPooling2D)]
@@ -140,3 +142,22 @@ def test_transposed_is_the_adjoint(kernel, stride, dilation):
 def test_mirror_returns_each_width():
     lines = (Conv(3, 1, 1, 8), Conv(5, 2, 2, 16))
     assert mirrored(lines, 2) == (Conv(5, 2, 2, 8), Conv(3, 1, 1, 2))
+
+
+def test_fused_batch_norm_equals_keras():
+    """Outputs, gradients and moving statistics, in training and in prediction."""
+    random = np.random.default_rng(0)
+    images = tf.constant(random.normal(2, 3, (3, 5, 7, 4)), tf.float32)
+    found = []
+    for layer in (FusedBatchNormalization(momentum=0.8), keras.layers.BatchNormalization(momentum=0.8)):
+        layer.build(images.shape)
+        layer.gamma.assign([0.5, 1.0, 1.5, 2.0])
+        layer.beta.assign([0.0, 1.0, -1.0, 0.5])
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            outputs = layer(images, training=True)
+            loss = tf.reduce_sum(outputs**3)
+        gradients = tape.gradient(loss, [images, layer.gamma.value, layer.beta.value])
+        found.append([outputs, *gradients, layer.moving_mean, layer.moving_variance, layer(images, training=False)])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from brainseg_tf.models.layers import PACKAGE, Conv, build_chain, convolution, mirrored, run, transposed
+from brainseg_tf.models.layers import PACKAGE, Conv, batch_norm, build_chain, convolution, mirrored, run, transposed
 from brainseg_tf.models.objective import ContextModel
 
 # Rows between max poolings, in groups.
@@ -36,14 +36,14 @@ class DAE(ContextModel):
         lines: list[Conv] = []
         for group in TABLE:
             for line in group:
-                self.encoder += [convolution(line), keras.layers.BatchNormalization(), keras.layers.LeakyReLU()]
+                self.encoder += [convolution(line), batch_norm(), keras.layers.LeakyReLU()]
             self.encoder.append(keras.layers.MaxPooling2D(2))
             # The mirror's twin of a group's last convolution comes right after the undone pooling.
             last = group[-1]
             lines += [*group[:-1], Conv(last.kernel, 2, last.dilation, last.width)]
         self.decoder: list[keras.layers.Layer] = []
         for line in mirrored(tuple(lines), channels):
-            self.decoder += [transposed(line), keras.layers.BatchNormalization(), keras.layers.LeakyReLU()]
+            self.decoder += [transposed(line), batch_norm(), keras.layers.LeakyReLU()]
         self.decoder = self.decoder[:-2]
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:

@@ -1,6 +1,7 @@
 """The networks' parts: convolutions from a line of the paper's tables, padding to the stride and cropping back."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -88,6 +89,32 @@ def transposed(line: Conv, name: str | None = None) -> keras.layers.Layer:
     if line.dilation > 1:
         return StridedDilatedConv2DTranspose(line.width, line.kernel, line.stride, line.dilation, name=name)
     return keras.layers.Conv2DTranspose(line.width, line.kernel, line.stride, "same", name=name)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """Keras' batch norm over the last axis of (N, H, W, C) in TensorFlow's one kernel: training is up to 1.3 times as
+    fast (``benchmarks/training.py``).
+    """
+
+    def call(self, inputs: tf.Tensor, training: bool = False, mask: None = None) -> tf.Tensor:
+        if self.synchronized:
+            return super().call(inputs, training=training, mask=mask)
+        kernel = partial(tf.compat.v1.nn.fused_batch_norm, inputs, self.gamma, self.beta, epsilon=self.epsilon)
+        if not training:
+            return kernel(self.moving_mean, self.moving_variance, is_training=False)[0]
+        outputs, mean, variance = kernel(is_training=True)[:3]
+        # The kernel gives the unbiased variance, Keras keeps the biased one.
+        values = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), variance.dtype)
+        variance *= (values - 1) / values
+        for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + now * (1 - self.momentum))
+        return outputs
+
+
+def batch_norm(**options: Any) -> keras.layers.Layer:
+    """Batch norm over the global batch: what replicas train together has one mean and one variance."""
+    return FusedBatchNormalization(synchronized=tf.distribute.has_strategy(), **options)
 
 
 def mirrored(lines: tuple[Conv, ...], channels: int) -> tuple[Conv, ...]:

@@ -82,26 +82,47 @@ class ContextModel(keras.Model):
         """What a prediction needs, by name: the reconstruction, (N, H, W, C), and what else the network gives."""
         return {"reconstruction": self(images, training=False)}
 
-    def compute_losses(self, task: Task, *, training: bool) -> dict[str, tf.Tensor]:
-        """The terms of the objective by name, ``loss`` their weighted sum."""
-        context = reconstruction_error(task.clean, self(task.corrupted, training=training))
+    def compute_losses(self, task: Task, seed: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        """The terms of the objective by name, ``loss`` their weighted sum.
+
+        Args:
+            task: a batch.
+            seed: (2,) int32, of what a training step draws; None when testing, where nothing is drawn and batch norm
+                uses its moving statistics.
+        """
+        context = reconstruction_error(task.clean, self(task.corrupted, training=seed is not None))
         return {"loss": self.objective.context * context, "context": context}
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         return list(self.losses_seen.values())
 
-    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def learn(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """One step on a batch: corrupts it, and goes down the gradient of the mean loss of all replicas' batches.
+
+        Returns:
+            The terms of the objective on this replica's batch.
+        """
         clean, seed = data
+        # The optimizer sums the gradients of all replicas.
+        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
         with tf.GradientTape() as tape:
-            losses = self.compute_losses(self.corruption(clean, seed), training=True)
-        gradients = tape.gradient(losses["loss"], self.trainable_variables)
+            losses = self.compute_losses(self.corruption(clean, seed), seed)
+            share = losses["loss"] / replicas
+        gradients = tape.gradient(share, self.trainable_variables)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        return self._seen(losses, clean)
+        return losses
+
+    def measure(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The terms of the objective on a batch, as ``learn`` gives them, without a step."""
+        clean, seed = data
+        return self.compute_losses(self.corruption(clean, seed), None)
+
+    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return self._seen(self.learn(data), data[0])
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        clean, seed = data
-        return self._seen(self.compute_losses(self.corruption(clean, seed), training=False), clean)
+        return self._seen(self.measure(data), data[0])
 
     def _seen(self, losses: dict[str, tf.Tensor], clean: tf.Tensor) -> dict[str, tf.Tensor]:
         for name, value in losses.items():
@@ -117,10 +138,6 @@ class VariationalContextModel(ContextModel):
 
     loss_names = ("loss", "kl", "reconstruction", "context")
 
-    def __init__(self, channels: int, **kwargs: Any) -> None:
-        super().__init__(channels, **kwargs)
-        self.seeds = keras.random.SeedGenerator()
-
     def encode(self, images: tf.Tensor, *, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
         """Mean and standard deviation of q(z|x), each (N, H / stride, W / stride, latents)."""
         raise NotImplementedError
@@ -133,21 +150,22 @@ class VariationalContextModel(ContextModel):
         mean, _ = self.encode(images, training=training)
         return self.decode(mean, training=training)
 
-    def compute_losses(self, task: Task, *, training: bool) -> dict[str, tf.Tensor]:
+    def compute_losses(self, task: Task, seed: tf.Tensor | None) -> dict[str, tf.Tensor]:
         clean = task.clean
-        mean, stddev = self.encode(pad_to_multiple(clean, self.stride), training=training)
+        mean, stddev = self.encode(pad_to_multiple(clean, self.stride), training=seed is not None)
         # The VAE term is validated at the mean: without noise two validations of the same weights agree.
-        latent = self._sample(mean, stddev) if training else mean
-        decoded = crop_like(self.decode(latent, training=training), clean)
-        losses = super().compute_losses(task, training=training)
+        latent = mean if seed is None else _sample(mean, stddev, seed)
+        decoded = crop_like(self.decode(latent, training=seed is not None), clean)
+        losses = super().compute_losses(task, seed)
         losses["kl"] = kl_per_pixel(mean, stddev, clean)
         losses["reconstruction"] = reconstruction_error(clean, decoded)
         weights = self.objective
         losses["loss"] += weights.kl * losses["kl"] + weights.reconstruction * losses["reconstruction"]
         return losses
 
-    def _sample(self, mean: tf.Tensor, stddev: tf.Tensor) -> tf.Tensor:
-        from tensorflow_probability import distributions as tfd
 
-        seed = tf.bitcast(tf.cast(self.seeds.next(), tf.uint32), tf.int32)
-        return tfd.Normal(mean, stddev).sample(seed=seed)
+def _sample(mean: tf.Tensor, stddev: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    from tensorflow_probability import distributions as tfd
+
+    # The corruption splits the same seed; folding a number in gives a stream of its own.
+    return tfd.Normal(mean, stddev).sample(seed=tf.random.experimental.stateless_fold_in(seed, 1))

@@ -30,9 +30,9 @@ class SelfSegmenter(UNet):
     def restore(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
         return self.compute_maps(images, training=training)[..., 1:]
 
-    def compute_losses(self, task: Task, *, training: bool) -> dict[str, tf.Tensor]:
+    def compute_losses(self, task: Task, seed: tf.Tensor | None) -> dict[str, tf.Tensor]:
         padded = pad_to_multiple(task.corrupted, self.stride)
-        maps = crop_like(self.compute_maps(padded, training=training), task.corrupted)
+        maps = crop_like(self.compute_maps(padded, training=seed is not None), task.corrupted)
         logits = maps[..., 0]
         losses = {
             "context": reconstruction_error(task.clean, maps[..., 1:]),

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from brainseg_tf.models.layers import PACKAGE, build_chain, run
+from brainseg_tf.models.layers import PACKAGE, batch_norm, build_chain, run
 from brainseg_tf.models.objective import ContextModel
 
 _MOMENTUM = 0.9
@@ -73,6 +73,6 @@ class UNet(ContextModel):
 def _block(width: int, kernel: int = 3, strides: int = 1) -> list[keras.layers.Layer]:
     return [
         keras.layers.Conv2D(width, kernel, strides, "same", use_bias=False),
-        keras.layers.BatchNormalization(momentum=_MOMENTUM),
+        batch_norm(momentum=_MOMENTUM),
         keras.layers.LeakyReLU(),
     ]

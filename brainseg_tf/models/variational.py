@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from brainseg_tf.models.layers import Conv, build_chain, convolution, mirrored, run, transposed
+from brainseg_tf.models.layers import Conv, batch_norm, build_chain, convolution, mirrored, run, transposed
 from brainseg_tf.models.objective import VariationalContextModel
 
 _SMALLEST_STDDEV = 1e-4
@@ -32,12 +32,12 @@ class TabledVariationalModel(VariationalContextModel):
         # === Layers ===
         self.encoder: list[keras.layers.Layer] = []
         for line in self.TABLE:
-            self.encoder += [convolution(line), keras.layers.LeakyReLU(), keras.layers.BatchNormalization()]
+            self.encoder += [convolution(line), keras.layers.LeakyReLU(), batch_norm()]
         self.mean_head = convolution(self.HEAD, name="mean")
         self.stddev_head = convolution(self.HEAD, name="stddev")
         self.decoder: list[keras.layers.Layer] = []
         for line in mirrored(lines, channels):
-            self.decoder += [transposed(line), keras.layers.LeakyReLU(), keras.layers.BatchNormalization()]
+            self.decoder += [transposed(line), keras.layers.LeakyReLU(), batch_norm()]
         self.decoder = self.decoder[:-2]
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
