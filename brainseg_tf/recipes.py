@@ -1,6 +1,6 @@
 """What determines a training run, and what each architecture is trained with unless told otherwise. No TensorFlow."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from brainseg_tf.model_card import ModelCard
@@ -72,7 +72,7 @@ class CorruptionOptions:
 
 @dataclass(frozen=True)
 class ObjectiveOptions:
-    """Weights of the terms: the three of ceVAE; cross entropy and overlap (soft Dice) are for ``selfseg`` alone."""
+    """Weights of the terms: the three of ceVAE; cross entropy and overlap (soft Dice) for ``selfseg``, ``fusion``."""
 
     kl: float = 0.01
     reconstruction: float = 1.0
@@ -109,6 +109,15 @@ class FitOptions:
     objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
 
 
+_SELFSEG = FitOptions(
+    "selfseg",
+    epochs=25,
+    patience=25,
+    learning_rate=2e-3,
+    corruption=CorruptionOptions("lesions", augment=True),
+    objective=ObjectiveOptions(context=10.0),
+)
+
 # What each architecture was found to need (docs/experiments.md).
 RECIPES: dict[str, FitOptions] = {
     "cvae": FitOptions("cvae", epochs=60),
@@ -117,14 +126,8 @@ RECIPES: dict[str, FitOptions] = {
     ),
     "dae": FitOptions("dae", epochs=55, patience=55, batch=8, slices=SliceOptions(min_brain=0.15, central=0.7)),
     "unet": FitOptions("unet", epochs=40, corruption=CorruptionOptions("noise", augment=True)),
-    "selfseg": FitOptions(
-        "selfseg",
-        epochs=25,
-        patience=25,
-        learning_rate=2e-3,
-        corruption=CorruptionOptions("lesions", augment=True),
-        objective=ObjectiveOptions(context=10.0),
-    ),
+    "selfseg": _SELFSEG,
+    "fusion": replace(_SELFSEG, architecture="fusion", modalities=("flair", "t2")),
 }
 
 

@@ -26,7 +26,7 @@ _PARTS = {
 @click.option(
     "--model",
     "architecture",
-    type=click.Choice(["cvae", "dcvae", "dae", "unet", "selfseg"]),
+    type=click.Choice(["cvae", "dcvae", "dae", "unet", "selfseg", "fusion"]),
     default="cvae",
     show_default=True,
     help="It comes with a recipe of its own: every option below has its default from there.",
@@ -36,9 +36,7 @@ _PARTS = {
     "--modality",
     "modalities",
     multiple=True,
-    default=("flair",),
-    show_default=True,
-    help="Repeat for several channels.",
+    help="Repeat for several channels.  [default: flair; fusion: flair and t2]",
 )
 @click.option(
     "--strategy",
@@ -118,8 +116,11 @@ def _options(architecture: str, preset: str, given: dict[str, Any]) -> "FitOptio
     from brainseg_tf import recipes
 
     options = recipes.paper(architecture) if preset == "paper" else recipes.RECIPES[architecture]
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value not in (None, ())}
     for part, names in _PARTS.items():
         own = {field: given.pop(name) for name, field in names.items() if name in given}
         options = replace(options, **{part: replace(getattr(options, part), **own)})
-    return replace(options, **given)
+    options = replace(options, **given)
+    if architecture == "fusion" and len(options.modalities) < 2:
+        raise click.UsageError("--model fusion needs two modalities or more; --model selfseg is the same for one")
+    return options

@@ -80,6 +80,24 @@ def test_reconstruction_error_is_the_mean_square():
     assert float(reconstruction_error(tf.ones((2, 3, 3, 2)), tf.fill((2, 3, 3, 2), 3.0))) == 4
 
 
+def test_fusion_adds_the_losses_and_means_the_probabilities_of_two_networks():
+    model = models.create("fusion", 2)
+    model.compile(optimizer="sgd", corruption=CORRUPTION, objective=ObjectiveOptions(context=3.0))
+    batch = tf.constant(np.random.default_rng(0).random((2, 40, 36, 2)), tf.float32)
+    lesion = tf.cast(batch[..., 0] > 0.8, tf.float32)
+    fused = model.compute_losses(Task(batch * 0.5, batch, lesion), None)
+    first = model.first.compute_losses(Task(batch[..., :1] * 0.5, batch[..., :1], lesion), None)
+    every = model.every.compute_losses(Task(batch * 0.5, batch, lesion), None)
+    for name in model.loss_names:
+        assert float(fused[name]) == pytest.approx(float(first[name]) + float(every[name]))
+    terms = 3 * float(fused["context"]) + 3 * float(fused["cross_entropy"]) + float(fused["overlap"])
+    assert float(fused["loss"]) == pytest.approx(terms, rel=1e-5)
+    outputs = model.outputs(batch)
+    both = [model.first.outputs(batch[..., :1])["probability"], model.every.outputs(batch)["probability"]]
+    np.testing.assert_allclose(outputs["probability"], np.mean(both, axis=0), atol=1e-6)
+    np.testing.assert_array_equal(outputs["reconstruction"], model.every.outputs(batch)["reconstruction"])
+
+
 @pytest.mark.parametrize("name", models.ARCHITECTURES)
 def test_the_loss_is_the_weighted_sum_of_the_logged_terms(name):
     model = models.create(name, 1)

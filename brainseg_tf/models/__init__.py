@@ -3,6 +3,7 @@
 from brainseg_tf.models.cvae import CVAE
 from brainseg_tf.models.dae import DAE
 from brainseg_tf.models.dcvae import DilatedCVAE
+from brainseg_tf.models.fusion import FusionSegmenter
 from brainseg_tf.models.objective import ContextModel
 from brainseg_tf.models.selfseg import SelfSegmenter
 from brainseg_tf.models.unet import UNet
@@ -13,6 +14,7 @@ ARCHITECTURES: dict[str, type[ContextModel]] = {
     "dae": DAE,
     "unet": UNet,
     "selfseg": SelfSegmenter,
+    "fusion": FusionSegmenter,
 }
 
 

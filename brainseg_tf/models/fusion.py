@@ -1,0 +1,56 @@
+"""fusion: two ``selfseg`` networks, one that sees the first modality alone and one that sees all, side by side.
+
+A lesion can be faint on one modality and plain on another. A network that sees both lets the faint one talk it out of
+what it would have found on the plain one alone; the mean of the two does so half as much.
+"""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from brainseg_tf.corruption import Task
+from brainseg_tf.models.layers import PACKAGE
+from brainseg_tf.models.objective import ContextModel
+from brainseg_tf.models.selfseg import SelfSegmenter
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class FusionSegmenter(ContextModel):
+    """Both networks learn from the same synthetic lesions, each by its own losses, which are added.
+
+    Args:
+        channels: image channels, one per modality; at least two, or both networks see the same.
+    """
+
+    loss_names = SelfSegmenter.loss_names
+
+    def __init__(self, channels: int = 2, **kwargs: Any) -> None:
+        super().__init__(channels, **kwargs)
+        # === Layers ===
+        self.first = SelfSegmenter(1, name="first")
+        self.every = SelfSegmenter(channels, name="every")
+        self.stride = self.every.stride
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        for network in (self.first, self.every):
+            network.build((None, None, None, network.channels))
+        self.built = True
+
+    def compile(self, **kwargs: Any) -> None:
+        super().compile(**kwargs)
+        for network in (self.first, self.every):
+            network.objective = self.objective
+
+    def restore(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
+        return self.every.restore(images, training=training)
+
+    def compute_losses(self, task: Task, seed: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        alone = Task(task.corrupted[..., :1], task.clean[..., :1], task.lesion)
+        first, every = self.first.compute_losses(alone, seed), self.every.compute_losses(task, seed)
+        return {name: first[name] + every[name] for name in self.loss_names}
+
+    def outputs(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The reconstruction of all modalities, and the mean of both probabilities."""
+        first, every = self.first.outputs(images[..., :1]), self.every.outputs(images)
+        return every | {"probability": (first["probability"] + every["probability"]) / 2}
