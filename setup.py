@@ -62,6 +62,7 @@ setup(
             "PyYAML>=6,<7",
             "kubernetes-validate>=1.31,<2",
         ],
+        "benchmarks": ["torch>=2.6,<3", "dipy>=1.11,<2", "antspyx>=0.6,<0.7", "psutil>=6,<8"],
         "examples": ["nilearn>=0.12,<0.15"],
     },
     entry_points={"console_scripts": ["brainseg-tf=brainseg_tf_cli.main:main"]},

@@ -80,7 +80,7 @@ def test_reconstruction_error_is_the_mean_square():
     assert float(reconstruction_error(tf.ones((2, 3, 3, 2)), tf.fill((2, 3, 3, 2), 3.0))) == 4
 
 
-def test_fusion_adds_the_losses_and_means_the_probabilities_of_two_networks():
+def test_fusion_adds_the_losses_and_multiplies_the_probabilities_of_two_networks():
     model = models.create("fusion", 2)
     model.compile(optimizer="sgd", corruption=CORRUPTION, objective=ObjectiveOptions(context=3.0))
     batch = tf.constant(np.random.default_rng(0).random((2, 40, 36, 2)), tf.float32)
@@ -94,7 +94,7 @@ def test_fusion_adds_the_losses_and_means_the_probabilities_of_two_networks():
     assert float(fused["loss"]) == pytest.approx(terms, rel=1e-5)
     outputs = model.outputs(batch)
     both = [model.first.outputs(batch[..., :1])["probability"], model.every.outputs(batch)["probability"]]
-    np.testing.assert_allclose(outputs["probability"], np.mean(both, axis=0), atol=1e-6)
+    np.testing.assert_allclose(outputs["probability"], np.sqrt(both[0] * both[1]), atol=1e-6)
     np.testing.assert_array_equal(outputs["reconstruction"], model.every.outputs(batch)["reconstruction"])
 
 

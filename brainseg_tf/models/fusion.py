@@ -1,7 +1,8 @@
 """fusion: two ``selfseg`` networks, one that sees the first modality alone and one that sees all, side by side.
 
-A lesion can be faint on one modality and plain on another. A network that sees both lets the faint one talk it out of
-what it would have found on the plain one alone; the mean of the two does so half as much.
+A lesion can be faint on one modality and plain on another, and a network that sees both lets the faint one talk it out
+of what the plain one shows. What only one of two networks holds for a lesion often is none: the geometric mean of their
+probabilities wants both.
 """
 
 from typing import Any
@@ -51,6 +52,6 @@ class FusionSegmenter(ContextModel):
         return {name: first[name] + every[name] for name in self.loss_names}
 
     def outputs(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The reconstruction of all modalities, and the mean of both probabilities."""
+        """The reconstruction of all modalities, and the geometric mean of both probabilities."""
         first, every = self.first.outputs(images[..., :1]), self.every.outputs(images)
-        return every | {"probability": (first["probability"] + every["probability"]) / 2}
+        return every | {"probability": tf.sqrt(first["probability"] * every["probability"])}

@@ -1,0 +1,226 @@
+"""Training and inference beside the same networks in PyTorch, and beside what the cores can do.
+
+    pip install '.[benchmarks]'
+    python benchmarks/training.py [MODEL ...] [--sizes 128 240]
+
+One batch of 16, float32, default threads; each cell is the fastest of several runs, each library in a process of its
+own. A training step is the model's own without the corruption, which PyTorch has no twin of; the last column has it.
+PyTorch runs eagerly in both memory formats; the faster one counts. Floating-point operations are those of the
+convolutions, as PyTorch's counter has them, as a share of what a product of two 2048 x 2048 float32 matrices reaches
+in TensorFlow.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+BATCH = 16
+
+
+def rate(step: Callable[[], Any], seconds: float) -> float:
+    """Images per second of the fastest of three runs, each about this long."""
+    step()
+    start = time.perf_counter()
+    step()
+    count = max(1, round(seconds / (time.perf_counter() - start)))
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        for _ in range(count):
+            step()
+        best = min(best, (time.perf_counter() - start) / count)
+    return BATCH / best
+
+
+def ours(name: str, size: int, seconds: float) -> dict[str, float]:
+    """Images per second of this package's model."""
+    import numpy as np
+    import tensorflow as tf
+
+    from brainseg_tf import recipes, training
+    from brainseg_tf.corruption import Task
+
+    model = training._compiled(recipes.RECIPES[name], 100)
+    images = tf.constant(np.random.default_rng(0).random((BATCH, size, size, 1)), tf.float32)
+    seed = tf.constant([1, 2])
+    whole = tf.function(model.learn)
+    results = {"corrupted": rate(lambda: whole((images, seed)), seconds)}
+    model.corruption = lambda clean, seed: Task(clean, clean, clean[..., 0])
+    bare = tf.function(model.learn)
+    results["train"] = rate(lambda: bare((images, seed)), seconds)
+    infer = tf.function(model.outputs)
+    results["infer"] = rate(lambda: infer(images), seconds)
+    matrix = tf.random.normal((2048, 2048))
+    product = tf.function(lambda: matrix @ matrix)
+    results["peak"] = rate(lambda: product(), seconds) / BATCH * 2 * 2048**3
+    return results
+
+
+def theirs(name: str, size: int, seconds: float) -> dict[str, float]:
+    """The same of its twin in PyTorch, and the operations per image of a step."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from brainseg_tf import models
+
+    results: dict[str, float] = {}
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        network = twin(name).to(memory_format=layout)
+        size += -size % models.create(name, 1).stride  # As the package pads.
+        optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+        images = torch.rand(BATCH, 1, size, size).to(memory_format=layout)
+
+        def train(network: Any = network, optimizer: Any = optimizer, images: Any = images) -> None:
+            optimizer.zero_grad(set_to_none=True)
+            network.loss(images).backward()
+            optimizer.step()
+
+        def infer(network: Any = network, images: Any = images) -> None:
+            with torch.inference_mode():
+                network(images)
+
+        network.train()
+        results["train"] = max(results.get("train", 0), rate(train, seconds))
+        with FlopCounterMode(display=False) as counter:
+            train()
+        results["train_flops"] = counter.get_total_flops() / BATCH
+        network.eval()
+        results["infer"] = max(results.get("infer", 0), rate(infer, seconds))
+        with FlopCounterMode(display=False) as counter:
+            infer()
+        results["infer_flops"] = counter.get_total_flops() / BATCH
+    return results
+
+
+def twin(name: str) -> Any:
+    """The network of the same tables in PyTorch."""
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    from brainseg_tf.models import dae
+    from brainseg_tf.models.cvae import CVAE
+    from brainseg_tf.models.dcvae import DilatedCVAE
+    from brainseg_tf.models.layers import Conv, mirrored
+
+    class Cropped(nn.Module):
+        """A transposed convolution whose even kernel gives a row and a column too many."""
+
+        def __init__(self, layer: nn.Module) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.layer(inputs)[..., : inputs.shape[-2], : inputs.shape[-1]]
+
+    def convolution(line: Conv, channels: int) -> nn.Module:
+        if line.stride == 1:
+            return nn.Conv2d(channels, line.width, line.kernel, padding="same", dilation=line.dilation)
+        reach = line.dilation * (line.kernel - 1)
+        return nn.Conv2d(channels, line.width, line.kernel, line.stride, reach // 2, line.dilation)
+
+    def transposed(line: Conv, channels: int) -> nn.Module:
+        reach = line.dilation * (line.kernel - 1)
+        before = reach // 2
+        after = line.stride - 1 + 2 * before - reach
+        layer = nn.ConvTranspose2d(
+            channels, line.width, line.kernel, line.stride, before, max(after, 0), dilation=line.dilation
+        )
+        return Cropped(layer) if after < 0 else layer
+
+    def chain(lines: tuple[Conv, ...], channels: int, make: Callable[..., nn.Module], norm_first: bool) -> list[Any]:
+        layers: list[nn.Module] = []
+        for line in lines:
+            after = [nn.LeakyReLU(0.3), nn.BatchNorm2d(line.width)]
+            layers += [make(line, channels), *(after[::-1] if norm_first else after)]
+            channels = line.width
+        return layers
+
+    class Context(nn.Module):
+        """One encoder and one decoder."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            layers, channels, lines = [], 1, []
+            for group in dae.TABLE:
+                layers += [*chain(group, channels, convolution, True), nn.MaxPool2d(2)]
+                channels = group[-1].width
+                lines += [*group[:-1], Conv(group[-1].kernel, 2, 1, channels)]
+            back = mirrored(tuple(lines), 1)
+            self.network = nn.Sequential(*layers, *chain(back, channels, transposed, True)[:-2])
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.network(images)
+
+        def loss(self, images: torch.Tensor) -> torch.Tensor:
+            return functional.mse_loss(self(images), images)
+
+    class Variational(nn.Module):
+        """Encoder, two heads, decoder."""
+
+        def __init__(self, table: tuple[Conv, ...], head: Conv) -> None:
+            super().__init__()
+            self.encoder = nn.Sequential(*chain(table, 1, convolution, False))
+            self.mean, self.stddev = (convolution(head, table[-1].width) for _ in range(2))
+            self.decoder = nn.Sequential(*chain(mirrored((*table, head), 1), head.width, transposed, False)[:-2])
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.decoder(self.mean(self.encoder(images)))
+
+        def loss(self, images: torch.Tensor) -> torch.Tensor:
+            features = self.encoder(images)
+            mean, stddev = self.mean(features), functional.softplus(self.stddev(features)) + 1e-4
+            decoded = self.decoder(mean + stddev * torch.randn_like(stddev))
+            kl = 0.5 * (mean**2 + stddev**2 - 1 - 2 * torch.log(stddev)).sum() / images.numel()
+            # The encoder sees the corrupted images as well, which here are the same.
+            return functional.mse_loss(decoded, images) + functional.mse_loss(self(images), images) + 0.01 * kl
+
+    if name == "dae":
+        return Context()
+    kind = {"cvae": CVAE, "dcvae": DilatedCVAE}[name]
+    return Variational(kind.TABLE, kind.HEAD)
+
+
+def measured(library: str, name: str, size: int, seconds: float) -> dict[str, float]:
+    """One of the two, in a process of its own."""
+    command = [sys.executable, __file__, name, "--one", library, "--sizes", str(size), "--seconds", str(seconds)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="cvae, dcvae, dae")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 240])
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each run")
+    parser.add_argument("--one", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps({"ours": ours, "theirs": theirs}[given.one](given.models[0], given.sizes[0], given.seconds)))
+        return
+    print("| model | size | stage | images/s | PyTorch | ratio | GFLOP/s | share of peak | with corruption |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name in given.models or ["cvae", "dcvae", "dae"]:
+        for size in given.sizes:
+            mine, peer = (measured(library, name, size, given.seconds) for library in ("ours", "theirs"))
+            for stage in ("train", "infer"):
+                speed = mine[stage] * peer[f"{stage}_flops"]
+                corrupted = f"{mine['corrupted']:.1f}" if stage == "train" else ""
+                ratio = mine[stage] / peer[stage]
+                print(
+                    f"| {name} | {size} | {stage} | {mine[stage]:.1f} | {peer[stage]:.1f} | {ratio:.2f} "
+                    f"| {speed / 1e9:.1f} | {speed / mine['peak']:.0%} | {corrupted} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
