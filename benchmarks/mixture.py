@@ -44,8 +44,9 @@ def dipy(score: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """The hidden Markov random field of dipy."""
     from dipy.segment.tissue import TissueClassifierHMRF
 
+    image = np.where(inside, score + 1e-3, 0).astype(np.float64)
     # Classes are numbered by rising mean; the background is 0.
-    _, classes, _ = TissueClassifierHMRF(verbose=False).classify(np.where(inside, score + 1e-3, 0), COMPONENTS, 0.1)
+    _, classes, _ = TissueClassifierHMRF(verbose=False).classify(image, COMPONENTS, 0.1)
     return (classes == COMPONENTS) & inside
 
 

@@ -31,6 +31,12 @@ def _preset(context: click.Context, parameter: click.Parameter, name: str) -> No
         context.default_map = PAPER
 
 
+def _odd(context: click.Context, parameter: click.Parameter, value: int) -> int:
+    if value % 2 == 0:
+        raise click.BadParameter(f"{value} has no middle voxel; give an odd number")
+    return value
+
+
 _STAGES = [
     click.option(
         "--preset",
@@ -77,9 +83,10 @@ _STAGES = [
     click.option(
         "--neighbourhood",
         type=click.IntRange(1),
+        callback=_odd,
         default=3,
         show_default=True,
-        help="Edge of the cube of neighbours that weigh a voxel's components; 1 turns them off.",
+        help="Edge of the cube of neighbours that weigh a voxel's components, an odd number; 1 turns them off.",
     ),
     click.option(
         "--spread",

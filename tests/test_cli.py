@@ -227,6 +227,7 @@ def test_wrong_usage_is_exit_code_2(scan, tmp_path):
         (("predict", scan, "--out", "a.nii", "--modality", "t2"), "expected NAME=FILE"),
         (("predict", scan, "--out", "a.nii", "--score", "best"), "is not one of"),
         (("predict", scan, "--out", "a.nii", "--min-size", "-1"), "not in the range"),
+        (("predict", scan, "--out", "a.nii", "--neighbourhood", 4), "4 has no middle voxel; give an odd number"),
         (("fit", tmp_path), "Missing option '--out'"),
         (("nonsense",), "No such command"),
     ]

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 from sklearn.mixture import GaussianMixture
 
-from brainseg_tf.postprocessing.mixture import Mixture, MixtureOptions, fit_mixture
+from brainseg_tf.postprocessing.mixture import Mixture, MixtureOptions, _box_sums, fit_mixture
 
 MEANS, STDDEV = (0.1, 0.25, 0.6), 0.05
 
@@ -48,6 +48,15 @@ def test_one_step_is_the_equation():
         density = np.exp(-0.5 * ((score[z, y, x] - before.means) / before.stddevs) ** 2) / before.stddevs
         expected = prior * density / (prior * density).sum()
         np.testing.assert_allclose(after.posterior[:, z, y, x], expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("edge", [3, 5, 9])
+def test_the_neighbourhood_is_a_box_of_any_odd_edge_across_slabs(edge):
+    random = np.random.default_rng(0)
+    values = random.random((2, 11, 8, 7)).astype(np.float32)
+    expected = [ndimage.uniform_filter(one, edge, mode="constant") * edge**3 for one in values.astype(float)]
+    found = [_box_sums(values, slice(start, start + 4), edge) for start in (0, 4, 8)]
+    np.testing.assert_allclose(np.concatenate(found, axis=1), expected, rtol=1e-5)
 
 
 def test_neighbours_help_against_noise():

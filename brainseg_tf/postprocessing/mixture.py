@@ -1,5 +1,6 @@
 """The Gaussian mixture with neighbourhood weights (section 5.3, step 3)."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +13,8 @@ Spread = Literal["tied", "free"]
 _SAMPLE = 50_000
 # Posteriors below this neither matter nor may take the whole neighbourhood's prior to zero.
 _TINY = 1e-6
+# Slices that are worked on at once.
+_SLAB = 4
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,8 @@ class MixtureOptions:
     """How the score is divided into components.
 
     Attributes:
-        neighbourhood: edge of the cube of voxels whose mean posterior is a voxel's mixing weight; 1 gives an ordinary
-            mixture with one weight per component for the whole volume.
+        neighbourhood: edge, an odd number, of the cube of voxels whose mean posterior is a voxel's mixing weight; 1
+            gives an ordinary mixture with one weight per component for the whole volume.
         iterations: at most this many; fewer once no mean moves by more than ``tolerance``.
         tolerance: in units of the score.
         spread: ``tied`` gives all components one standard deviation, ``free`` each its own. A free component can grow
@@ -67,27 +70,19 @@ def fit_mixture(score: np.ndarray, where: np.ndarray, components: int, options: 
     box = ndimage.find_objects(where.astype(np.uint8))[0]
     inside, values = where[box], score[box].astype(np.float32)
     means, stddevs, weights = _start(values[inside], components, options.spread)
-    prior = np.broadcast_to(weights[:, None, None, None].astype(np.float32), (components, *values.shape))
-    posterior = _posterior(values, inside, means, stddevs, prior)
-    neighbours = _mean(inside.astype(np.float32), options.neighbourhood)
+    volume = _Slabs(values, inside)
+    posterior, _ = volume.expect(means, stddevs, weights)
     for _ in range(options.iterations):
         before = means
-        if options.neighbourhood > 1:
-            prior = np.stack([_mean(one, options.neighbourhood) for one in posterior]) / np.maximum(neighbours, _TINY)
-        else:
-            shares = posterior.sum(axis=(1, 2, 3)) / inside.sum()
-            prior = np.broadcast_to(shares[:, None, None, None], posterior.shape)
-        posterior = _posterior(values, inside, means, stddevs, prior)
-        means, stddevs = _moments(values, posterior, options.spread)
+        posterior, sums = volume.expect(means, stddevs, weights, posterior, options.neighbourhood)
+        means, stddevs, weights = _maximise(sums, options.spread)
         if np.abs(means - before).max() < options.tolerance:
             break
     order = np.argsort(means)
-    means, stddevs, posterior = means[order], stddevs[order], posterior[order]
-    weights = posterior.sum(axis=(1, 2, 3), dtype=np.float64) / inside.sum()
     whole = np.zeros((components, *score.shape), np.float32)
-    whole[(slice(None), *box)] = posterior
-    lesion = int(np.argmin(weights)) if options.lesion == "smallest" else components - 1
-    return Mixture(means, stddevs, weights, whole, lesion)
+    whole[(slice(None), *box)] = posterior[order]
+    lesion = int(np.argmin(weights[order])) if options.lesion == "smallest" else components - 1
+    return Mixture(means[order], stddevs[order], weights[order], whole, lesion)
 
 
 def _start(values: np.ndarray, components: int, spread: Spread) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -110,31 +105,98 @@ def _start(values: np.ndarray, components: int, spread: Spread) -> tuple[np.ndar
     return mixture.means_[:, 0], stddevs, mixture.weights_
 
 
+class _Slabs:
+    """A volume that is worked on a few slices at a time, which then stay in the processor's cache, on all cores.
+
+    Args:
+        values: (N, H, W) float32.
+        inside: (N, H, W) bool, the voxels that count.
+    """
+
+    def __init__(self, values: np.ndarray, inside: np.ndarray) -> None:
+        self._values, self._inside = values, inside
+        self._slabs = [slice(start, start + _SLAB) for start in range(0, len(values), _SLAB)]
+
+    def expect(
+        self,
+        means: np.ndarray,
+        stddevs: np.ndarray,
+        weights: np.ndarray,
+        posterior: np.ndarray | None = None,
+        edge: int = 1,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Posteriors of the components, and what their parameters follow from.
+
+        Args:
+            means, stddevs, weights: (K,).
+            posterior: (K, N, H, W), the last one; its means over cubes of this ``edge`` are the mixing weights. With
+                none, or an edge of 1, ``weights`` are.
+
+        Returns:
+            (K, N, H, W) float32, 0 outside; and (3, K), the sums over voxels of posterior, posterior times value and
+            posterior times squared value.
+        """
+        result = np.empty((len(means), *self._values.shape), np.float32)
+
+        def work(slab: slice) -> np.ndarray:
+            values = self._values[slab]
+            prior = weights if posterior is None or edge == 1 else _box_sums(posterior, slab, edge)
+            return _posterior(values, self._inside[slab], means, stddevs, prior, result[:, slab])
+
+        with ThreadPoolExecutor() as pool:
+            return result, sum(pool.map(work, self._slabs))
+
+
 def _posterior(
-    values: np.ndarray, inside: np.ndarray, means: np.ndarray, stddevs: np.ndarray, prior: np.ndarray
+    values: np.ndarray,
+    inside: np.ndarray,
+    means: np.ndarray,
+    stddevs: np.ndarray,
+    prior: np.ndarray,
+    result: np.ndarray,
 ) -> np.ndarray:
-    """Posterior of each component at each voxel, (K, N, H, W); 0 outside."""
-    logs = np.stack(
-        [
-            -0.5 * ((values - np.float32(mean)) / np.float32(stddev)) ** 2 - np.float32(np.log(stddev))
-            for mean, stddev in zip(means, stddevs, strict=True)
-        ]
-    )
-    weighted = np.exp(logs - logs.max(axis=0)) * np.maximum(prior, _TINY)
-    weighted /= weighted.sum(axis=0)
-    return weighted * inside
+    """Writes the posterior of each component at each voxel, (K, N, H, W), to ``result``; returns its sums, (3, K).
+
+    The prior may have any scale: (K,) or (K, N, H, W).
+    """
+    for one, mean, stddev in zip(result, means, stddevs, strict=True):
+        np.subtract(values, np.float32(mean), out=one)
+        one *= one
+        one *= np.float32(-0.5 / stddev**2)
+        one -= np.float32(np.log(stddev))
+    result -= result.max(axis=0)
+    np.exp(result, out=result)
+    result *= np.maximum(prior, _TINY).astype(np.float32).reshape(len(means), *(prior.shape[1:] or (1, 1, 1)))
+    result *= inside / result.sum(axis=0)
+    flat, values = result.reshape(len(means), -1), values.ravel()
+    return np.array([flat.sum(axis=1, dtype=np.float64), flat @ values, flat @ values**2])
 
 
-def _moments(values: np.ndarray, posterior: np.ndarray, spread: Spread) -> tuple[np.ndarray, np.ndarray]:
-    """Means and standard deviations, (K,), of the values weighted by the posteriors."""
-    totals = np.maximum(posterior.sum(axis=(1, 2, 3), dtype=np.float64), _TINY)
-    means = np.array([np.vdot(one, values) for one in posterior], np.float64) / totals
-    squares = values**2
-    variances = np.array([np.vdot(one, squares) for one in posterior], np.float64) / totals - means**2
+def _box_sums(values: np.ndarray, slab: slice, edge: int) -> np.ndarray:
+    """Sums of (K, N, H, W) over cubes of ``edge`` voxels around those of some slices, 0 beyond the volume."""
+    reach = edge // 2
+    last = min(slab.stop, values.shape[1])
+    first = max(0, slab.start - reach)
+    wide = values[:, first : last + reach]
+    for axis in (1, 2, 3):
+        total = wide.copy()
+        for step in range(1, reach + 1):
+            ahead = [slice(None)] * 4
+            behind = [slice(None)] * 4
+            ahead[axis], behind[axis] = slice(step, None), slice(None, -step)
+            total[tuple(ahead)] += wide[tuple(behind)]
+            total[tuple(behind)] += wide[tuple(ahead)]
+        # The slab's halo has served.
+        wide = total[:, slab.start - first : last - first] if axis == 1 else total
+    return wide
+
+
+def _maximise(sums: np.ndarray, spread: Spread) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means, standard deviations and weights, (K,), from the sums of ``_Slabs.expect``."""
+    totals, firsts, seconds = sums
+    totals = np.maximum(totals, _TINY)
+    means = firsts / totals
+    variances = seconds / totals - means**2
     if spread == "tied":
         variances = np.full_like(variances, np.average(variances, weights=totals))
-    return means, np.sqrt(np.maximum(variances, _TINY))
-
-
-def _mean(values: np.ndarray, edge: int) -> np.ndarray:
-    return ndimage.uniform_filter(values, edge, mode="constant")
+    return means, np.sqrt(np.maximum(variances, _TINY)), totals / totals.sum()
