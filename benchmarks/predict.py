@@ -3,7 +3,7 @@
     python benchmarks/predict.py [MODEL ...]
 
 Prints, in one run: seconds and peak memory of the whole command and of each stage, each also as a share of the whole;
-``--help`` beside a Python that does nothing; the mixture beside scikit-learn's GaussianMixture on the same voxels.
+``--help`` beside a Python that does nothing; what the imports cost.
 """
 
 import json
@@ -13,7 +13,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 
 PHANTOM = Path(__file__).parents[1] / "examples" / "phantom" / "phantom_flair.nii.gz"
@@ -57,30 +56,15 @@ def predict(model: str, folder: Path) -> None:
     row("  start-up and the rest", whole - sum(stages.values()), whole)
 
 
-def mixture() -> None:
-    """Our mixture and scikit-learn's on one score."""
-    from sklearn.mixture import GaussianMixture
-
-    from brainseg_tf import saved_model
-    from brainseg_tf.postprocessing.mixture import MixtureOptions, fit_mixture
-    from brainseg_tf.segmentation import SegmentationOptions, lesion_score
-    from brainseg_tf.slices import brain_mask, to_stack
-    from brainseg_tf.volume import read_volume
-
-    found = saved_model.find("cvae")
-    scan = read_volume(PHANTOM)
-    stack = to_stack([scan], brain_mask(scan), found.card.slices)
-    inside, score = lesion_score(stack, found.load().reconstruct(stack.images), found.card.score, SegmentationOptions())
-    fit_mixture(score, inside, 3, MixtureOptions())
-    start = time.perf_counter()
-    fit_mixture(score, inside, 3, MixtureOptions())
-    ours = time.perf_counter() - start
-    start = time.perf_counter()
-    values = score[inside][:, None].astype(np.float64)
-    GaussianMixture(3, random_state=0).fit(values).predict_proba(values)
-    theirs = time.perf_counter() - start
-    note = f"x scikit-learn without neighbours, {theirs:.2f} s"
-    print(f"{'mixture, neighbours':28} {ours:7.2f} s  {ours / theirs:6.2f} {note}")
+def imports() -> None:
+    """What importing each of the larger packages costs, in the order and by the names that ``predict`` imports them."""
+    before = best(3, sys.executable, "-c", "pass")
+    done: list[str] = []
+    for name in ("nibabel", "scipy.ndimage", "skimage.measure", "sklearn.mixture, sklearn.linear_model", "tensorflow"):
+        done.append(f"import {name}")
+        after = best(3, sys.executable, "-c", "; ".join(done))
+        print(f"{'import ' + name:50} {after - before:6.2f} s more")
+        before = after
 
 
 def main() -> None:
@@ -91,7 +75,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for model in sys.argv[1:] or ["selfseg-flair", "cvae", "dcvae", "dae"]:
             predict(model, Path(folder))
-    mixture()
+    imports()
 
 
 if __name__ == "__main__":

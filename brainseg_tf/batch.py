@@ -76,7 +76,8 @@ def run_all(predictor: Predictor, jobs: Sequence[Job], *, workers: int = 2, proc
         predictor: runs one.
         jobs: in the order that the outcomes come in.
         workers: scans under way at once.
-        proceed: keep what an earlier run has finished and what is whole, and replace what is not.
+        proceed: keep what an earlier run has finished and what is whole, and replace what is not. What another model or
+            other options made is refused.
 
     Yields:
         An outcome for each job. If the caller stops early, the scans under way are finished and no other is begun.
@@ -91,10 +92,15 @@ def run_all(predictor: Predictor, jobs: Sequence[Job], *, workers: int = 2, proc
 
 
 def attempt(predictor: Predictor, job: Job, *, proceed: bool) -> Outcome:
-    """Runs one job, or keeps what is there of it already."""
+    """Runs one job, or keeps what is there of it already, unless another model or other options made that."""
     try:
         report = _finished(job) if proceed else None
         if report is not None:
+            if not predictor.made(report):
+                raise InputError(
+                    f"{job.mask}: was made by another model or with other options; give --overwrite to do all scans "
+                    "again, or another --out-dir"
+                )
             return Outcome(job, report, kept=True)
         return Outcome(job, predictor.run(job, overwrite=proceed))
     except InputError as error:

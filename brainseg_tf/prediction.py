@@ -1,8 +1,10 @@
 """From scan files to mask files: reads, segments, writes mask, maps, figure and report of a scan."""
 
+import json
 import re
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -15,8 +17,8 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.files import check_writable, write_json
 from brainseg_tf.metrics import dice, iou
 from brainseg_tf.model_card import ModelCard
-from brainseg_tf.saved_model import Reconstructor
-from brainseg_tf.segmentation import Segmentation, SegmentationOptions, segment
+from brainseg_tf.saved_model import Reconstruction, Reconstructor
+from brainseg_tf.segmentation import Segmentation, SegmentationOptions, find_brain, segment
 from brainseg_tf.slices import from_stack, onto_stack
 from brainseg_tf.volume import Volume, check_name, read_mask, read_on_same_grid, read_volume, stem, write_map
 
@@ -69,8 +71,8 @@ class Predictor:
     ) -> None:
         self._server = server
         self._card, self._load, self._options, self._overwrite = card, load, options, overwrite
-        self._model: Reconstructor | None = None
-        self._loading, self._drawing = Lock(), Lock()
+        self._model: Future[Reconstructor] | None = None
+        self._starting, self._drawing = Lock(), Lock()
 
     def run(self, job: Job, *, overwrite: bool = False) -> dict[str, Any]:
         """Segments one scan and writes what the job asks for; returns the report.
@@ -85,22 +87,52 @@ class Predictor:
         start = time.perf_counter()
         self._check_outputs(job, self._overwrite or overwrite)
         scans = self._read(job)
-        brain = read_mask(job.brain, scans[0]) if job.brain else None
-        if brain is not None and not brain.any():
-            raise InputError(f"{job.brain}: is empty; give a mask that covers the brain")
+        brain, doubts = self._brain(job, scans[0])
         truth = read_mask(job.truth, scans[0]) if job.truth else None
         read = time.perf_counter()
-        with self._loading:
-            self._model = self._model or self._load()
-        loaded = time.perf_counter()
-        result = segment(scans, self._model, self._card, self._options, brain)
-        result.warnings.extend(self._doubts(job))
-        result.seconds.update(read=round(read - start, 3), load_model=round(loaded - read, 3))
+        # The files are sound. While the model is loaded, which takes seconds, the slices are cut.
+        model = _Coming(self._start_loading())
+        try:
+            result = segment(scans, model, self._card, self._options, brain)
+        except InputError:
+            model.check()
+            raise
+        result.warnings.extend([*doubts, *self._doubts(job)])
+        result.seconds["model"] = round(result.seconds["model"] - model.waited, 3)
+        result.seconds.update(read=round(read - start, 3), load_model=round(model.waited, 3))
         report = self._report(job, result)
         if truth is not None:
             report |= {"dice": dice(result.mask, truth), "iou": iou(result.mask, truth)}
         self._write(job, scans, result, truth, report)
         return report
+
+    def made(self, report: Mapping[str, Any]) -> bool:
+        """Whether a report tells of this model and these options."""
+        return all(report.get(name) == value for name, value in json.loads(json.dumps(self._method())).items())
+
+    def _method(self) -> dict[str, Any]:
+        card = self._card
+        return {
+            "model": {"name": card.name, "version": card.version, "modalities": list(card.modalities)},
+            "options": asdict(self._options),
+        }
+
+    def _start_loading(self) -> Future[Reconstructor]:
+        """Loads the model in a thread of its own, once."""
+        with self._starting:
+            if self._model is None:
+                pool = ThreadPoolExecutor(1)
+                self._model = pool.submit(self._load)
+                pool.shutdown(wait=False)
+        return self._model
+
+    def _brain(self, job: Job, scan: Volume) -> tuple[np.ndarray, list[str]]:
+        if job.brain is None:
+            return find_brain(scan)
+        brain = read_mask(job.brain, scan)
+        if not brain.any():
+            raise InputError(f"{job.brain}: is empty; give a mask that covers the brain")
+        return brain, []
 
     def _check_outputs(self, job: Job, overwrite: bool) -> None:
         volumes = [job.mask, job.residual, job.reconstruction]
@@ -137,7 +169,7 @@ class Predictor:
         return [f"{job.scan}: is {named} by its name, model {self._card.name} is for {expected}; the mask may be wrong"]
 
     def _report(self, job: Job, result: Segmentation) -> dict[str, Any]:
-        card, lesion = self._card, result.outline.mixture.lesion
+        lesion = result.outline.mixture.lesion
         return {
             "scan": str(job.scan),
             "mask": str(job.mask),
@@ -153,9 +185,8 @@ class Predictor:
                 "level": result.outline.level,
             },
             "seconds": result.seconds,
-            "model": {"name": card.name, "version": card.version, "modalities": list(card.modalities)},
             "server": self._server,
-            "options": asdict(self._options),
+            **self._method(),
             "warnings": result.warnings,
             "brainseg_tf": __version__,
             "note": "for research; not a medical device",
@@ -182,3 +213,27 @@ class Predictor:
         if job.report:
             result.seconds["write"] = round(time.perf_counter() - start, 3)
             write_json(job.report, report)
+
+
+class _Coming:
+    """A model that is still being loaded, for one scan, which waits for it when it needs it.
+
+    Attributes:
+        waited: seconds of that.
+    """
+
+    def __init__(self, future: Future[Reconstructor]) -> None:
+        self._future = future
+        self.waited = 0.0
+
+    def check(self) -> None:
+        """Raises what kept the model from being loaded."""
+        if self._future.done():
+            self._future.result()
+
+    def reconstruct(self, images: np.ndarray) -> Reconstruction:
+        """As the model does."""
+        start = time.perf_counter()
+        model = self._future.result()
+        self.waited += time.perf_counter() - start
+        return model.reconstruct(images)

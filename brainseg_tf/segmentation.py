@@ -145,9 +145,8 @@ def segment(
     scan = scans[0]
     with _clock(seconds, "slices"):
         if brain is None:
-            brain = brain_mask(scan)
-            warning = skull_warning(scan, brain)
-            warnings += [warning] if warning else []
+            brain, doubts = find_brain(scan)
+            warnings += doubts
         stack = to_stack(scans, brain, card.slices)
     try:
         located = locate(stack, model, card, options, seconds)
@@ -159,6 +158,17 @@ def segment(
         components = lesions(mask, scan.affine)
     residual = np.where(stack.brain[..., None], stack.images - images, 0)
     return Segmentation(mask, stack, images, residual, located.outline, components, warnings, seconds)
+
+
+def find_brain(scan: Volume) -> tuple[np.ndarray, list[str]]:
+    """The brain in a scan, (X, Y, Z) bool, and a warning if its skull seems to be there still.
+
+    Raises:
+        InputError: there is none.
+    """
+    brain = brain_mask(scan)
+    warning = skull_warning(scan, brain)
+    return brain, [warning] if warning else []
 
 
 def locate(

@@ -7,14 +7,25 @@ import sys
 def import_tensorflow() -> None:
     """Imports TensorFlow with the standard error stream of its C++ part closed.
 
-    TF_CPP_MIN_LOG_LEVEL does not silence what is logged before its logger is ready. A failing import still raises.
+    TF_CPP_MIN_LOG_LEVEL does not silence what is logged before its logger is ready. What Python itself writes
+    meanwhile, another thread's error message for one, still comes through, and a failing import still raises.
     """
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    ours, nowhere = sys.stderr, os.open(os.devnull, os.O_WRONLY)
+    with os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace") as aside:
+        try:
+            if _goes_to_descriptor_2(ours):
+                sys.stderr = aside
+            os.dup2(nowhere, 2)
+            import tensorflow  # noqa: F401
+        finally:
+            os.dup2(aside.fileno(), 2)
+            sys.stderr = ours
+            os.close(nowhere)
+
+
+def _goes_to_descriptor_2(stream: object) -> bool:
     try:
-        os.dup2(nowhere, 2)
-        import tensorflow  # noqa: F401
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        return stream.fileno() == 2
+    except (AttributeError, OSError):
+        return False

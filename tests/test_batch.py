@@ -80,6 +80,44 @@ def test_continue_keeps_what_is_whole_and_mends_what_is_not(trained, scans, tmp_
     assert "3 of 3 scans failed" in result.stderr
 
 
+def test_continue_does_not_mix_what_other_options_made(trained, scans, tmp_path):
+    out = tmp_path / "out"
+    first = ("predict", scans / "sub-00_FLAIR.nii.gz", "--out-dir", out, "--model", trained, *FAST)
+    assert call(*first).exit_code == 0
+    before = (out / "sub-00_FLAIR_mask.nii.gz").read_bytes()
+    result = call("predict", scans, "--out-dir", out, "--model", trained, *FAST, "--closing", 5, "--continue")
+    assert result.exit_code == 1
+    expected = "sub-00_FLAIR_mask.nii.gz: was made by another model or with other options; give --overwrite"
+    assert expected in result.stderr
+    assert [line["status"] for line in rows(out)] == ["failed", "done", "done"]
+    assert (out / "sub-00_FLAIR_mask.nii.gz").read_bytes() == before
+
+
+def test_a_disk_that_fills_up_keeps_what_is_finished(trained, scans, tmp_path, monkeypatch):
+    save_whole, out = nib.save, tmp_path / "out"
+
+    def save_until_full(image, path):
+        if list(out.glob("*_mask.nii.gz")):
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save_whole(image, path)
+
+    arguments = ("predict", scans, "--out-dir", out, "--model", trained, "--workers", 1, *FAST)
+    with monkeypatch.context() as filling:
+        filling.setattr(nib, "save", save_until_full)
+        result = call(*arguments)
+    assert result.exit_code == 1
+    lines = result.stderr.splitlines()
+    assert len(lines) == 3
+    assert all("cannot be written (No space left on device)" in line for line in lines[:2])
+    assert lines[2] == "Error: 2 of 3 scans failed"
+    assert list(masks(out)) == ["sub-00_FLAIR_mask.nii.gz"]
+    assert not [file for file in out.iterdir() if file.name.startswith(".")]
+    assert call(*arguments, "--continue").exit_code == 0
+    assert len(masks(out)) == 3
+    assert [line["status"] for line in rows(out)] == ["kept", "done", "done"]
+
+
 def test_a_bids_dataset_gives_a_bids_derivative(trained, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
