@@ -12,7 +12,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.postprocessing.mixture import Mixture, MixtureOptions, fit_mixture
 from brainseg_tf.postprocessing.morphology import Lesion, close, lesions, remove_small
-from brainseg_tf.postprocessing.residual import Score, erode, match_range, score_map, smooth
+from brainseg_tf.postprocessing.residual import Score, above, erode, match_range, score_map, smooth
 from brainseg_tf.saved_model import Reconstruction, Reconstructor
 from brainseg_tf.slices import Stack, brain_mask, from_stack, skull_warning, to_stack
 from brainseg_tf.volume import Volume
@@ -60,6 +60,10 @@ class SegmentationOptions:
     level: float | None = None
     closing: float = 3.0
     smallest: float = 2.0
+
+    def window(self, kind: Score) -> tuple[int, int, int]:
+        """Of the median filter."""
+        return self.median or MEDIANS.get(kind, _MEDIAN)
 
 
 @dataclass(frozen=True)
@@ -196,8 +200,8 @@ def locate(
     wanted = kind == "probability" if options.flatten is None else options.flatten
     if wanted:
         with _clock(seconds, "bias field"):
-            _, score = lesion_score(stack, reconstruction, kind, options)
-            doubtful = score > _DOUBT * card.healthy_levels[kind]
+            inside, score = _raw_score(stack, reconstruction, kind, options)
+            doubtful = above(score, _DOUBT * card.healthy_levels[kind], inside, options.window(kind))
             flat = flatten(stack.images, stack.brain, doubtful, card.slices.normalisation)
         stack = replace(stack, images=flat)
         with _clock(seconds, "model"):
@@ -245,12 +249,18 @@ def lesion_score(
     stack: Stack, reconstruction: Reconstruction, kind: Score, options: SegmentationOptions
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where a lesion is looked for, (N, H, W) bool, and how unlike healthy tissue each pixel there is, (N, H, W)."""
+    inside, score = _raw_score(stack, reconstruction, kind, options)
+    return inside, smooth(score, inside, options.window(kind))
+
+
+def _raw_score(
+    stack: Stack, reconstruction: Reconstruction, kind: Score, options: SegmentationOptions
+) -> tuple[np.ndarray, np.ndarray]:
     images = reconstruction.images
     if options.match_range:
         images = match_range(images, stack.images, stack.brain)
     inside = erode(stack.brain, stack.spacing, options.rim)
-    score = score_map(stack.images, images, kind, reconstruction.probability)
-    return inside, smooth(score, inside, options.median or MEDIANS.get(kind, _MEDIAN))
+    return inside, score_map(stack.images, images, kind, reconstruction.probability)
 
 
 def _separate_mixture(score: np.ndarray, inside: np.ndarray, options: SegmentationOptions) -> Mixture:

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from brainseg_tf.postprocessing.residual import erode, match_range, score_map, smooth
+from brainseg_tf.postprocessing.residual import above, erode, match_range, score_map, smooth
 
 
 def test_scores():
@@ -51,3 +52,13 @@ def test_median_takes_specks():
     assert not smoothed[0].any()
     np.testing.assert_array_equal(smooth(score, brain, (1, 1, 1)), np.where(brain, score, 0))
     assert not smooth(score, brain & False, (3, 3, 3)).any()
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (3, 5, 5), (13, 3, 3), (3, 4, 4)])
+def test_above_is_a_smoothed_score_above_a_threshold(size):
+    random = np.random.default_rng(0)
+    score = random.random((9, 17, 14)).astype(np.float32)
+    brain = ndimage.binary_erosion(random.random(score.shape) > 0.1, border_value=1)
+    expected = smooth(score, brain, size) > 0.5
+    assert 0.1 < expected[brain].mean() < 0.9
+    np.testing.assert_array_equal(above(score, 0.5, brain, size), expected)

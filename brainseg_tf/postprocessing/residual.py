@@ -1,5 +1,7 @@
 """What differs between a slice and its healthy reconstruction (section 5.3, steps 1 and 2)."""
 
+import math
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -80,9 +82,28 @@ def erode(brain: np.ndarray, spacing: tuple[float, float, float], rim: float) ->
 
 def smooth(score: np.ndarray, brain: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
     """Median filter over (slices, rows, columns) against speckles; 0 outside ``brain``."""
+    return _filtered(score, brain, size, lambda part: ndimage.median_filter(part, size))
+
+
+def above(score: np.ndarray, threshold: float, brain: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
+    """Where ``smooth`` would lie above a threshold, (N, H, W) bool.
+
+    A median is above what half of its window is above, and counting is several times faster than sorting.
+    """
+    share = _filtered(
+        (score > threshold).astype(np.float32), brain, size, lambda part: ndimage.uniform_filter(part, size)
+    )
+    # Half, less what rounding may take of a window's single voxel.
+    return share > 0.5 - 0.25 / math.prod(size)
+
+
+def _filtered(
+    values: np.ndarray, brain: np.ndarray, size: tuple[int, int, int], apply: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Filters the box around ``brain``; 0 outside ``brain``."""
     if max(size) > 1:
         box = ndimage.find_objects(brain.astype(np.uint8))[0] if brain.any() else (slice(0, 0),) * 3
-        filtered = np.zeros_like(score)
-        filtered[box] = ndimage.median_filter(score[box], size)
-        score = filtered
-    return np.where(brain, score, 0)
+        filtered = np.zeros_like(values)
+        filtered[box] = apply(values[box])
+        values = filtered
+    return np.where(brain, values, 0)
