@@ -26,7 +26,7 @@ def test_cards_are_complete(name):
     found = saved_model.find(name)
     card = found.card
     assert (card.name, card.modalities) == (name, SELF.get(name, ("flair",)))
-    assert card.architecture == (name if name in PAPER else "selfseg")
+    assert card.architecture == {"selfseg-flair": "selfseg", "selfseg-flair-t2": "fusion"}.get(name, name)
     assert found.path.name == str(card.version)
     assert found.megabytes < 40
     sides = [set(side) for side in (card.data.train, card.data.validation, card.data.test)]
