@@ -61,6 +61,7 @@ setup(
             "distributed>=2025.2",
             "PyYAML>=6,<7",
             "kubernetes-validate>=1.31,<2",
+            "bids-validator-deno>=2,<4",
         ],
         "benchmarks": ["torch>=2.6,<3", "dipy>=1.11,<2", "antspyx>=0.6,<0.7", "psutil>=6,<8"],
         "examples": ["nilearn>=0.12,<0.15"],

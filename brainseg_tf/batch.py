@@ -170,6 +170,9 @@ def _describe(out: Path) -> None:
             raise InputError(f"{file}: is another dataset's; choose another --out-dir")
         return
     make_folder(out)
+    # What BIDS has no names for; its validator passes over it.
+    with replacing(out / ".bidsignore") as beside:
+        beside.write_text(f"{SUMMARY}\nsub-*/figures\n", encoding="utf-8")
     write_json(
         file,
         {

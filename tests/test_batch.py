@@ -129,6 +129,7 @@ def test_a_bids_dataset_gives_a_bids_derivative(trained, tmp_path):
     result = call("predict", data, "--out-dir", out, "--model", trained, *FAST)
     assert result.exit_code == 0, result.output
     assert {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()} == {
+        ".bidsignore",
         "dataset_description.json",
         "summary.csv",
         "sub-01/anat/sub-01_label-lesion_mask.nii.gz",
@@ -141,6 +142,12 @@ def test_a_bids_dataset_gives_a_bids_derivative(trained, tmp_path):
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
     assert description["GeneratedBy"][0]["Name"] == "brainseg-tf"
+    validator = shutil.which("bids-validator-deno", path=Path(sys.executable).parent) or shutil.which("bids-validator")
+    if validator is None:
+        pytest.skip("the rest wants a BIDS validator: pip install bids-validator-deno")
+    checked = subprocess.run([validator, "--format", "json", str(out)], capture_output=True, text=True, check=False)
+    found = json.loads(checked.stdout)["issues"]["issues"]
+    assert [issue for issue in found if issue.get("severity") == "error"] == []
 
 
 def test_another_datasets_description_is_left_alone(tmp_path):
