@@ -35,7 +35,7 @@ class Job:
         mask: the result, .nii or .nii.gz.
         modalities: the further modalities' files by name.
         brain, truth: masks on the scan's grid.
-        figure, residual, reconstruction, report: further outputs.
+        figure, residual, reconstruction, probability, report: further outputs.
     """
 
     scan: Path
@@ -46,6 +46,7 @@ class Job:
     figure: Path | None = None
     residual: Path | None = None
     reconstruction: Path | None = None
+    probability: Path | None = None
     report: Path | None = None
 
 
@@ -135,7 +136,7 @@ class Predictor:
         return brain, []
 
     def _check_outputs(self, job: Job, overwrite: bool) -> None:
-        volumes = [job.mask, job.residual, job.reconstruction]
+        volumes = [job.mask, job.residual, job.reconstruction, job.probability]
         for path in volumes:
             if path:
                 check_name(path)
@@ -197,7 +198,11 @@ class Predictor:
     ) -> None:
         start = time.perf_counter()
         scan = scans[0]
-        for path, maps in ((job.residual, result.residual), (job.reconstruction, result.reconstruction)):
+        for path, maps in (
+            (job.residual, result.residual),
+            (job.reconstruction, result.reconstruction),
+            (job.probability, result.outline.probability[..., None]),
+        ):
             if path:
                 channels = [from_stack(maps[..., c], result.stack, scan) for c in range(maps.shape[-1])]
                 write_map(path, channels[0] if len(channels) == 1 else np.stack(channels, axis=-1), scan)

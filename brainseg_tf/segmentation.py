@@ -84,6 +84,11 @@ class Outline:
     level: float
     found: np.ndarray
 
+    @property
+    def probability(self) -> np.ndarray:
+        """The posterior of the lesion component, (N, H, W) float32; 0 everywhere if that is held for healthy."""
+        return lesion_posterior(self.mixture, self.level)
+
 
 @dataclass(frozen=True)
 class Located:
@@ -237,12 +242,17 @@ def outline(
         mixture = _separate_mixture(score, inside, options)
     with _clock(seconds, "morphology"):
         level = card.healthy_levels[kind] if options.level is None else options.level
-        there = mixture.means[mixture.lesion] > level
-        found = mixture.posterior[mixture.lesion] > 0.5 if there else np.zeros_like(inside)
+        found = lesion_posterior(mixture, level) > 0.5
         # Closing bridges gaps of the brain's surface too: what lies outside counts for no component's size.
         found = close(found, stack.spacing, options.closing) & stack.brain
         found = remove_small(found, stack.voxel_ml, options.smallest)
     return Outline(kind, score, inside, mixture, level, found)
+
+
+def lesion_posterior(mixture: Mixture, level: float) -> np.ndarray:
+    """A mixture's posterior of its lesion, (N, H, W); 0 if the lesion's mean lies below the level of healthy tissue."""
+    posterior = mixture.posterior[mixture.lesion]
+    return posterior if mixture.means[mixture.lesion] > level else np.zeros_like(posterior)
 
 
 def lesion_score(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--truth", type=FILE, help="Ground truth on the scan's grid: Dice and a further panel.")
 @click.option("--figure", type=FILE, help="PNG of input, reconstruction, residual and result.")
 @click.option("--save-residual", type=FILE, help="Input minus reconstruction, on the scan's grid.")
+@click.option("--save-probability", type=FILE, help="The mixture's posterior of a lesion, float32, on the scan's grid.")
 @click.option("--save-reconstruction", type=FILE, help="The healthy scan that the network made, on the scan's grid.")
 @click.option("--report", type=FILE, help="JSON: volumes, components, seconds, model, options.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
@@ -56,6 +57,7 @@ def predict(
     truth: Path | None,
     figure: Path | None,
     save_residual: Path | None,
+    save_probability: Path | None,
     save_reconstruction: Path | None,
     report: Path | None,
     overwrite: bool,
@@ -82,6 +84,7 @@ def predict(
         "--truth": truth,
         "--figure": figure,
         "--save-residual": save_residual,
+        "--save-probability": save_probability,
         "--save-reconstruction": save_reconstruction,
         "--report": report,
     }
@@ -120,7 +123,18 @@ def predict(
     options = segmentation_options(**stage_options)
     predictor = Predictor(found.card, load, options, overwrite=overwrite, server=server)
     if out is not None:
-        job = Job(scans[0], out, modalities, brain_mask, truth, figure, save_residual, save_reconstruction, report)
+        job = Job(
+            scans[0],
+            out,
+            modalities,
+            brain=brain_mask,
+            truth=truth,
+            figure=figure,
+            residual=save_residual,
+            reconstruction=save_reconstruction,
+            probability=save_probability,
+            report=report,
+        )
         _show(job, predictor.run(job))
         return
     check_summary(out_dir / SUMMARY, overwrite=overwrite or proceed)

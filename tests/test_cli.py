@@ -13,6 +13,7 @@ import psutil
 import pytest
 from click.testing import CliRunner, Result
 
+from brainseg_tf.metrics import dice
 from brainseg_tf_cli.main import main
 from conftest import AFFINE, make_brain, save
 from test_volume import DAMAGES, damaged
@@ -53,16 +54,19 @@ def test_help_lists_the_commands():
     assert "not a medical device" in result.stdout
 
 
+MAPS = ("residual", "reconstruction", "probability")
+
+
 def test_predict_writes_all_it_is_asked_for(trained, tmp_path):
     data, truth = make_brain(101)
     turned = nib.Nifti1Image(data, AFFINE).as_reoriented(np.array([[2, -1], [0, 1], [1, 1]]))
     nib.save(turned, tmp_path / "scan.nii.gz")
     mask = nib.Nifti1Image(truth.astype(np.uint8), AFFINE).as_reoriented(np.array([[2, -1], [0, 1], [1, 1]]))
     nib.save(mask, tmp_path / "truth.nii.gz")
-    names = ("figure", "save-residual", "save-reconstruction", "report")
+    names = ("figure", "save-residual", "save-reconstruction", "save-probability", "report")
     out = {
         name: tmp_path / f"{name}{suffix}"
-        for name, suffix in zip(names, (".png", ".nii", ".nii.gz", ".json"), strict=True)
+        for name, suffix in zip(names, (".png", ".nii", ".nii.gz", ".nii.gz", ".json"), strict=True)
     }
     options = [part for name, path in out.items() for part in (f"--{name}", path)]
     scan, truth_file, result_file = (tmp_path / f"{name}.nii.gz" for name in ("scan", "truth", "mask"))
@@ -101,14 +105,26 @@ def test_predict_writes_all_it_is_asked_for(trained, tmp_path):
     )
     assert report["model"] == {"name": "small", "version": 1, "modalities": ["flair"]}
     assert report["options"]["smallest"] == 2
-    residual, reconstruction = (nib.load(out[name]) for name in ("save-residual", "save-reconstruction"))
+    residual, reconstruction, probability = (nib.load(out[f"save-{name}"]) for name in MAPS)
     inside = np.asarray(mask.dataobj) > 0
-    for image in (residual, reconstruction):
+    for image in (residual, reconstruction, probability):
         assert image.get_data_dtype() == np.float32
         assert image.shape == turned.shape
         np.testing.assert_array_equal(image.affine, nib.load(scan).affine)
     assert residual.get_fdata()[inside].mean() > 0.15
+    posterior = probability.get_fdata()
+    assert 0 <= posterior.min() < 0.01 < 0.99 < posterior.max() <= 1
+    # Morphology is what lies between the two.
+    assert dice(posterior > 0.5, voxels > 0) > 0.95
     assert out["figure"].stat().st_size > 10_000
+
+
+def test_the_probability_is_zero_where_there_is_no_lesion(trained, scan, tmp_path):
+    out = tmp_path / "probability.nii"
+    options = ("--model", trained, "--save-probability", out, "--level", 1, *FAST)
+    result = call("predict", scan, "--out", tmp_path / "mask.nii", *options)
+    assert "no lesion found" in result.stdout
+    assert not np.asarray(nib.load(out).dataobj).any()
 
 
 def test_nothing_is_overwritten_unless_told(trained, scan, tmp_path):
