@@ -44,6 +44,7 @@ setup(
         "scikit-image>=0.26,<0.27",
         "click>=8.2,<8.6",
         "matplotlib>=3.9,<3.12",
+        "packaging>=24",
     ],
     extras_require={
         "dask": ["distributed>=2025.2"],

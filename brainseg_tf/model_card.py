@@ -50,6 +50,7 @@ class ModelCard:
         versions: of Python and the packages that made it.
         metrics: on the test patients, filled in by ``evaluate --update-card``.
         terms: of the data.
+        checksums: SHA-256 of each file of the SavedModel but those in ``assets.extra``, by path; filled in at export.
     """
 
     name: str
@@ -66,6 +67,7 @@ class ModelCard:
     score: Score = "weighted"
     metrics: dict[str, Any] = field(default_factory=dict)
     terms: str = TERMS
+    checksums: dict[str, str] = field(default_factory=dict)
 
     @property
     def dice(self) -> float:
@@ -111,6 +113,9 @@ class ModelCard:
             "",
             "## Versions",
             *_items(self.versions),
+            "",
+            "## SHA-256",
+            *_items(self.checksums),
             "",
         ]
         return "\n".join(lines)

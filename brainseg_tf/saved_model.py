@@ -1,7 +1,8 @@
 """SavedModels: exporting a network with its card, finding one by name or folder, and reconstructing slices with it."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -59,8 +60,29 @@ class ModelFolder:
     card: ModelCard
 
     def load(self) -> "LocalModel":
-        """Loads it with TensorFlow; Keras is not needed."""
+        """Loads it with TensorFlow; Keras is not needed.
+
+        Raises:
+            InputError: see ``check``.
+        """
+        self.check()
         return LocalModel(self.path)
+
+    def check(self) -> None:
+        """Refuses a model whose files are not those that its card was written for.
+
+        Raises:
+            InputError: a file is damaged, missing, new or another model's.
+        """
+        if not self.card.checksums:
+            return  # Exported before cards had them.
+        expected, found = self.card.checksums, checksums(self.path)
+        for name in sorted({*expected, *found}):
+            if expected.get(name) != found.get(name):
+                raise InputError(
+                    f"{self.path / name}: is not the file that the model card was written for; install brainseg-tf or "
+                    "export the model again"
+                )
 
     @property
     def megabytes(self) -> float:
@@ -92,6 +114,17 @@ class LocalModel:
         return {name: values.numpy() for name, values in self._serve(images=images).items()}
 
 
+def checksums(version_folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a SavedModel but those in ``assets.extra``, by its path in the folder."""
+    files = sorted(file for file in version_folder.rglob("*") if file.is_file())
+    names = {file.relative_to(version_folder).as_posix(): file for file in files}
+    return {
+        name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for name, file in names.items()
+        if not name.startswith("assets.extra/")
+    }
+
+
 def export(model: "ContextModel", card: ModelCard, version_folder: Path) -> None:
     """Writes a SavedModel with its signatures, card and warmup requests, in one step."""
     import keras
@@ -108,7 +141,7 @@ def export(model: "ContextModel", card: ModelCard, version_folder: Path) -> None
         archive.add_endpoint(name, signature, images)
     with replacing(version_folder) as beside:
         archive.write_out(str(beside), verbose=False)
-        card.write(beside)
+        replace(card, checksums=checksums(beside)).write(beside)
         write_warmup(beside, card, named)
 
 

@@ -10,7 +10,7 @@ import click
 from brainseg_tf import __version__
 from brainseg_tf.errors import InputError
 
-COMMANDS = ("fit", "predict", "evaluate", "models", "export", "serving-config")
+COMMANDS = ("fit", "predict", "evaluate", "models", "export", "serving-config", "doctor")
 
 
 class Commands(click.Group):

@@ -1,13 +1,16 @@
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from test_cli import call, fails
 
 from brainseg_tf import models, saved_model
 from brainseg_tf.errors import InputError
 from brainseg_tf.model_card import FILE, read_card
+from brainseg_tf.serving.repository import publish
 
 CODE = """
 import sys, numpy, tensorflow as tf
@@ -77,3 +80,24 @@ def test_the_card_is_read_as_it_was_written(trained, tmp_path):
     card = read_card(trained / "1")
     card.write(tmp_path)
     assert read_card(tmp_path) == card
+
+
+def test_a_damaged_or_swapped_model_is_refused(trained, tmp_path, scan):
+    model = tmp_path / "model" / "1"
+    shutil.copytree(trained / "1", model)
+    assert set(read_card(model).checksums) >= {"saved_model.pb", "variables/variables.index"}
+    weights = model / "variables" / "variables.data-00000-of-00001"
+    sound = weights.read_bytes()
+    weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    out = tmp_path / "mask.nii.gz"
+    result = call("predict", scan, "--out", out, "--model", model.parent)
+    message = fails(result)
+    assert message.startswith(f"Error: {weights}: is not the file that the model card was written for; install")
+    assert not out.exists()
+    with pytest.raises(InputError, match="is not the file"):
+        publish(saved_model.find(str(model)), tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()
+    weights.write_bytes(sound)
+    (model / "variables" / "more").touch()
+    with pytest.raises(InputError, match="variables/more: is not the file"):
+        saved_model.find(str(model)).load()

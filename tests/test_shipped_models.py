@@ -29,6 +29,8 @@ def test_cards_are_complete(name):
     assert card.architecture == {"selfseg-flair": "selfseg", "selfseg-flair-t2": "fusion"}.get(name, name)
     assert found.path.name == str(card.version)
     assert found.megabytes < 40
+    assert {"saved_model.pb", "variables/variables.index"} < set(card.checksums)
+    found.check()
     sides = [set(side) for side in (card.data.train, card.data.validation, card.data.test)]
     assert sum(len(side) for side in sides) == len(set().union(*sides)) == card.data.patients == 30
     assert "not of healthy people" in card.terms

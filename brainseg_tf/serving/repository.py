@@ -28,6 +28,7 @@ def publish(model: ModelFolder, repository: Path, version: int | None = None) ->
         raise InputError(
             f"{model.path}: no {WARMUP} in it, an older brainseg-tf wrote it; export it again with fit --resume"
         )
+    model.check()
     card = replace(model.card, version=model.card.version if version is None else version)
     place = repository / card.name / str(card.version)
     if place.exists():
