@@ -300,7 +300,7 @@ def _card(
         data=_describe(cohort, cached, split),
         training=_training_options(options),
         losses=losses,
-        score="probability" if options.architecture in ("selfseg", "fusion") else "weighted",
+        score=model.score,
         healthy_levels=healthy_levels(cohort.named(split.validation), reconstructor, options.slices),
         versions=versions(),
     )

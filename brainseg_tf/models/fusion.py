@@ -25,6 +25,7 @@ class FusionSegmenter(ContextModel):
     """
 
     loss_names = SelfSegmenter.loss_names
+    score = SelfSegmenter.score
 
     def __init__(self, channels: int = 2, **kwargs: Any) -> None:
         super().__init__(channels, **kwargs)

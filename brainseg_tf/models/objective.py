@@ -7,13 +7,14 @@ that weights mean the same at every image size: rec is the mean squared error, K
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
 
 from brainseg_tf.corruption import Task
 from brainseg_tf.models.layers import crop_like, pad_to_multiple
+from brainseg_tf.postprocessing.residual import Score
 from brainseg_tf.recipes import ObjectiveOptions
 
 Corruption = Callable[[tf.Tensor, tf.Tensor], Task]
@@ -51,6 +52,8 @@ class ContextModel(keras.Model):
 
     stride: int
     loss_names: tuple[str, ...] = ("loss", "context")
+    # The kind of score that a model of this class is for.
+    score: ClassVar[Score] = "weighted"
 
     def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)

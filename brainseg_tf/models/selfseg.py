@@ -22,6 +22,7 @@ class SelfSegmenter(UNet):
     """
 
     loss_names = ("loss", "context", "cross_entropy", "overlap")
+    score = "probability"
 
     @property
     def maps(self) -> int:
