@@ -51,6 +51,7 @@ setup(
         "serving": ["grpcio>=1.70,<2", "requests>=2.32,<3"],
         "tests": [
             "pytest>=8.3,<10",
+            "pytest-xdist>=3.6,<4",
             "psutil>=6,<8",
             "ruff>=0.15,<0.18",
             "setuptools>=75",

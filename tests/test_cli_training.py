@@ -77,7 +77,6 @@ def test_a_recipe_is_a_default(brats_like, tmp_path):
     small = ("--size", 48, "--epochs", 1, "--min-brain", 0.05, "--batch", 8)
     for name, more in (
         ("selfseg", ()),
-        ("fusion", ()),
         ("unet", ("--corruption", "both", "--no-augment")),
         ("cvae", ("--preset", "paper")),
     ):
@@ -85,17 +84,15 @@ def test_a_recipe_is_a_default(brats_like, tmp_path):
         assert result.exit_code == 0, result.output
     cards = {
         name: json.loads((tmp_path / name / "1/assets.extra/model_card.json").read_text())
-        for name in ("selfseg", "fusion", "unet", "cvae")
+        for name in ("selfseg", "unet", "cvae")
     }
     kinds = {name: (card["training"]["corruption"]["kind"], card["score"]) for name, card in cards.items()}
     assert kinds == {
         "selfseg": ("lesions", "probability"),
-        "fusion": ("lesions", "probability"),
         "unet": ("both", "weighted"),
         "cvae": ("shapes", "weighted"),
     }
     assert cards["selfseg"]["training"]["corruption"]["augment"]
-    assert cards["fusion"]["modalities"] == ["flair", "t2"]
     alone = call("fit", brats_like, "--out", tmp_path / "alone", "--model", "fusion", "--modality", "flair")
     assert "needs two modalities" in fails(alone, code=2)
     assert not cards["unet"]["training"]["corruption"]["augment"]

@@ -161,3 +161,10 @@ def test_fused_batch_norm_equals_keras():
         found.append([outputs, *gradients, layer.moving_mean, layer.moving_variance, layer(images, training=False)])
     for ours, theirs in zip(*found, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+def test_what_a_network_gives_is_what_its_score_needs():
+    for name in models.ARCHITECTURES:
+        model = models.create(name, 2)
+        outputs = model.outputs(tf.zeros((1, 32, 32, 2)))
+        assert ("probability" in outputs) == (model.score == "probability")
