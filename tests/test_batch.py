@@ -177,6 +177,8 @@ def test_ctrl_c_loses_nothing_that_is_finished(trained, scans, tmp_path):
     command = [
         sys.executable,
         "-c",
+        # Whoever starts the tests in the background hands an ignored SIGINT down.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from brainseg_tf_cli.main import main; main()",
         "predict",
         many,
