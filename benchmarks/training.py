@@ -47,7 +47,7 @@ def ours(name: str, size: int, seconds: float) -> dict[str, float]:
     from brainseg_tf import recipes, training
     from brainseg_tf.corruption import Task
 
-    model = training._compiled(recipes.RECIPES[name], 100)
+    model = training.compiled(recipes.RECIPES[name], 100)
     images = tf.constant(np.random.default_rng(0).random((BATCH, size, size, 1)), tf.float32)
     seed = tf.constant([1, 2])
     whole = tf.function(model.learn)

@@ -119,9 +119,9 @@ class Predictor:
         }
 
     def _start_loading(self) -> Future[Reconstructor]:
-        """Loads the model in a thread of its own, once."""
+        """Loads the model in a thread of its own, once, and again for the next scan if that failed."""
         with self._starting:
-            if self._model is None:
+            if self._model is None or (self._model.done() and self._model.exception()):
                 pool = ThreadPoolExecutor(1)
                 self._model = pool.submit(self._load)
                 pool.shutdown(wait=False)

@@ -85,7 +85,7 @@ def fit(
 
     steps = steps_in_epoch(training, options.batch, together.workers if together else 1)
     with together.strategy.scope() if together else nullcontext():
-        model = _compiled(options, steps)
+        model = compiled(options, steps)
         run = Run(out, model, options.patience, writes=writes)
     first = run.restore()
     if first:
@@ -117,7 +117,7 @@ def fit(
     return target
 
 
-def _compiled(options: FitOptions, steps: int) -> ContextModel:
+def compiled(options: FitOptions, steps: int) -> ContextModel:
     """A new network, ready to train ``steps`` steps an epoch."""
     keras.utils.set_random_seed(options.seed)
     model = models.create(options.architecture, len(options.modalities))

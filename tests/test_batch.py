@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from test_cli import FAST, call, fails
 
-from brainseg_tf.batch import jobs_in
+from brainseg_tf.batch import jobs_in, run_all
 from brainseg_tf.errors import InputError
+from brainseg_tf.prediction import Job, Predictor
+from brainseg_tf.saved_model import find
+from brainseg_tf.segmentation import SegmentationOptions
 from conftest import make_brain, save
 
 
@@ -210,3 +213,21 @@ def test_ctrl_c_loses_nothing_that_is_finished(trained, scans, tmp_path):
 def test_wrong_usage(scan, tmp_path):
     message = fails(call("predict", scan, "--out", tmp_path / "mask.nii.gz", "--continue"), code=2)
     assert "--continue and --scheduler go with --out-dir" in message
+
+
+def test_a_model_that_could_not_be_loaded_is_tried_again(trained, scan, tmp_path):
+    found, tries = find(str(trained)), []
+
+    def load():
+        tries.append(1)
+        if len(tries) == 1:
+            raise InputError("the server is away")
+        return found.load()
+
+    predictor = Predictor(found.card, load, SegmentationOptions(median=(1, 3, 3)))
+    jobs = [Job(scan, tmp_path / f"{name}.nii.gz") for name in "ab"]
+    first, second = run_all(predictor, jobs, workers=1)
+    assert first.error == "the server is away"
+    assert second.error is None
+    assert len(tries) == 2
+    assert not jobs[0].mask.exists() and jobs[1].mask.exists()

@@ -55,7 +55,7 @@ ROUNDING = 0.02
 
 def difference(one: list[np.ndarray], other: list[np.ndarray], options: FitOptions) -> float:
     """Distance of two ends of a training, as a share of the way from its start."""
-    start = training._compiled(options, 1).get_weights()
+    start = training.compiled(options, 1).get_weights()
     apart, moved = (
         np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(those, other, strict=True))) for those in (one, start)
     )
@@ -113,7 +113,7 @@ def test_two_workers_equal_one_process_with_the_same_global_batch(both, brats_li
             [sample(mean[:half], stddev[:half], seeds[0]), sample(mean[half:], stddev[half:], seeds[1])], axis=0
         ),
     )
-    model = training._compiled(options, steps)
+    model = training.compiled(options, steps)
 
     @tf.function
     def step(images, seeds):
