@@ -4,17 +4,19 @@ import csv
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from brainseg_tf import __version__
+from brainseg_tf.dicom import is_series
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, replacing, write_json
+from brainseg_tf.formats import SCANS, stem
 from brainseg_tf.prediction import Job, Predictor
-from brainseg_tf.volume import SUFFIXES, is_whole, stem
+from brainseg_tf.volume import is_whole
 
-MASK = "_mask.nii.gz"
+MASK, BRAIN = "_mask.nii.gz", "_brain.nii.gz"
 SUMMARY = "summary.csv"
 _DESCRIPTION = "dataset_description.json"
 _BIDS = "1.10.0"
@@ -37,11 +39,12 @@ class Outcome:
     kept: bool = False
 
 
-def jobs_in(places: Sequence[Path], out: Path) -> list[Job]:
+def jobs_in(places: Sequence[Path], out: Path, *, pages: bool = False, strip: bool = False) -> list[Job]:
     """A job for each scan among files, folders and BIDS datasets, with mask, report and figure in ``out``.
 
     ``NAME.nii.gz`` gives ``NAME_mask.nii.gz``. The FLAIR scans of a BIDS dataset (a folder with
-    dataset_description.json) give a BIDS derivative. ``out`` is created.
+    dataset_description.json) give a BIDS derivative. ``out`` is created. With ``pages`` each scan gets a page and a
+    thumbnail too, with ``strip`` a brain mask.
 
     Raises:
         InputError: there is no scan, two scans would share an output, or ``out`` cannot be created.
@@ -50,13 +53,14 @@ def jobs_in(places: Sequence[Path], out: Path) -> list[Job]:
     for place in places:
         if (place / _DESCRIPTION).is_file():
             found = _bids_jobs(place, out)
-        elif place.is_dir():
+        elif place.is_dir() and not is_series(place):
             found = [_job(file, out) for file in sorted(place.iterdir()) if _is_scan(file)]
         else:
             found = [_job(place, out)]
         if not found:
-            raise InputError(f"{place}: no .nii or .nii.gz file in it; name a folder of scans")
+            raise InputError(f"{place}: no scan (.nii, .nii.gz, .mgz, ...) in it; name a folder of scans")
         jobs += found
+    jobs = [_wanted(job, pages=pages, strip=strip) for job in jobs]
     masks = [job.mask for job in jobs]
     for mask in masks:
         if masks.count(mask) > 1:
@@ -64,7 +68,7 @@ def jobs_in(places: Sequence[Path], out: Path) -> list[Job]:
     if any((place / _DESCRIPTION).is_file() for place in places):
         _describe(out)
     make_folder(out)
-    for folder in {job.mask.parent for job in jobs} | {job.figure.parent for job in jobs if job.figure}:
+    for folder in {path.parent for job in jobs for path in job.outputs}:
         make_folder(folder)
     return jobs
 
@@ -76,8 +80,8 @@ def run_all(predictor: Predictor, jobs: Sequence[Job], *, workers: int = 2, proc
         predictor: runs one.
         jobs: in the order that the outcomes come in.
         workers: scans under way at once.
-        proceed: keep what an earlier run has finished and what is whole, and replace what is not. What another model or
-            other options made is refused.
+        proceed: keep what an earlier run has finished and what is whole, and replace what is not. What another version
+            or model or other options made is refused.
 
     Yields:
         An outcome for each job. If the caller stops early, the scans under way are finished and no other is begun.
@@ -92,14 +96,14 @@ def run_all(predictor: Predictor, jobs: Sequence[Job], *, workers: int = 2, proc
 
 
 def attempt(predictor: Predictor, job: Job, *, proceed: bool) -> Outcome:
-    """Runs one job, or keeps what is there of it already, unless another model or other options made that."""
+    """Runs one job, or keeps what is there of it already, unless another version, model or options made that."""
     try:
         report = _finished(job) if proceed else None
         if report is not None:
             if not predictor.made(report):
                 raise InputError(
-                    f"{job.mask}: was made by another model or with other options; give --overwrite to do all scans "
-                    "again, or another --out-dir"
+                    f"{job.mask}: was made by another version or model or with other options; give --overwrite to do "
+                    "all scans again, or another --out-dir"
                 )
             return Outcome(job, report, kept=True)
         return Outcome(job, predictor.run(job, overwrite=proceed))
@@ -108,7 +112,7 @@ def attempt(predictor: Predictor, job: Job, *, proceed: bool) -> Outcome:
 
 
 def check_summary(path: Path, *, overwrite: bool) -> None:
-    """Refuses to lose the summary of an earlier run.
+    """Refuses to lose the summary, or the index, of an earlier run.
 
     Raises:
         InputError: there is one, and ``overwrite`` is not set.
@@ -137,7 +141,22 @@ def write_summary(path: Path, outcomes: Sequence[Outcome]) -> None:
 
 def _job(scan: Path, out: Path) -> Job:
     name = stem(scan)
-    return Job(scan, out / f"{name}{MASK}", figure=out / f"{name}_figure.png", report=out / f"{name}_report.json")
+    return Job(
+        scan,
+        out / f"{name}{MASK}",
+        figure=out / f"{name}_figure.png",
+        page=out / f"{name}.html",
+        thumbnail=out / f"{name}_thumbnail.png",
+        stripped=out / f"{name}{BRAIN}",
+        dicom=out / f"{name}_mask.dcm" if scan.is_dir() else None,
+        report=out / f"{name}_report.json",
+    )
+
+
+def _wanted(job: Job, *, pages: bool, strip: bool) -> Job:
+    """The job without the outputs that nobody asked for."""
+    job = job if pages else replace(job, page=None, thumbnail=None)
+    return job if strip else replace(job, stripped=None)
 
 
 def _bids_jobs(dataset: Path, out: Path) -> list[Job]:
@@ -154,6 +173,9 @@ def _bids_jobs(dataset: Path, out: Path) -> list[Job]:
                 scan,
                 place / f"{entities}_label-lesion{MASK}",
                 figure=figures / f"{entities}_label-lesion_mask.png",
+                page=out / f"{entities}_label-lesion_mask.html",
+                thumbnail=figures / f"{entities}_label-lesion_thumbnail.png",
+                stripped=place / f"{entities}_desc-brain_mask.nii.gz",
                 report=place / f"{entities}_label-lesion_mask.json",
             )
         )
@@ -172,7 +194,7 @@ def _describe(out: Path) -> None:
     make_folder(out)
     # What BIDS has no names for; its validator passes over it.
     with replacing(out / ".bidsignore") as beside:
-        beside.write_text(f"{SUMMARY}\nsub-*/figures\n", encoding="utf-8")
+        beside.write_text(f"{SUMMARY}\n*.html\nsub-*/figures\n", encoding="utf-8")
     write_json(
         file,
         {
@@ -185,8 +207,8 @@ def _describe(out: Path) -> None:
 
 
 def _finished(job: Job) -> dict[str, Any] | None:
-    """The report that an earlier run left, if its mask is there and whole, else None."""
-    if job.report is None or not job.report.is_file() or not is_whole(job.mask):
+    """The report that an earlier run left, if all is there and the mask is whole, else None."""
+    if job.report is None or not all(path.is_file() for path in job.outputs) or not is_whole(job.mask):
         return None
     try:
         return json.loads(job.report.read_text(encoding="utf-8"))
@@ -195,9 +217,11 @@ def _finished(job: Job) -> dict[str, Any] | None:
 
 
 def _is_scan(file: Path) -> bool:
+    if file.is_dir():
+        return is_series(file)
     return (
         file.is_file()
-        and file.name.endswith(SUFFIXES)
+        and file.name.endswith(SCANS)
         and not file.name.startswith(".")
-        and not file.name.endswith(MASK)
+        and not file.name.endswith((MASK, BRAIN))
     )

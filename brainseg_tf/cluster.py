@@ -28,6 +28,7 @@ def run_on_cluster(
     options: SegmentationOptions,
     jobs: Sequence[Job],
     *,
+    skull_strip: str | None = None,
     overwrite: bool = False,
     proceed: bool = False,
 ) -> Iterator[Outcome]:
@@ -38,7 +39,7 @@ def run_on_cluster(
         model: a shipped model's name or a model folder; each worker loads it once.
         options: stages after the network.
         jobs: in the order that the outcomes come in.
-        overwrite, proceed: as in ``Predictor`` and ``batch.run_all``.
+        skull_strip, overwrite, proceed: as in ``Predictor`` and ``batch.run_all``.
 
     Yields:
         An outcome for each job. What a worker that died had under way is done by another.
@@ -63,7 +64,7 @@ def run_on_cluster(
         for job in jobs:
             taken = None if overwrite or proceed else _taken(job)
             # A scan is done anew when its worker dies: what then stands at its outputs is its own, and is kept.
-            send = (_run, _absolute(job), model, options, overwrite)
+            send = (_run, _absolute(job), model, options, skull_strip, overwrite)
             waiting.append((job, taken or client.submit(*send, pure=False)))
         try:
             for job, future in waiting:
@@ -78,9 +79,8 @@ def run_on_cluster(
 def _taken(job: Job) -> Outcome | None:
     """A failure if an output exists."""
     try:
-        for path in (job.mask, job.figure, job.report):
-            if path:
-                check_writable(path)
+        for path in job.outputs:
+            check_writable(path)
     except InputError as error:
         return Outcome(job, error=str(error))
     return None
@@ -88,8 +88,7 @@ def _taken(job: Job) -> Outcome | None:
 
 def _absolute(job: Job) -> Job:
     """The job as a worker in another folder needs it."""
-    places = ("scan", "mask", "figure", "report")
-    return replace(job, **{place: path.resolve() for place in places if (path := getattr(job, place))})
+    return replace(job, **{name: value.resolve() for name, value in vars(job).items() if isinstance(value, Path)})
 
 
 def _check_workers(client: "Client", address: str) -> None:
@@ -109,13 +108,13 @@ def _version() -> str:
     return __version__
 
 
-def _run(job: Job, model: str, options: SegmentationOptions, overwrite: bool) -> Outcome:
+def _run(job: Job, model: str, options: SegmentationOptions, skull_strip: str | None, overwrite: bool) -> Outcome:
     """One job, on a worker."""
-    return attempt(_predictor(model, options, overwrite), job, proceed=not overwrite)
+    return attempt(_predictor(model, options, skull_strip, overwrite), job, proceed=not overwrite)
 
 
 @cache
-def _predictor(model: str, options: SegmentationOptions, overwrite: bool) -> Predictor:
+def _predictor(model: str, options: SegmentationOptions, skull_strip: str | None, overwrite: bool) -> Predictor:
     """A worker's own, which loads the model once; TensorFlow gets the threads that the worker was given."""
     import tensorflow as tf
     from distributed import get_worker
@@ -124,4 +123,4 @@ def _predictor(model: str, options: SegmentationOptions, overwrite: bool) -> Pre
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     found = find(model)
-    return Predictor(found.card, found.load, options, overwrite=overwrite)
+    return Predictor(found.card, found.load, options, overwrite=overwrite, skull_strip=skull_strip)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.volume import SUFFIXES
+from brainseg_tf.formats import NIFTI
 
 GRADES = ("HGG", "LGG")
 TRUTH = "seg"
@@ -118,7 +118,7 @@ def split_patients(names: Sequence[str], validation: float, test: float, seed: i
 
 
 def _find(place: Path, kind: str) -> Path | None:
-    for suffix in SUFFIXES:
+    for suffix in NIFTI:
         file = place / f"{place.name}_{kind}{suffix}"
         if file.is_file():
             return file

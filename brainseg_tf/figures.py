@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import matplotlib
 import numpy as np
@@ -48,13 +49,14 @@ def reconstructions(clean: np.ndarray, corrupted: np.ndarray, restored: np.ndarr
     _save(figure, path)
 
 
-def segmentation(result: Segmentation, path: Path, truth: np.ndarray | None = None, rows: int = 3) -> None:
+def segmentation(result: Segmentation, path: Path | BinaryIO, truth: np.ndarray | None = None, rows: int = 3) -> None:
     """Draws input, reconstruction, residual and result (the paper's figure 3) on the slices with most lesion, as a PNG.
 
     A network that gives a lesion's probability has a panel for it too.
 
     Args:
         result: of ``segment``.
+        path: the file's, or an open one.
         truth: (N, H, W) bool on the model's slices, for a further panel.
         rows: number of slices; the middle ones if there is no lesion.
     """
@@ -87,6 +89,31 @@ def segmentation(result: Segmentation, path: Path, truth: np.ndarray | None = No
         # As radiologists look at it: the patient's right is on the left.
         line[0].text(0.02, 0.5, "R", transform=line[0].transAxes, color="white", fontsize=8)
     figure.colorbar(drawn, ax=axes[:, 2], location="bottom", shrink=0.8, aspect=30).ax.tick_params(labelsize=7)
+    _save(figure, path)
+
+
+def thumbnail(result: Segmentation, path: Path) -> None:
+    """Draws the slice with most lesion, or the middle one, and the lesion on it, as a small PNG."""
+    areas = result.outline.found.sum(axis=(1, 2))
+    (z,) = _spread_out(areas if areas.any() else result.stack.brain.sum(axis=(1, 2)), 1)
+    box = _bounding_box(result.stack.brain)
+    image, found = result.stack.images[z][box][..., 0], result.outline.found[z][box]
+    figure, axis = plt.subplots(figsize=(1.4, 1.4 * image.shape[0] / image.shape[1]))
+    axis.set_position((0, 0, 1, 1))
+    axis.set_axis_off()
+    axis.imshow(image, cmap="gray", vmin=0, vmax=float(np.quantile(image, 0.998)))
+    axis.imshow(np.ma.masked_equal(found, 0), cmap=_LESION, alpha=0.5, vmin=0, vmax=1)
+    _save(figure, path)
+
+
+def volumes(ml: Sequence[float], odd: Sequence[bool], path: Path | BinaryIO) -> None:
+    """Draws the lesion volumes of many scans, smallest first, those that are ``odd`` in orange, as a PNG."""
+    order = np.argsort(ml)
+    heights, colours = np.asarray(ml, float)[order], np.where(np.asarray(odd)[order], "#d98200", "#4477aa")
+    figure, axis = plt.subplots(figsize=(8, 2.6), layout="constrained")
+    axis.bar(range(len(heights)), heights, color=colours, width=0.8)
+    axis.set(xlabel="scans, by lesion volume", ylabel="lesion, ml", xticks=[])
+    axis.grid(axis="y", alpha=0.3)
     _save(figure, path)
 
 
@@ -127,7 +154,10 @@ def _bounding_box(brain: np.ndarray, margin: int = 4) -> tuple[slice, slice]:
     return tuple(slice(max(0, low - margin), high + margin + 1) for low, high in ends)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    with replacing(path) as beside:
-        figure.savefig(beside, dpi=_DPI, format="png")
+def _save(figure: Figure, path: Path | BinaryIO) -> None:
+    if isinstance(path, Path):
+        with replacing(path) as beside:
+            figure.savefig(beside, dpi=_DPI, format="png")
+    else:
+        figure.savefig(path, dpi=_DPI, format="png")
     plt.close(figure)

@@ -15,12 +15,15 @@ import numpy as np
 from brainseg_tf import __version__
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import check_writable, write_json
+from brainseg_tf.formats import stem
 from brainseg_tf.metrics import dice, iou
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.saved_model import Reconstruction, Reconstructor
 from brainseg_tf.segmentation import Segmentation, SegmentationOptions, find_brain, segment
+from brainseg_tf.skull_strip import strip
 from brainseg_tf.slices import from_stack, onto_stack
-from brainseg_tf.volume import Volume, check_name, read_mask, read_on_same_grid, read_volume, stem, write_map
+from brainseg_tf.uncertainty import spread
+from brainseg_tf.volume import Volume, check_name, read_mask, read_on_same_grid, read_volume, write_dicom, write_map
 
 # How BraTS and BIDS end a file's name, and the modality that it means.
 _NAMED = {"flair": "flair", "t1": "t1", "t1w": "t1", "t1ce": "t1ce", "t1gd": "t1ce", "t2": "t2", "t2w": "t2"}
@@ -35,7 +38,9 @@ class Job:
         mask: the result, .nii or .nii.gz.
         modalities: the further modalities' files by name.
         brain, truth: masks on the scan's grid.
-        figure, residual, reconstruction, probability, report: further outputs.
+        figure, residual, reconstruction, probability, uncertainty, page, thumbnail, report: further outputs;
+        dicom: the mask as a DICOM segmentation, for a DICOM series;
+        stripped: the brain mask that the user's own tool made.
     """
 
     scan: Path
@@ -47,7 +52,24 @@ class Job:
     residual: Path | None = None
     reconstruction: Path | None = None
     probability: Path | None = None
+    uncertainty: Path | None = None
+    stripped: Path | None = None
+    dicom: Path | None = None
+    page: Path | None = None
+    thumbnail: Path | None = None
     report: Path | None = None
+
+    @property
+    def maps(self) -> list[Path]:
+        """The outputs on the scan's grid."""
+        maps = (self.residual, self.reconstruction, self.probability, self.uncertainty, self.stripped)
+        return [self.mask, *(path for path in maps if path)]
+
+    @property
+    def outputs(self) -> list[Path]:
+        """All of them."""
+        others = (self.dicom, self.figure, self.page, self.thumbnail, self.report)
+        return [*self.maps, *(path for path in others if path)]
 
 
 class Predictor:
@@ -58,6 +80,8 @@ class Predictor:
         load: gives the model.
         options: stages after the network.
         overwrite: whether outputs that exist are replaced.
+        skull_strip: a command that finds the brain, see ``skull_strip.strip``; None takes the scan for stripped.
+        copies: noisy ones that the uncertainty comes from.
         server: where the model runs, None for here; for the report.
     """
 
@@ -68,9 +92,11 @@ class Predictor:
         options: SegmentationOptions,
         *,
         overwrite: bool = False,
+        skull_strip: str | None = None,
+        copies: int = 8,
         server: str | None = None,
     ) -> None:
-        self._server = server
+        self._server, self._strip, self._copies = server, skull_strip, copies
         self._card, self._load, self._options, self._overwrite = card, load, options, overwrite
         self._model: Future[Reconstructor] | None = None
         self._starting, self._drawing = Lock(), Lock()
@@ -98,17 +124,22 @@ class Predictor:
         except InputError:
             model.check()
             raise
-        result.warnings.extend([*doubts, *self._doubts(job)])
+        result.warnings.extend([*(doubt for scan in scans for doubt in scan.doubts), *doubts, *self._doubts(job)])
         result.seconds["model"] = round(result.seconds["model"] - model.waited, 3)
         result.seconds.update(read=round(read - start, 3), load_model=round(model.waited, 3))
-        report = self._report(job, result)
+        unsure = None
+        if job.uncertainty:
+            start = time.perf_counter()
+            unsure = spread(result.stack, model, self._card, self._options, self._copies)
+            result.seconds["uncertainty"] = round(time.perf_counter() - start, 3)
+        report = self._report(job, scans[0], result)
         if truth is not None:
             report |= {"dice": dice(result.mask, truth), "iou": iou(result.mask, truth)}
-        self._write(job, scans, result, truth, report)
+        self._write(job, scans, result, unsure, truth, report)
         return report
 
     def made(self, report: Mapping[str, Any]) -> bool:
-        """Whether a report tells of this model and these options."""
+        """Whether a report tells of this version, this model and these options."""
         return all(report.get(name) == value for name, value in json.loads(json.dumps(self._method())).items())
 
     def _method(self) -> dict[str, Any]:
@@ -116,6 +147,8 @@ class Predictor:
         return {
             "model": {"name": card.name, "version": card.version, "modalities": list(card.modalities)},
             "options": asdict(self._options),
+            "skull_strip": self._strip,
+            "brainseg_tf": __version__,
         }
 
     def _start_loading(self) -> Future[Reconstructor]:
@@ -128,6 +161,8 @@ class Predictor:
         return self._model
 
     def _brain(self, job: Job, scan: Volume) -> tuple[np.ndarray, list[str]]:
+        if self._strip is not None:
+            return strip(self._strip, scan), []
         if job.brain is None:
             return find_brain(scan)
         brain = read_mask(job.brain, scan)
@@ -136,16 +171,19 @@ class Predictor:
         return brain, []
 
     def _check_outputs(self, job: Job, overwrite: bool) -> None:
-        volumes = [job.mask, job.residual, job.reconstruction, job.probability]
-        for path in volumes:
-            if path:
-                check_name(path)
-        wanted = [path for path in (*volumes, job.figure, job.report) if path]
+        for path in job.maps:
+            check_name(path)
+        wanted = job.outputs
         inputs = [path for path in (job.scan, *job.modalities.values(), job.brain, job.truth) if path]
         for path in wanted:
             if path.resolve() in [file.resolve() for file in inputs] or wanted.count(path) > 1:
                 raise InputError(f"{path}: is named twice; an output needs a name of its own")
             check_writable(path, overwrite=overwrite)
+        if job.dicom:
+            if not job.scan.is_dir():
+                raise InputError(f"{job.scan}: is no folder of DICOM slices; --save-dicom-seg needs one")
+            if job.dicom.suffix != ".dcm":
+                raise InputError(f"{job.dicom}: the name must end in .dcm")
 
     def _read(self, job: Job) -> list[Volume]:
         card = self._card
@@ -169,7 +207,7 @@ class Predictor:
             return []
         return [f"{job.scan}: is {named} by its name, model {self._card.name} is for {expected}; the mask may be wrong"]
 
-    def _report(self, job: Job, result: Segmentation) -> dict[str, Any]:
+    def _report(self, job: Job, scan: Volume, result: Segmentation) -> dict[str, Any]:
         lesion = result.outline.mixture.lesion
         return {
             "scan": str(job.scan),
@@ -177,6 +215,10 @@ class Predictor:
             "lesion_ml": round(sum(one.ml for one in result.lesions), 4),
             "components": len(result.lesions),
             "lesions": [asdict(one) for one in result.lesions],
+            "brain": {
+                "ml": round(float(result.brain.sum()) * scan.voxel_ml, 1),
+                "median_intensity": float(np.median(scan.data[result.brain])),
+            },
             "mixture": {
                 "means": result.outline.mixture.means.round(4).tolist(),
                 "stddevs": result.outline.mixture.stddevs.round(4).tolist(),
@@ -189,12 +231,17 @@ class Predictor:
             "server": self._server,
             **self._method(),
             "warnings": result.warnings,
-            "brainseg_tf": __version__,
             "note": "for research; not a medical device",
         }
 
     def _write(
-        self, job: Job, scans: list[Volume], result: Segmentation, truth: np.ndarray | None, report: dict[str, Any]
+        self,
+        job: Job,
+        scans: list[Volume],
+        result: Segmentation,
+        unsure: np.ndarray | None,
+        truth: np.ndarray | None,
+        report: dict[str, Any],
     ) -> None:
         start = time.perf_counter()
         scan = scans[0]
@@ -202,22 +249,39 @@ class Predictor:
             (job.residual, result.residual),
             (job.reconstruction, result.reconstruction),
             (job.probability, result.outline.probability[..., None]),
+            (job.uncertainty, None if unsure is None else unsure[..., None]),
         ):
-            if path:
+            if path and maps is not None:
                 channels = [from_stack(maps[..., c], result.stack, scan) for c in range(maps.shape[-1])]
                 write_map(path, channels[0] if len(channels) == 1 else np.stack(channels, axis=-1), scan)
-        if job.figure:
-            from brainseg_tf import figures
-
-            outlined = None if truth is None else onto_stack(truth, scan, result.stack) > 0.5
+        if job.figure or job.page or job.thumbnail:
             # matplotlib draws one figure at a time.
             with self._drawing:
-                figures.segmentation(result, job.figure, outlined)
+                self._draw(job, scan, result, truth, report)
+        if job.stripped:
+            write_map(job.stripped, result.brain, scan)
+        if job.dicom:
+            write_dicom(job.dicom, result.mask, scan)
         # The mask comes last but for the report: where it stands, the rest is whole.
         write_map(job.mask, result.mask, scan)
         if job.report:
             result.seconds["write"] = round(time.perf_counter() - start, 3)
             write_json(job.report, report)
+
+    def _draw(
+        self, job: Job, scan: Volume, result: Segmentation, truth: np.ndarray | None, report: dict[str, Any]
+    ) -> None:
+        from brainseg_tf import figures
+
+        outlined = None if truth is None else onto_stack(truth, scan, result.stack) > 0.5
+        if job.figure:
+            figures.segmentation(result, job.figure, outlined)
+        if job.thumbnail:
+            figures.thumbnail(result, job.thumbnail)
+        if job.page:
+            from brainseg_tf.pages.scan import write_page
+
+            write_page(job.page, scan, result, self._card, report, outlined)
 
 
 class _Coming:

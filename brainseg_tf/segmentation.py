@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+import nibabel as nib
 import numpy as np
+from scipy import ndimage
 
 from brainseg_tf.bias_field import flatten
 from brainseg_tf.errors import InputError
@@ -14,7 +16,7 @@ from brainseg_tf.postprocessing.mixture import Mixture, MixtureOptions, fit_mixt
 from brainseg_tf.postprocessing.morphology import Lesion, close, lesions, remove_small
 from brainseg_tf.postprocessing.residual import Score, above, erode, match_range, score_map, smooth
 from brainseg_tf.saved_model import Reconstruction, Reconstructor
-from brainseg_tf.slices import Stack, brain_mask, from_stack, skull_warning, to_stack
+from brainseg_tf.slices import Stack, brain_mask, from_stack, sample, skull_warning, to_stack
 from brainseg_tf.volume import Volume
 
 # Share of the brain in healthy slices that a lesion's mean score has to stand above.
@@ -110,6 +112,7 @@ class Segmentation:
 
     Attributes:
         mask: (X, Y, Z) bool, on the grid of the scan as it was read (LPS).
+        brain: (X, Y, Z) bool, what of the scan was looked at.
         stack: the slices that the network saw.
         reconstruction: (N, H, W, C); ``residual``: (N, H, W, C), input minus reconstruction.
         outline: the mask on the model's slices, and how it came about.
@@ -119,6 +122,7 @@ class Segmentation:
     """
 
     mask: np.ndarray
+    brain: np.ndarray
     stack: Stack
     reconstruction: np.ndarray
     residual: np.ndarray
@@ -164,9 +168,10 @@ def segment(
     stack, images = located.stack, located.reconstruction.images
     with _clock(seconds, "grid"):
         mask = (from_stack(located.outline.found, stack, scan) > 0.5) & brain
-        components = lesions(mask, scan.affine)
-    residual = np.where(stack.brain[..., None], stack.images - images, 0)
-    return Segmentation(mask, stack, images, residual, located.outline, components, warnings, seconds)
+        residual = np.where(stack.brain[..., None], stack.images - images, 0)
+        middle = nib.affines.apply_affine(scan.affine, ndimage.center_of_mass(brain))[0]
+        components = lesions(mask, sample(residual.mean(axis=-1), stack, scan, mask), scan.affine, middle)
+    return Segmentation(mask, brain, stack, images, residual, located.outline, components, warnings, seconds)
 
 
 def find_brain(scan: Volume) -> tuple[np.ndarray, list[str]]:

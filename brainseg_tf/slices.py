@@ -113,7 +113,7 @@ def skull_warning(volume: Volume, brain: np.ndarray) -> str | None:
         return None
     return (
         f"{volume.path}: seems to have its skull still ({sign}); the mask will be wrong. "
-        "Strip it first (HD-BET, SynthStrip) or give --brain-mask"
+        "Give --skull-strip with a tool of yours (HD-BET, SynthStrip), or --brain-mask"
     )
 
 
@@ -175,6 +175,14 @@ def from_stack(values: np.ndarray, stack: Stack, volume: Volume) -> np.ndarray:
     """Brings a map (N, H, W) back to the volume's grid by linear interpolation; (X, Y, Z) float32, 0 outside."""
     image = nib.Nifti1Image(np.ascontiguousarray(values.T, dtype=np.float32), stack.affine)
     return _interpolate(image, volume.data.shape, volume.affine)
+
+
+def sample(values: np.ndarray, stack: Stack, volume: Volume, where: np.ndarray) -> np.ndarray:
+    """As ``from_stack``, at the voxels ``where`` (X, Y, Z) bool is True alone; (X, Y, Z) float32, 0 elsewhere."""
+    sampled = np.zeros(where.shape, np.float32)
+    points = nib.affines.apply_affine(np.linalg.inv(stack.affine) @ volume.affine, np.argwhere(where))
+    sampled[where] = ndimage.map_coordinates(values, points[:, ::-1].T, order=1)
+    return sampled
 
 
 def _constant_background(data: np.ndarray) -> float | None:

@@ -1,22 +1,20 @@
-"""NIfTI in and out: any orientation in, a map back in the input's own grid with its header."""
+"""Scans in, NIfTI out: any orientation in, a map back in the input's own grid with its header."""
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
+from brainseg_tf import dicom
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import replacing
+from brainseg_tf.formats import DAMAGE, NIFTI, check_shape, open_image
 
 # Slices of an LPS volume, transposed to rows and columns, show the patient as radiologists draw him: the nose up,
 # his right on the viewer's left. It is also how BraTS stores its volumes.
 ORIENTATION = "LPS"
-SUFFIXES = (".nii", ".nii.gz")
-MAX_VOXELS = 1024**3
 
 
 @dataclass(frozen=True)
@@ -27,13 +25,15 @@ class Volume:
         path: where it came from.
         data: (X, Y, Z) float32, axes pointing left, posterior and superior as nearly as the grid allows.
         affine: (4, 4), voxel indices of ``data`` to millimetres in RAS world space.
-        source: the image as it is on disk, for its grid and header.
+        source: the image as it is on disk, or as NIfTI holds it, for its grid and header.
+        doubts: what its file leaves open, sentences for the user.
     """
 
     path: Path
     data: np.ndarray
     affine: np.ndarray
     source: nib.Nifti1Pair
+    doubts: tuple[str, ...] = ()
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -47,21 +47,21 @@ class Volume:
 
 
 def read_volume(path: Path) -> Volume:
-    """Reads a 3D NIfTI scan.
+    """Reads a 3D scan: a file of any format that ``formats`` knows, or a folder of DICOM slices.
 
     Raises:
-        InputError: the file is missing, empty, cut off, not NIfTI, not 3D, not real-valued, holds NaN or infinities,
-            or is the same everywhere.
+        InputError: the file is missing, empty, cut off, of no known format, not 3D, not real-valued, holds NaN or
+            infinities, or is the same everywhere.
     """
     path = Path(path)
-    image = _open(path)
+    image, doubts = open_image(path)
     shape = _shape_3d(image, path)
     _check_affine(image, path)
     if image.get_data_dtype().fields is not None or np.issubdtype(image.get_data_dtype(), np.complexfloating):
         raise InputError(f"{path}: holds colours or complex numbers; convert it to one real value per voxel")
     try:
         data = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except DAMAGE as error:
         raise InputError(f"{path}: is damaged or cut off ({_first_line(error)}); copy or convert it again") from error
     if not np.isfinite(data).all():
         raise InputError(f"{path}: holds NaN or infinite values; replace them (for instance by 0) first")
@@ -69,7 +69,7 @@ def read_volume(path: Path) -> Volume:
         raise InputError(f"{path}: is {data.flat[0]:g} everywhere; there is no brain in it, check the export")
     turn = _turn_to_lps(image)
     affine = image.affine @ nib.orientations.inv_ornt_aff(turn, shape)
-    return Volume(path, np.ascontiguousarray(apply_orientation(data, turn)), affine, image)
+    return Volume(path, np.ascontiguousarray(apply_orientation(data, turn)), affine, image, tuple(doubts))
 
 
 def read_mask(path: Path, like: Volume) -> np.ndarray:
@@ -79,12 +79,12 @@ def read_mask(path: Path, like: Volume) -> np.ndarray:
         InputError: as ``read_volume``, or the grid is another one. An empty mask is allowed.
     """
     path = Path(path)
-    image = _open(path)
+    image, _ = open_image(path)
     shape = _shape_3d(image, path)
     _check_same_grid(image, shape, path, like)
     try:
         data = np.asanyarray(image.dataobj).reshape(shape) > 0
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except DAMAGE as error:
         raise InputError(f"{path}: is damaged or cut off ({_first_line(error)}); copy or convert it again") from error
     return apply_orientation(data, _turn_to_lps(image))
 
@@ -103,18 +103,10 @@ def read_on_same_grid(path: Path, like: Volume) -> Volume:
 def is_whole(path: Path) -> bool:
     """Whether a NIfTI file can be read to its end."""
     try:
-        np.asanyarray(_open(path).dataobj)
-    except (InputError, OSError, EOFError, ValueError, zlib.error):
+        np.asanyarray(open_image(path)[0].dataobj)
+    except (InputError, *DAMAGE):
         return False
     return True
-
-
-def stem(path: Path) -> str:
-    """A file's name without .nii or .nii.gz."""
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix)
-    return path.name
 
 
 def write_map(path: Path, data: np.ndarray, like: Volume) -> None:
@@ -129,7 +121,6 @@ def write_map(path: Path, data: np.ndarray, like: Volume) -> None:
     check_name(path)
     data = data.astype(np.uint8) if data.dtype == bool else data
     source = like.source
-    back = ornt_transform(axcodes2ornt(ORIENTATION), io_orientation(source.affine))
     header = source.header.copy()
     header.extensions.clear()
     header.set_data_dtype(data.dtype)
@@ -137,9 +128,18 @@ def write_map(path: Path, data: np.ndarray, like: Volume) -> None:
     header["cal_min"], header["cal_max"] = 0, 0
     header["descrip"] = b"brainseg-tf"
     kind = nib.Nifti2Image if isinstance(source.header, nib.Nifti2Header) else nib.Nifti1Image
-    image = kind(apply_orientation(data, back), source.affine, header)
+    image = kind(_turn_back(data, like), source.affine, header)
     with replacing(path) as beside:
         nib.save(image, beside)
+
+
+def write_dicom(path: Path, mask: np.ndarray, like: Volume) -> None:
+    """Writes a mask (X, Y, Z) bool in LPS as a DICOM segmentation of the series that ``like`` was read from.
+
+    Raises:
+        InputError: see ``dicom.write_segmentation``.
+    """
+    dicom.write_segmentation(Path(path), _turn_back(mask, like), like.source.affine, like.path)
 
 
 def check_name(path: Path) -> None:
@@ -148,24 +148,8 @@ def check_name(path: Path) -> None:
     Raises:
         InputError: it does not end in .nii or .nii.gz.
     """
-    if not str(path).endswith(SUFFIXES):
+    if not str(path).endswith(NIFTI):
         raise InputError(f"{path}: the name must end in .nii or .nii.gz")
-
-
-def _open(path: Path) -> nib.Nifti1Pair:
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; name a NIfTI file")
-    if not path.exists():
-        raise InputError(f"{path}: no such file; check the path")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: is empty (0 bytes); copy or convert it again")
-    try:
-        image = nib.load(path)
-    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path}: is not a readable NIfTI file; convert it (for instance with dcm2niix)") from error
-    if not isinstance(image, nib.Nifti1Pair):
-        raise InputError(f"{path}: is not a NIfTI file; convert it to .nii.gz first")
-    return image
 
 
 def _shape_3d(image: nib.Nifti1Pair, path: Path) -> tuple[int, int, int]:
@@ -175,8 +159,7 @@ def _shape_3d(image: nib.Nifti1Pair, path: Path) -> tuple[int, int, int]:
         shape = shape[:-1]
     if len(shape) != 3 or 1 in shape:
         raise InputError(f"{path}: has shape {image.shape}; one 3D volume is needed, extract it first")
-    if min(shape) < 1 or np.prod(shape, dtype=np.float64) > MAX_VOXELS:
-        raise InputError(f"{path}: the header claims {shape} voxels, which no brain scan has; the header is damaged")
+    check_shape(shape, path)
     return shape
 
 
@@ -190,6 +173,11 @@ def _check_same_grid(image: nib.Nifti1Pair, shape: tuple[int, int, int], path: P
     expected = like.source
     if shape != _shape_3d(expected, like.path) or not np.allclose(image.affine, expected.affine, atol=1e-2):
         raise InputError(f"{path}: lies on another grid than {like.path}; resample it to that scan first")
+
+
+def _turn_back(data: np.ndarray, like: Volume) -> np.ndarray:
+    """From LPS to the axes of the file that ``like`` was read from."""
+    return apply_orientation(data, ornt_transform(axcodes2ornt(ORIENTATION), io_orientation(like.source.affine)))
 
 
 def _turn_to_lps(image: nib.Nifti1Pair) -> np.ndarray:

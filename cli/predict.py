@@ -1,5 +1,6 @@
 """``brainseg-tf predict``."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,19 @@ if TYPE_CHECKING:
     from brainseg_tf.saved_model import Reconstructor
 
 
+def _command(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}; quote it as for a shell") from None
+    for place in ("{scan}", "{mask}"):
+        if not any(place in word for word in words[1:]):
+            raise click.BadParameter(f"has no {place}; say where the tool takes the scan and where it leaves the mask")
+    return value
+
+
 @click.command(short_help="Outline the lesions in a scan.")
 @click.argument("scans", nargs=-1, required=True, type=FILE)
 @click.option("--out", type=FILE, help="The mask of one scan, .nii or .nii.gz.")
@@ -24,12 +38,29 @@ if TYPE_CHECKING:
 )
 @click.option("--modality", "others", multiple=True, metavar="NAME=FILE", help="Further modality on the scan's grid.")
 @click.option("--brain-mask", type=FILE, help="Where the brain is, on the scan's grid.")
+@click.option(
+    "--skull-strip",
+    metavar="COMMAND",
+    callback=_command,
+    help="Find the brain with a tool of your own: 'mri_synthstrip -i {scan} -m {mask}'. Its mask is kept as "
+    "NAME_brain.nii.gz.",
+)
 @click.option("--truth", type=FILE, help="Ground truth on the scan's grid: Dice and a further panel.")
 @click.option("--figure", type=FILE, help="PNG of input, reconstruction, residual and result.")
 @click.option("--save-residual", type=FILE, help="Input minus reconstruction, on the scan's grid.")
 @click.option("--save-probability", type=FILE, help="The mixture's posterior of a lesion, float32, on the scan's grid.")
+@click.option(
+    "--save-uncertainty", type=FILE, help="The score's standard deviation over noisy copies, on the scan's grid."
+)
+@click.option("--copies", type=click.IntRange(2), default=8, show_default=True, help="Of these, their number.")
+@click.option("--save-dicom-seg", type=FILE, help="The mask of a DICOM series as a DICOM segmentation, .dcm.")
 @click.option("--save-reconstruction", type=FILE, help="The healthy scan that the network made, on the scan's grid.")
 @click.option("--report", type=FILE, help="JSON: volumes, components, seconds, model, options.")
+@click.option(
+    "--html",
+    type=FILE,
+    help="A page to look at in a browser: viewer, lesions, what ran. With --out-dir: an index, and a page per scan.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 @click.option("--scheduler", metavar="URL", help="With --out-dir: a Dask cluster's, tcp://host:8786, to run on.")
 @click.option("--continue", "proceed", is_flag=True, help="With --out-dir: keep what an earlier run finished.")
@@ -54,12 +85,17 @@ def predict(
     model: str | None,
     others: tuple[str, ...],
     brain_mask: Path | None,
+    skull_strip: str | None,
     truth: Path | None,
     figure: Path | None,
     save_residual: Path | None,
     save_probability: Path | None,
+    save_uncertainty: Path | None,
+    copies: int,
+    save_dicom_seg: Path | None,
     save_reconstruction: Path | None,
     report: Path | None,
+    html: Path | None,
     overwrite: bool,
     scheduler: str | None,
     proceed: bool,
@@ -72,7 +108,7 @@ def predict(
     server_timeout: float,
     **stage_options: Any,
 ) -> None:
-    """Outline the lesions in SCANS: NIfTI files, or folders of them.
+    """Outline the lesions in SCANS: NIfTI or other files, folders of DICOM slices, or folders of these.
 
     One scan goes to --out; several go to --out-dir, where each gets NAME_mask.nii.gz, NAME_report.json and
     NAME_figure.png, and summary.csv a line for each. A BIDS dataset gives a BIDS derivative. The mask (uint8, 1 in a
@@ -85,13 +121,17 @@ def predict(
         "--figure": figure,
         "--save-residual": save_residual,
         "--save-probability": save_probability,
+        "--save-uncertainty": save_uncertainty,
+        "--save-dicom-seg": save_dicom_seg,
         "--save-reconstruction": save_reconstruction,
         "--report": report,
     }
     if (out is None) == (out_dir is None):
         raise click.UsageError("give --out FILE for one scan, or --out-dir FOLDER for several")
-    if out is not None and (len(scans) > 1 or scans[0].is_dir()):
-        raise click.UsageError("--out takes one scan; give --out-dir for several scans or a folder")
+    if out is not None and (len(scans) > 1 or _is_folder_of_scans(scans[0])):
+        raise click.UsageError("--out takes one scan; give --out-dir for several scans or a folder of them")
+    if brain_mask and skull_strip:
+        raise click.UsageError("give --brain-mask or --skull-strip, not both")
     if out is not None and (proceed or scheduler):
         raise click.UsageError("--continue and --scheduler go with --out-dir")
     if scheduler and server:
@@ -105,7 +145,14 @@ def predict(
         raise click.UsageError("--server-model, --server-version, --server-label and --server-ca go with --server")
     modalities = _modalities(others)
 
-    from brainseg_tf.batch import SUMMARY, check_summary, jobs_in, run_all, write_summary
+    if html is not None:
+        from brainseg_tf import pages
+
+        pages.check_installed()
+
+    from brainseg_tf.batch import BRAIN, SUMMARY, check_summary, jobs_in, run_all, write_summary
+    from brainseg_tf.files import check_writable
+    from brainseg_tf.formats import stem
     from brainseg_tf.prediction import Job, Predictor
     from brainseg_tf.saved_model import best_for, find
 
@@ -121,7 +168,9 @@ def predict(
         return connect(Served(server, name, server_version, server_label, server_ca, server_timeout), found.card)
 
     options = segmentation_options(**stage_options)
-    predictor = Predictor(found.card, load, options, overwrite=overwrite, server=server)
+    predictor = Predictor(
+        found.card, load, options, overwrite=overwrite, skull_strip=skull_strip, copies=copies, server=server
+    )
     if out is not None:
         job = Job(
             scans[0],
@@ -133,17 +182,27 @@ def predict(
             residual=save_residual,
             reconstruction=save_reconstruction,
             probability=save_probability,
+            uncertainty=save_uncertainty,
+            stripped=out.with_name(f"{stem(out)}{BRAIN}") if skull_strip else None,
+            dicom=save_dicom_seg,
+            page=html,
             report=report,
         )
         _show(job, predictor.run(job))
         return
     check_summary(out_dir / SUMMARY, overwrite=overwrite or proceed)
-    jobs = jobs_in(scans, out_dir)
+    if html is not None:
+        check_summary(html, overwrite=overwrite or proceed)
+    jobs = jobs_in(scans, out_dir, pages=html is not None, strip=skull_strip is not None)
+    if html is not None:
+        check_writable(html, overwrite=True)
     if scheduler:
         from brainseg_tf.cluster import run_on_cluster
 
         name = model or found.card.name
-        running = run_on_cluster(scheduler, name, options, jobs, overwrite=overwrite, proceed=proceed)
+        running = run_on_cluster(
+            scheduler, name, options, jobs, skull_strip=skull_strip, overwrite=overwrite, proceed=proceed
+        )
     else:
         running = run_all(predictor, jobs, workers=workers, proceed=proceed)
     outcomes = []
@@ -162,10 +221,22 @@ def predict(
     finally:
         if outcomes:
             write_summary(out_dir / SUMMARY, outcomes)
+        if outcomes and html is not None:
+            from brainseg_tf.pages.index import write_index
+
+            write_index(html, outcomes)
     failures = sum(outcome.error is not None for outcome in outcomes)
     if failures:
         click.echo(f"Error: {failures} of {len(jobs)} scans failed", err=True)
         sys.exit(1)
+
+
+def _is_folder_of_scans(place: Path) -> bool:
+    if not place.is_dir():
+        return False
+    from brainseg_tf.dicom import is_series
+
+    return not is_series(place)
 
 
 def _modalities(others: tuple[str, ...]) -> dict[str, Path]:

@@ -90,7 +90,7 @@ def test_continue_does_not_mix_what_other_options_made(trained, scans, tmp_path)
     before = (out / "sub-00_FLAIR_mask.nii.gz").read_bytes()
     result = call("predict", scans, "--out-dir", out, "--model", trained, *FAST, "--closing", 5, "--continue")
     assert result.exit_code == 1
-    expected = "sub-00_FLAIR_mask.nii.gz: was made by another model or with other options; give --overwrite"
+    expected = "sub-00_FLAIR_mask.nii.gz: was made by another version or model or with other options; give --overwrite"
     assert expected in result.stderr
     assert [line["status"] for line in rows(out)] == ["failed", "done", "done"]
     assert (out / "sub-00_FLAIR_mask.nii.gz").read_bytes() == before

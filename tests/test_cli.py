@@ -283,7 +283,7 @@ def test_several_scans_need_different_names(trained, tmp_path):
     assert "would be the mask of two scans" in message
     (tmp_path / "empty").mkdir()
     message = fails(call("predict", tmp_path / "empty", "--out-dir", tmp_path / "out", "--model", trained))
-    assert message.startswith(f"Error: {tmp_path}/empty: no .nii or .nii.gz file in it")
+    assert message.startswith(f"Error: {tmp_path}/empty: no scan (.nii, .nii.gz, .mgz, ...) in it")
 
 
 def test_the_papers_preset(trained, scan, tmp_path):

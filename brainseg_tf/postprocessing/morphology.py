@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
@@ -9,13 +10,24 @@ from scipy import ndimage
 from skimage.measure import label, regionprops
 from skimage.morphology import remove_small_objects
 
+# A centroid this near to the brain's middle, in millimetres, lies on neither side.
+_MIDLINE = 5.0
+
 
 @dataclass(frozen=True)
 class Lesion:
-    """One connected component: its volume, and its centroid in RAS world space."""
+    """One connected component.
+
+    Attributes:
+        ml: its volume.
+        centroid_mm: in RAS world space; ``side``: the patient's, told by the brain's own middle.
+        mean_residual: input minus reconstruction, on the model's scale, where the brain's median is 0.3.
+    """
 
     ml: float
     centroid_mm: tuple[float, float, float]
+    side: Literal["left", "right", "midline"]
+    mean_residual: float
 
 
 def close(mask: np.ndarray, spacing: tuple[float, float, float], radius: float) -> np.ndarray:
@@ -37,11 +49,21 @@ def remove_small(mask: np.ndarray, voxel_ml: float, smallest_ml: float) -> np.nd
     return remove_small_objects(mask, max_size=voxels - 1, connectivity=3) if voxels > 1 else mask
 
 
-def lesions(mask: np.ndarray, affine: np.ndarray) -> list[Lesion]:
-    """The connected components of (X, Y, Z), largest first; ``affine`` maps its indices to millimetres."""
+def lesions(mask: np.ndarray, residual: np.ndarray, affine: np.ndarray, middle_mm: float) -> list[Lesion]:
+    """The connected components of a mask, largest first.
+
+    Args:
+        mask: (X, Y, Z) bool.
+        residual: (X, Y, Z), known where the mask is.
+        affine: maps their indices to millimetres in RAS world space.
+        middle_mm: where the brain's middle lies between its left (smaller) and right there.
+    """
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000.0
     found = []
-    for region in regionprops(label(mask, connectivity=3)):
-        centroid = nib.affines.apply_affine(affine, region.centroid)
-        found.append(Lesion(float(region.area * voxel_ml), tuple(round(float(mm), 2) for mm in centroid)))
+    for region in regionprops(label(mask, connectivity=3), intensity_image=residual):
+        centroid = tuple(round(float(mm), 2) for mm in nib.affines.apply_affine(affine, region.centroid))
+        off = centroid[0] - middle_mm
+        side = "midline" if abs(off) < _MIDLINE else "left" if off < 0 else "right"
+        mean = round(float(region.intensity_mean), 4)
+        found.append(Lesion(float(region.area * voxel_ml), centroid, side, mean))
     return sorted(found, key=lambda lesion: -lesion.ml)

@@ -1,0 +1,113 @@
+import shlex
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+from test_cli import FAST, call, fails
+
+from conftest import AFFINE, make_brain, save
+
+# A stand-in for the user's tool: of a head whose brain is brighter than 200, it keeps that.
+TOOL = """
+import sys, nibabel as nib, numpy as np
+scan, mask = sys.argv[1:3]
+image = nib.load(scan)
+assert scan.endswith((".nii", ".nii.gz"))
+brain = (image.get_fdata() > 200).astype(np.uint8)
+kind = sys.argv[3] if len(sys.argv) > 3 else "good"
+if kind == "fails":
+    sys.exit("first line\\nno GPU found")
+if kind == "empty":
+    brain[:] = 0
+if kind == "elsewhere":
+    image.affine[0, 3] += 7
+if kind != "nothing":
+    nib.save(nib.Nifti1Image(brain, image.affine), mask)
+"""
+
+
+@pytest.fixture
+def head(tmp_path):
+    """A scan with scalp and noise around the brain."""
+    data, _ = make_brain(101)
+    random = np.random.default_rng(0)
+    return save(
+        np.where(data > 0, data, random.uniform(5, 60, data.shape)).astype(np.float32), tmp_path / "head.nii.gz"
+    )
+
+
+@pytest.fixture
+def tool(tmp_path):
+    (tmp_path / "tool.py").write_text(TOOL)
+    return f"{shlex.quote(sys.executable)} {shlex.quote(str(tmp_path / 'tool.py'))} {{scan}} {{mask}}"
+
+
+def test_the_users_tool_finds_the_brain_and_its_mask_is_kept(head, tool, trained, tmp_path):
+    without = call("predict", head, "--out", tmp_path / "bad.nii.gz", "--model", trained, *FAST)
+    assert "seems to have its skull still" in without.stderr
+    assert "--skull-strip" in without.stderr
+    result = call("predict", head, "--out", tmp_path / "m.nii.gz", "--model", trained, "--skull-strip", tool, *FAST)
+    assert (result.exit_code, result.stderr) == (0, "")
+    kept, mask = nib.load(tmp_path / "m_brain.nii.gz"), nib.load(tmp_path / "m.nii.gz")
+    np.testing.assert_array_equal(kept.get_fdata(), nib.load(head).get_fdata() > 200)
+    np.testing.assert_array_equal(kept.affine, mask.affine)
+    assert mask.get_fdata().sum() > 100
+    # The same as with that mask given.
+    other = tmp_path / "other.nii.gz"
+    call("predict", head, "--out", other, "--model", trained, "--brain-mask", tmp_path / "m_brain.nii.gz", *FAST)
+    np.testing.assert_array_equal(nib.load(other).get_fdata(), mask.get_fdata())
+
+
+def test_a_scan_that_is_no_nifti_is_converted_for_the_tool(tool, trained, tmp_path):
+    nib.save(nib.MGHImage(make_brain(101)[0], AFFINE), tmp_path / "scan.mgz")
+    result = call(
+        "predict",
+        tmp_path / "scan.mgz",
+        "--out-dir",
+        tmp_path / "out",
+        "--model",
+        trained,
+        "--skull-strip",
+        tool,
+        *FAST,
+    )
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "scan_brain.nii.gz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("fails", r"failed with exit code 1 (no GPU found)"),
+        ("nothing", "left no mask at {mask}"),
+        ("empty", "left an empty mask"),
+        ("elsewhere", "lies on another grid"),
+    ],
+)
+def test_what_a_tool_does_wrong_is_said(scan, tool, trained, tmp_path, kind, message):
+    before = sorted(tmp_path.iterdir())
+    result = call(
+        "predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained, "--skull-strip", f"{tool} {kind}"
+    )
+    assert message in fails(result)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_tool_that_is_not_there(scan, trained, tmp_path):
+    command = "no-such-tool {scan} {mask}"
+    result = call("predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained, "--skull-strip", command)
+    assert "no-such-tool cannot be started" in fails(result)
+    assert list(tmp_path.iterdir()) == [scan]
+
+
+@pytest.mark.parametrize("command", ["tool {scan}", "tool {mask}", "tool '{scan} {mask}", "{scan}"])
+def test_a_command_must_name_both_files(scan, tmp_path, command):
+    result = call("predict", scan, "--out", tmp_path / "m.nii.gz", "--skull-strip", command)
+    assert result.exit_code == 2
+    assert "--skull-strip" in result.stderr
+
+
+def test_a_mask_and_a_tool_are_one_too_many(scan, tmp_path):
+    options = ("--brain-mask", scan, "--skull-strip", "tool {scan} {mask}")
+    assert call("predict", scan, "--out", tmp_path / "m.nii.gz", *options).exit_code == 2
