@@ -50,6 +50,7 @@ setup(
         "click>=8.2,<8.6",
         "matplotlib>=3.9,<3.12",
         "packaging>=24",
+        "filelock>=3.16,<4",
     ],
     extras_require={
         "dask": ["distributed>=2025.2"],
@@ -62,6 +63,7 @@ setup(
             "psutil>=6,<8",
             "nilearn>=0.14,<0.15",
             "jinja2>=3.1.6,<4",
+            "hypothesis>=6.100,<7",
             "selenium>=4.30,<5",
             "ruff>=0.15,<0.18",
             "setuptools>=75",
@@ -79,5 +81,5 @@ setup(
         "benchmarks": ["torch>=2.6,<3", "dipy>=1.11,<2", "antspyx>=0.6,<0.7", "psutil>=6,<8"],
         "examples": ["nilearn>=0.12,<0.15"],
     },
-    entry_points={"console_scripts": ["brainseg-tf=brainseg_tf_cli.main:main"]},
+    entry_points={"console_scripts": ["brainseg-tf=brainseg_tf_cli.main:run"]},
 )

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from brainseg_tf.errors import InputError
 
 
@@ -37,6 +39,21 @@ def replacing(path: Path) -> Iterator[Path]:
             shutil.rmtree(beside, ignore_errors=True)
         else:
             beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps other processes that ask the same out of a folder; a process that dies lets go of it.
+
+    Raises:
+        InputError: another process is in it.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        with lock.acquire(blocking=False):
+            yield
+    except Timeout as error:
+        raise InputError(f"{folder}: another run is at work in it; wait for it, or choose another --out") from error
 
 
 def check_writable(path: Path, *, overwrite: bool = False) -> None:

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.analyze import AnalyzeImage
 from nibabel.filebasedimages import ImageFileError
+from nibabel.freesurfer.mghformat import MGHError
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
 
 from brainseg_tf import dicom
@@ -21,9 +22,23 @@ SCANS = (*NIFTI, ".mgz", ".mgh", ".hdr", *_ITK)
 # 640 voxels a side: more than any brain scan has, and what still fits into 4 GB while it is read.
 MAX_VOXELS = 2**28
 # What nibabel raises for headers and data that are not what they should be.
-DAMAGE = (ImageFileError, HeaderDataError, HeaderTypeError, OSError, EOFError, ValueError, OverflowError, zlib.error)
+DAMAGE = (
+    ImageFileError,
+    HeaderDataError,
+    HeaderTypeError,
+    MGHError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    zlib.error,
+)
 
 
+# Headers that are nonsense are refused by what comes out of them; no warning helps the user.
+@np.errstate(all="ignore")
 def open_image(path: Path) -> tuple[nib.Nifti1Pair, list[str]]:
     """Opens a scan as NIfTI, its voxels still on disk where the format allows; and says what is doubtful about it.
 
@@ -47,12 +62,13 @@ def open_image(path: Path) -> tuple[nib.Nifti1Pair, list[str]]:
         check_shape(image.shape, path)
         if isinstance(image, nib.Nifti1Pair):
             return image, _doubts(image, path)
+        converted = nib.Nifti1Image.from_image(image)
     except DAMAGE as error:
         raise InputError(f"{path}: is not a readable NIfTI file; convert it (for instance with dcm2niix)") from error
     # Only SPM's own .mat file tells where an Analyze volume lies.
     guessed = isinstance(image, AnalyzeImage) and not path.with_suffix(".mat").exists()
     doubts = [f"{path}: Analyze does not say left from right; taken as stored right to left"] if guessed else []
-    return nib.Nifti1Image.from_image(image), doubts
+    return converted, doubts
 
 
 def check_shape(shape: Sequence[int], path: Path) -> None:

@@ -1,7 +1,8 @@
 """SavedModels: exporting a network with its card, finding one by name or folder, and reconstructing slices with it."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -139,10 +140,26 @@ def export(model: "ContextModel", card: ModelCard, version_folder: Path) -> None
     named = signatures(model, card)
     for name, signature in named.items():
         archive.add_endpoint(name, signature, images)
-    with replacing(version_folder) as beside:
+    with replacing(version_folder) as beside, written(version_folder):
         archive.write_out(str(beside), verbose=False)
         replace(card, checksums=checksums(beside)).write(beside)
         write_warmup(beside, card, named)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """What TensorFlow's own writers raise, as one line.
+
+    Raises:
+        InputError: the disk is full, or the place cannot be written to.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        reason = error.message.splitlines()[0]
+        raise InputError(f"{path}: cannot be written ({reason}); make room, then go on with --resume") from error
 
 
 def shipped() -> list[ModelFolder]:

@@ -19,7 +19,7 @@ from brainseg_tf.cohort import Cohort, Split, read_cohort, split_patients
 from brainseg_tf.corruption import corrupt
 from brainseg_tf.distribution import Distribution, Strategy, steps_in_epoch
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import make_folder, replacing, write_json
+from brainseg_tf.files import alone, make_folder, replacing, write_json
 from brainseg_tf.model_card import ModelCard, TrainingData, versions
 from brainseg_tf.models.objective import ContextModel, Corruption
 from brainseg_tf.pipeline import CachedSlices, batches, cache_slices, ordered_batches
@@ -61,13 +61,30 @@ def fit(
     cohort = read_cohort(data, options.modalities)
     # Before the workers wait for each other: what one of them finds wrong, all do.
     _check_run(out, options, resume=resume)
+    # Several workers are in one folder by intention.
+    with nullcontext() if strategy == "multi-worker" else alone(out):
+        return _fit(data, cohort, out, options, split, resume, cache or out / "cache", strategy, say, verbose)
+
+
+def _fit(
+    data: Path,
+    cohort: Cohort,
+    out: Path,
+    options: FitOptions,
+    split: Split | None,
+    resume: bool,
+    cache: Path,
+    strategy: Strategy,
+    say: Say,
+    verbose: int,
+) -> Path:
     together = None
     if strategy != "single":
         say("waiting until all workers are there" if strategy == "multi-worker" else "training on all devices")
         together = Distribution(strategy)
         say(together.describe())
         together.check_batch(options.batch)
-    cached = _decode(cohort, options, cache or out / "cache", together, say, bar=verbose == 1)
+    cached = _decode(cohort, options, cache, together, say, bar=verbose == 1)
     names = [slices.patient for slices in cached]
     if resume:
         split = _recorded_split(out)
@@ -202,7 +219,8 @@ class Run(keras.callbacks.Callback):
             with replacing(self.best_weights) as beside:
                 self.model.save_weights(beside)
         self.epoch.assign(epoch + 1)
-        self._manager.save()
+        with saved_model.written(self.folder / "checkpoints"):
+            self._manager.save()
 
 
 def read_history(file: Path) -> list[dict[str, float]]:

@@ -1,5 +1,6 @@
 """Scans in, NIfTI out: any orientation in, a map back in the input's own grid with its header."""
 
+import gzip
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from brainseg_tf.formats import DAMAGE, NIFTI, check_shape, open_image
 # Slices of an LPS volume, transposed to rows and columns, show the patient as radiologists draw him: the nose up,
 # his right on the viewer's left. It is also how BraTS stores its volumes.
 ORIENTATION = "LPS"
+# Millimetres that no scanner's field of view exceeds; the model's grid would grow with it.
+LARGEST_FIELD = 2000.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Volume:
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
 
 
+@np.errstate(all="ignore")
 def read_volume(path: Path) -> Volume:
     """Reads a 3D scan: a file of any format that ``formats`` knows, or a folder of DICOM slices.
 
@@ -56,7 +60,7 @@ def read_volume(path: Path) -> Volume:
     path = Path(path)
     image, doubts = open_image(path)
     shape = _shape_3d(image, path)
-    _check_affine(image, path)
+    _check_affine(image, shape, path)
     if image.get_data_dtype().fields is not None or np.issubdtype(image.get_data_dtype(), np.complexfloating):
         raise InputError(f"{path}: holds colours or complex numbers; convert it to one real value per voxel")
     try:
@@ -129,8 +133,10 @@ def write_map(path: Path, data: np.ndarray, like: Volume) -> None:
     header["descrip"] = b"brainseg-tf"
     kind = nib.Nifti2Image if isinstance(source.header, nib.Nifti2Header) else nib.Nifti1Image
     image = kind(_turn_back(data, like), source.affine, header)
+    content = image.to_bytes()
     with replacing(path) as beside:
-        nib.save(image, beside)
+        # Not nib.save: it leaves its file open when the disk is full. No time stamp: the same mask, the same bytes.
+        beside.write_bytes(gzip.compress(content, 1, mtime=0) if path.suffix == ".gz" else content)
 
 
 def write_dicom(path: Path, mask: np.ndarray, like: Volume) -> None:
@@ -163,10 +169,16 @@ def _shape_3d(image: nib.Nifti1Pair, path: Path) -> tuple[int, int, int]:
     return shape
 
 
-def _check_affine(image: nib.Nifti1Pair, path: Path) -> None:
+def _check_affine(image: nib.Nifti1Pair, shape: tuple[int, int, int], path: Path) -> None:
     axes = image.affine[:3, :3]
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(axes)) < 1e-6:
+    sizes = np.linalg.norm(axes, axis=0)
+    # Relative to the voxel: axes that all but lie in one plane span nothing either.
+    spanned = np.isfinite(image.affine).all() and abs(np.linalg.det(axes)) > 1e-3 * np.prod(sizes) > 0
+    if not spanned or np.isnan(io_orientation(image.affine)).any():
         raise InputError(f"{path}: the header has no usable orientation (affine); repair its sform or qform")
+    reach = float((sizes * shape).max())
+    if reach > LARGEST_FIELD:
+        raise InputError(f"{path}: the header claims a field of {reach / 1000:.3g} m; repair its voxel sizes")
 
 
 def _check_same_grid(image: nib.Nifti1Pair, shape: tuple[int, int, int], path: Path, like: Volume) -> None:

@@ -1,9 +1,11 @@
 """The command ``brainseg-tf``."""
 
 import os
+import signal
 import sys
 import traceback
 from importlib import import_module
+from types import FrameType
 
 import click
 
@@ -48,3 +50,15 @@ def main(debug: bool) -> None:
 
     For research; not a medical device.
     """
+
+
+def run() -> None:
+    """The installed command."""
+    # What is under way is cleaned up as after any error: half-written files are removed, a batch keeps what is done.
+    signal.signal(signal.SIGTERM, _terminate)
+    main()
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    click.echo("Error: terminated", err=True)
+    sys.exit(128 + number)

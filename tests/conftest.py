@@ -11,6 +11,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests are for whoever asks for them."""
+    if not os.environ.get("BRAINSEG_SLOW"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: set BRAINSEG_SLOW=1"))
+
+
 AFFINE = np.array([[-4.0, 0, 0, 84], [0, -4.2, 0, 96], [0, 0, 5.0, -50], [0, 0, 0, 1]])
 SHAPE = (43, 47, 23)
 

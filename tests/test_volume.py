@@ -103,12 +103,24 @@ def damaged(folder: Path, what: str) -> Path:
         image = nib.Nifti1Image(data, None)
         image.header["srow_x"], image.header["sform_code"] = 0, 1
         nib.save(image, file)
+    elif what == "flat axes":
+        nib.save(
+            nib.Nifti1Image(data, np.diag([1, 1, 1, 1]) + 1e5 * np.eye(4)[[1, 0, 3, 2]] @ np.diag([1, 0, 0, 0])), file
+        )
+    elif what == "metres":
+        nib.save(nib.Nifti1Image(data, np.diag([500, 500, 500, 1])), file)
     elif what == "huge":
         header = nib.Nifti1Header()
         header.set_data_shape((30000, 30000, 30000))
         header["magic"], header["vox_offset"] = b"n+1", 352
         file = file.with_suffix("")
         file.write_bytes(header.binaryblock + bytes(100))
+    elif what == "negative":
+        file = file.with_suffix("")
+        nib.save(nib.Nifti1Image(data, np.eye(4)), file)
+        content = bytearray(file.read_bytes())
+        content[42:44] = (-12).to_bytes(2, "little", signed=True)  # dim[1]
+        file.write_bytes(content)
     elif what == "folder":
         file.mkdir()
     return file
@@ -129,7 +141,10 @@ DAMAGES = {
     "infinite": "NaN or infinite",
     "colour": "colours or complex",
     "no affine": "no usable orientation",
+    "flat axes": "no usable orientation",
+    "metres": "claims a field of 6 m",
     "huge": "which no brain scan has",
+    "negative": "which no brain scan has|not a readable NIfTI file",
 }
 
 

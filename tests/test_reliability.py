@@ -1,0 +1,311 @@
+"""Everything that can go wrong; docs/reliability.md has the table."""
+
+import contextlib
+import gc
+import gzip
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import nibabel as nib
+import numpy as np
+import psutil
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_cli import FAST, call
+from test_formats import as_itk
+
+from brainseg_tf.errors import InputError
+from brainseg_tf.files import alone
+from brainseg_tf.training import fit
+from brainseg_tf.volume import read_volume
+from conftest import AFFINE, make_brain, save, small_options
+
+COMMAND = str(Path(sys.executable).with_name("brainseg-tf"))
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [file.name for file in folder.iterdir() if file.name.startswith(".") and file.name != ".lock"]
+
+
+@contextlib.contextmanager
+def largest_file(size: int):
+    """No file may grow beyond this many bytes, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+# --- A full disk ---
+
+
+def test_a_full_disk_while_the_mask_is_written(scan, trained, tmp_path):
+    with largest_file(100):
+        result = call("predict", scan, "--out", tmp_path / "m.nii", "--model", trained, *FAST)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: {tmp_path}/m.nii: cannot be written")
+    assert list(tmp_path.iterdir()) == [scan]
+
+
+@pytest.fixture(scope="module")
+def decoded(brats_like, tmp_path_factory):
+    """A cohort's slices, and how large the weights and the checkpoint of a run on them are."""
+    folder = tmp_path_factory.mktemp("decoded")
+    fit(brats_like, folder / "run", small_options(epochs=1), cache=folder / "cache", say=lambda line: None, verbose=0)
+    weights = (folder / "run" / "best.weights.h5").stat().st_size
+    checkpoint = max(file.stat().st_size for file in (folder / "run" / "checkpoints").iterdir())
+    return folder, weights, checkpoint
+
+
+def again(brats_like, folder, out, resume=False):
+    options = small_options(epochs=1)
+    return fit(brats_like, out, options, cache=folder / "cache", resume=resume, say=lambda line: None, verbose=0)
+
+
+# h5py complains once more, to nobody, when it closes the file that it could not write.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_disk_while_the_weights_are_written(brats_like, decoded, tmp_path):
+    folder, weights, _ = decoded
+    out = tmp_path / "run"
+    with largest_file(weights // 2), pytest.raises(InputError, match=r"best\.weights\.h5: cannot be written"):
+        again(brats_like, folder, out)
+    gc.collect()
+    assert leftovers(out) == []
+    # There is room again: the run goes on.
+    assert (again(brats_like, folder, out, resume=True) / "saved_model.pb").is_file()
+
+
+def test_a_full_disk_while_the_checkpoint_is_written(brats_like, decoded, tmp_path, monkeypatch):
+    folder, _, checkpoint = decoded
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch, largest_file(checkpoint // 2):
+        # The weights, which come first, are as large.
+        patch.setattr("keras.Model.save_weights", lambda model, path: Path(path).write_bytes(b""))
+        with pytest.raises(InputError, match="checkpoints: cannot be written"):
+            again(brats_like, folder, out)
+    assert (again(brats_like, folder, out, resume=True) / "saved_model.pb").is_file()
+
+
+def test_a_full_disk_while_the_saved_model_is_written(brats_like, decoded, tmp_path):
+    folder, weights, _ = decoded
+    out = tmp_path / "run"
+    before = again(brats_like, folder, out)
+    with largest_file(weights // 8), pytest.raises(InputError, match=r"/1: cannot be written"):
+        again(brats_like, folder, out, resume=True)
+    # What stood there stands there still.
+    assert (before / "saved_model.pb").is_file()
+    assert leftovers(out) == []
+
+
+# --- Two at once ---
+
+
+def test_two_runs_in_one_folder(brats_like, tmp_path):
+    (tmp_path / "run").mkdir()
+    with alone(tmp_path / "run"), pytest.raises(InputError, match="another run is at work in it"):
+        fit(brats_like, tmp_path / "run", small_options(), say=lambda line: None, verbose=0)
+
+
+def test_two_predictions_of_one_mask(scan, trained, tmp_path):
+    """Both write beside it; the mask is that of one of them, whole."""
+    out = tmp_path / "m.nii.gz"
+    command = [COMMAND, "predict", str(scan), "--out", str(out), "--model", str(trained), "--overwrite", *FAST]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    assert [process.communicate(timeout=120) and process.returncode for process in both] == [0, 0]
+    assert np.asarray(nib.load(out).dataobj).any()
+    assert leftovers(tmp_path) == []
+
+
+# --- Killed ---
+
+
+def test_sigterm_cleans_up(scan, trained, tmp_path):
+    many = tmp_path / "scans"
+    many.mkdir()
+    for number in range(40):
+        os.link(scan, many / f"{number:02}.nii.gz")
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [COMMAND, "predict", str(many), "--out-dir", str(out), "--model", str(trained), *FAST],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.readline()
+    process.terminate()
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, "Error: terminated" in stderr, "Traceback" in stderr) == (143, True, False)
+    done = list(out.glob("*_mask.nii.gz"))
+    assert 1 <= len(done) < 40
+    assert all(np.asarray(nib.load(mask).dataobj).any() for mask in done)
+    assert leftovers(out) == []
+    assert (out / "summary.csv").is_file()
+
+
+@pytest.mark.slow
+def test_kill_at_ten_moments_of_predict(scan, trained, tmp_path):
+    out, chance = tmp_path / "m.nii.gz", random.Random(0)
+    command = [COMMAND, "predict", str(scan), "--out", str(out), "--model", str(trained), "--overwrite", *FAST]
+    start = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    whole, expected = time.monotonic() - start, np.asarray(nib.load(out).dataobj)
+    out.unlink()
+    for _ in range(10):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(chance.uniform(0.3, 1.05) * whole)
+        process.kill()
+        process.wait()
+        # There is no mask, or all of it; at most a hidden file is left.
+        if out.exists():
+            np.testing.assert_array_equal(np.asarray(nib.load(out).dataobj), expected)
+    subprocess.run(command, check=True, capture_output=True)
+    np.testing.assert_array_equal(np.asarray(nib.load(out).dataobj), expected)
+
+
+@pytest.mark.slow
+def test_kill_at_ten_moments_of_fit(brats_like, tmp_path):
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[3]); from conftest import small_options; from pathlib import Path;"
+        "from brainseg_tf.training import fit;"
+        "fit(Path(sys.argv[1]), Path(sys.argv[2]), small_options(epochs=40), resume=sys.argv[4] == 'yes', verbose=0)"
+    )
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        begun = (out / "run.json").exists()
+        command = [sys.executable, "-c", script, str(brats_like), str(out), str(Path(__file__).parent)]
+        return subprocess.Popen([*command, "yes" if begun else "no"], stdout=subprocess.DEVNULL)
+
+    begin = time.monotonic()
+    assert start(tmp_path / "whole").wait() == 0
+    whole, chance, kills = time.monotonic() - begin, random.Random(1), 0
+    while kills < 10 and not (tmp_path / "killed" / "1").exists():
+        process = start(tmp_path / "killed")
+        time.sleep(chance.uniform(0.2, 0.55) * whole)
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    assert kills >= 3
+    assert start(tmp_path / "killed").wait() == 0
+    ours, theirs = (h5py.File(tmp_path / name / "best.weights.h5") for name in ("killed", "whole"))
+    names: list[str] = []
+    theirs.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    assert names
+    for name in names:
+        np.testing.assert_array_equal(ours[name][()], theirs[name][()])
+
+
+# --- Damaged and hostile files ---
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory) -> "Seeds":
+    """A small sound file of each format."""
+    folder, data = tmp_path_factory.mktemp("seeds"), np.random.default_rng(0).random((7, 6, 5)).astype(np.float32)
+    nib.save(nib.Nifti1Image(data, AFFINE), folder / "s.nii")
+    nib.save(nib.Nifti1Image(data, AFFINE), folder / "s.nii.gz")
+    nib.save(nib.Nifti2Image(data, AFFINE), folder / "t.nii")
+    nib.save(nib.MGHImage(data, AFFINE), folder / "s.mgz")
+    as_itk(data, AFFINE, folder / "s.nrrd")
+    as_itk(data, AFFINE, folder / "s.mha")
+    return Seeds({file.name: file.read_bytes() for file in folder.iterdir()})
+
+
+class Seeds(dict):
+    """Too long to be printed when a test fails."""
+
+    def __repr__(self) -> str:
+        return "seeds"
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_mutated_files_are_read_or_refused(seeds, tmp_path, data):
+    name = data.draw(st.sampled_from(sorted(seeds)))
+    content = bytearray(seeds[name])
+    inside = name.endswith("z") and data.draw(st.booleans())
+    if inside:
+        content = bytearray(gzip.decompress(content))
+    # Headers lie in front: most of the damage goes there.
+    reach = data.draw(st.sampled_from([60, 352, len(content)]))
+    for place in data.draw(st.lists(st.integers(0, min(reach, len(content)) - 1), min_size=1, max_size=8)):
+        content[place] = data.draw(st.integers(0, 255))
+    if data.draw(st.integers(0, 9)) == 0:
+        del content[data.draw(st.integers(0, len(content))) :]
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content, 1) if inside else content)
+    before = psutil.Process().memory_info().rss
+    with contextlib.suppress(InputError):
+        volume = read_volume(path)
+        assert volume.data.ndim == 3
+        assert np.isfinite(volume.data).all()
+    assert psutil.Process().memory_info().rss - before < 4e9
+
+
+def test_a_gzip_bomb_is_refused_within_memory(tmp_path):
+    """350 MB of zeros in 350 kB, and ten times that behind the header's small volume."""
+    script = (
+        "import resource, sys; from pathlib import Path; from brainseg_tf.volume import read_volume\n"
+        "from brainseg_tf.errors import InputError\n"
+        "try: read_volume(Path(sys.argv[1]))\n"
+        "except InputError as error: print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    header = nib.Nifti1Image(np.zeros((7, 7, 7), np.float32), np.eye(4)).header
+    for shape, message in (((700, 700, 700), "which no brain scan has"), ((560, 560, 560), "is 0 everywhere")):
+        header.set_data_dtype(np.int16)
+        header.set_data_shape(shape)
+        header["magic"], header["vox_offset"] = b"n+1", 352
+        with gzip.open(tmp_path / "bomb.nii.gz", "wb", compresslevel=1) as file:
+            file.write(header.binaryblock + bytes(4))
+            for _ in range(36):
+                file.write(bytes(10_000_000))
+        command = [sys.executable, "-c", script, str(tmp_path / "bomb.nii.gz")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        said, peak = done.stdout.splitlines()
+        assert message in said
+        assert int(peak) * 1024 < 4e9
+
+
+# --- Where and when ---
+
+
+def test_paths_with_blanks_and_letters_of_any_script_in_a_bare_locale(trained, tmp_path):
+    folder = tmp_path / "Säle und Größen" / "脳 スキャン"
+    folder.mkdir(parents=True)
+    scan = save(make_brain(101)[0], folder / "пациент 1 _FLAIR.nii.gz")
+    out = folder / "Ergebnis mit Lücke"
+    command = [COMMAND, "predict", str(scan), "--out-dir", str(out), "--model", str(trained), *FAST]
+    done = subprocess.run(
+        [*command, "--html", str(folder / "übersicht.html")],
+        capture_output=True,
+        env=os.environ | {"LC_ALL": "C", "LANG": "C"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (out / "пациент 1 _FLAIR_mask.nii.gz").is_file()
+    page = (folder / "übersicht.html").read_text(encoding="utf-8")
+    assert "пациент 1 _FLAIR.nii.gz" in page
+
+
+def test_a_clock_that_jumps_changes_nothing(scan, trained, tmp_path, monkeypatch):
+    first, second = tmp_path / "a.nii", tmp_path / "b.nii"
+    assert call("predict", scan, "--out", first, "--model", trained, *FAST).exit_code == 0
+    clock = iter(range(2_000_000_000, 0, -86_400))
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    result = call("predict", scan, "--out", second, "--model", trained, "--report", tmp_path / "r.json", *FAST)
+    assert result.exit_code == 0, result.output
+    assert first.read_bytes() == second.read_bytes()
+    import json
+
+    assert min(json.loads((tmp_path / "r.json").read_text())["seconds"].values()) >= 0
