@@ -1,6 +1,6 @@
 """One mask of one patient against the ground truth; and a score, cut at any threshold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -46,6 +46,8 @@ class Comparison:
         lesion_ml, found_ml: volume in the truth and in the mask.
         false_ml: volume flagged in slices whose truth is empty.
         free_ml: volume flagged when these slices are all that the method gets; NaN if it was not measured.
+        brier: mean squared difference (Brier 1950) of a lesion's posterior and the truth in the brain; NaN without one.
+        reliability: ``metrics.reliability`` of it in the brain; all 0 without one.
     """
 
     method: str
@@ -65,6 +67,8 @@ class Comparison:
     found_ml: float
     false_ml: float
     free_ml: float
+    brier: float = float("nan")
+    reliability: np.ndarray = field(default_factory=lambda: np.zeros((metrics.BINS, 3)))
 
 
 def compare(
@@ -73,13 +77,22 @@ def compare(
     patient: Patient,
     mask: np.ndarray,
     *,
+    posterior: np.ndarray | None = None,
     average_precision: float = float("nan"),
     free_ml: float = float("nan"),
 ) -> Comparison:
-    """Compares a mask, (X, Y, Z) bool."""
+    """Compares a mask, (X, Y, Z) bool, and a lesion's posterior, (X, Y, Z) in [0, 1]."""
     overlap, found = (np.count_nonzero(one, axis=(0, 1)) for one in (mask & patient.truth, mask))
     distance = metrics.hausdorff95(mask, patient.truth, patient.spacing)
-    return _from_counts(method, cut, patient, overlap, found, distance, average_precision, free_ml)
+    compared = _from_counts(method, cut, patient, overlap, found, distance, average_precision, free_ml)
+    if posterior is None:
+        return compared
+    inside, truth = posterior[patient.brain], patient.truth[patient.brain]
+    return replace(
+        compared,
+        brier=float(np.mean((inside - truth) ** 2, dtype=np.float64)),
+        reliability=metrics.reliability(inside, truth),
+    )
 
 
 class Histogram:

@@ -175,7 +175,11 @@ def _run(
             mask = (from_stack(drawn.found, stack, first) > 0.5) & brain
             free = _tumour_free(stack, onto_stack(truth, first, stack), method)
             precision = average_precision(score[brain], truth[brain])
-            done.append(compare(method.name, OWN, patient, mask, average_precision=precision, free_ml=free))
+            posterior = np.clip(from_stack(drawn.probability, stack, first), 0, 1)
+            compared = compare(
+                method.name, OWN, patient, mask, posterior=posterior, average_precision=precision, free_ml=free
+            )
+            done.append(compared)
     # A patient counts for all methods or for none.
     for comparison in done:
         result.comparisons.append(comparison)

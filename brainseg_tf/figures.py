@@ -1,6 +1,6 @@
 """Figures: what a run learned, and what a prediction is made of."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -134,6 +134,27 @@ def dice_by_patient(comparisons: Sequence[Comparison], path: Path) -> None:
     axis.set_xticks(range(len(order)), [name.removeprefix("BraTS19_") for name in order], rotation=90, fontsize=7)
     axis.grid(axis="y", alpha=0.3)
     axis.legend(loc="lower right", fontsize=8)
+    _save(figure, path)
+
+
+def reliability(counts: Mapping[str, np.ndarray], path: Path) -> None:
+    """Draws the share of lesion by the posterior's tenths, and how many voxels have it, a line per method, to a PNG.
+
+    Args:
+        counts: by method, ``metrics.reliability`` of all patients together.
+        path: the PNG's.
+    """
+    figure, (upper, lower) = plt.subplots(
+        2, 1, figsize=(4.6, 5.2), sharex=True, height_ratios=(3, 1), layout="constrained"
+    )
+    upper.plot([0, 1], [0, 1], color="grey", linewidth=0.8, label="calibrated")
+    for method, (voxels, expected, found) in ((name, table.T) for name, table in counts.items()):
+        known = voxels > 0
+        upper.plot(expected[known] / voxels[known], found[known] / voxels[known], marker="o", label=method)
+        lower.plot(expected[known] / voxels[known], voxels[known] / voxels.sum(), marker="o")
+    upper.set(ylabel="share of lesion", ylim=(-0.02, 1.02))
+    lower.set(xlabel="posterior of a lesion", ylabel="voxels", yscale="log")
+    upper.legend(fontsize=8)
     _save(figure, path)
 
 

@@ -7,6 +7,8 @@ from scipy import ndimage
 
 # Every mean that is reported has an interval that this share of bootstrap means lies in.
 CONFIDENCE = 0.95
+# Of a reliability diagram.
+BINS = 10
 
 
 def iou(mask: np.ndarray, truth: np.ndarray) -> float:
@@ -44,6 +46,31 @@ def average_precision(score: np.ndarray, truth: np.ndarray) -> float:
     from sklearn.metrics import average_precision_score
 
     return float(average_precision_score(truth.ravel(), score.ravel())) if truth.any() else float("nan")
+
+
+def reliability(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """What a reliability diagram (DeGroot and Fienberg 1983) is drawn from.
+
+    Args:
+        probability: of a lesion, in [0, 1], any shape.
+        truth: bool, of that shape.
+
+    Returns:
+        (BINS, 3): for each tenth of the probability how many voxels have it, the sum of their probabilities, and how
+        many are lesion. What two volumes give may be added up.
+    """
+    bins = np.minimum((probability * BINS).astype(np.int64), BINS - 1).ravel()
+    weights = (None, probability.ravel().astype(np.float64), truth.ravel())
+    return np.stack([np.bincount(bins, weight, minlength=BINS) for weight in weights], axis=-1)
+
+
+def calibration_error(counts: np.ndarray) -> float:
+    """The expected calibration error (Naeini 2015) of what ``reliability`` gives; NaN for nothing.
+
+    The mean over the voxels of how far a bin's mean probability is from its share of lesion.
+    """
+    voxels, expected, found = counts.T
+    return float(np.abs(expected - found).sum() / voxels.sum()) if voxels.any() else float("nan")
 
 
 def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:

@@ -6,6 +6,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from brainseg_tf.comparison import Comparison
 from brainseg_tf.evaluation import CUTS, MIXTURE, OWN
 from brainseg_tf.files import replacing
@@ -25,6 +27,8 @@ _COLUMNS = (
     ("precision", "prec."),
     ("hausdorff95", "HD95 mm"),
     ("average_precision", "AP"),
+    ("brier", "Brier"),
+    ("calibration_error", "ECE"),
     ("dice_small", "small"),
     ("dice_medium", "medium"),
     ("dice_large", "large"),
@@ -47,6 +51,7 @@ _FIELDS = (
     "precision",
     "hausdorff95",
     "average_precision",
+    "brier",
     "lesion_ml",
     "found_ml",
     "false_ml",
@@ -85,12 +90,12 @@ def table(summaries: Summaries) -> str:
 def write_csv(path: Path, comparisons: Sequence[tuple[int, Comparison]]) -> None:
     """Writes a line per seed, method, cut and patient."""
     with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _FIELDS, extrasaction="ignore")
+        writer = csv.DictWriter(file, _FIELDS)
         writer.writeheader()
         for seed, one in comparisons:
             numbers = summarise([one])
             row = asdict(one) | {key: numbers[key] for key in ("slices", "iou_slice", "dice_slice")} | {"seed": seed}
-            writer.writerow({name: "" if value != value else value for name, value in row.items()})
+            writer.writerow({name: "" if row[name] != row[name] else row[name] for name in _FIELDS})
 
 
 def nested(summaries: Summaries) -> dict[str, dict[str, Any]]:
@@ -99,6 +104,12 @@ def nested(summaries: Summaries) -> dict[str, dict[str, Any]]:
     for (method, cut), numbers in summaries.items():
         result.setdefault(method, {})[cut] = {name: _known(value) for name, value in numbers.items()}
     return result
+
+
+def reliability(summaries: Summaries) -> dict[str, np.ndarray]:
+    """By method that has a posterior, ``metrics.reliability`` of all its patients together."""
+    tables = {method: np.array(numbers["reliability"]) for (method, cut), numbers in summaries.items() if cut == OWN}
+    return {method: table for method, table in tables.items() if table.any()}
 
 
 def update_card(

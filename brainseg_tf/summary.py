@@ -1,18 +1,29 @@
 """Many comparisons in one line: means over patients with intervals, pooled values, and what is flagged by mistake."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from brainseg_tf.comparison import Comparison
-from brainseg_tf.metrics import interval
+from brainseg_tf.metrics import calibration_error, interval
 
 # Metrics whose mean over patients is reported, with its interval.
-MEANS = ("dice", "iou", "iou_slice", "dice_slice", "sensitivity", "precision", "hausdorff95", "average_precision")
+MEANS = (
+    "dice",
+    "iou",
+    "iou_slice",
+    "dice_slice",
+    "sensitivity",
+    "precision",
+    "hausdorff95",
+    "average_precision",
+    "brier",
+)
 SIZES = ("small", "medium", "large")
 
 
-def summarise(comparisons: Sequence[Comparison]) -> dict[str, float | int | list[float]]:
+def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """What one method's comparisons, all cut in one way, come to.
 
     Returns:
@@ -20,12 +31,13 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, float | int | list
         95 % bootstrap interval; slice-wise values are means over all slices, their intervals over patients. Dice of the
         smallest, middle and largest third of the lesions (``dice_small`` ...); pooled values; millilitres flagged in
         tumour-free slices (``false_ml_*``), when the method gets only these (``free_ml_*``), and in patients without a
-        lesion (``healthy_ml_*``): median, 95th percentile, and the share of patients where anything is.
+        lesion (``healthy_ml_*``): median, 95th percentile, and the share of patients where anything is; of all
+        patients' posteriors together ``reliability`` and its ``calibration_error``.
     """
     sick = [one for one in comparisons if one.lesion_ml > 0]
     slices = np.concatenate([one.slices for one in comparisons])
     by_patient = {name: [_value(one, name) for one in sick] for name in MEANS}
-    numbers: dict[str, float | int | list[float]] = {
+    numbers: dict[str, Any] = {
         "patients": len(comparisons),
         "slices": len(slices),
         "missed": sum(one.found_ml == 0 for one in sick),
@@ -48,6 +60,9 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, float | int | list
         numbers[f"{name}_ml_median"] = float(np.median(known)) if known.size else float("nan")
         numbers[f"{name}_ml_p95"] = float(np.percentile(known, 95)) if known.size else float("nan")
         numbers[f"{name}_flagged"] = _mean(known > 0)
+    counts = np.sum([one.reliability for one in comparisons], axis=0)
+    numbers["reliability"] = counts.round(1).tolist()
+    numbers["calibration_error"] = calibration_error(counts)
     return numbers
 
 

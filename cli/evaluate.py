@@ -42,7 +42,11 @@ def _names(context: click.Context, parameter: click.Parameter, given: tuple[str,
     help="Train each model's recipe anew on the other folds, so that every patient is tested once. Takes --out.",
 )
 @click.option("--seeds", default="0", show_default=True, help="Of the folds and runs; several with commas.")
-@click.option("--out", type=FILE, help="Folder for comparisons.csv, summary.json, dice.png; with --folds, the runs.")
+@click.option(
+    "--out",
+    type=FILE,
+    help="Folder for comparisons.csv, summary.json, dice.png, calibration.png; with --folds, the runs.",
+)
 @click.option("--update-card", is_flag=True, help="Write the result into the models' cards.")
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
 @stages
@@ -87,7 +91,7 @@ def evaluate(
             raise InputError(f"{data}: none of the model's {side} patients is there; give --patients all")
     if out:
         make_folder(out)
-        for name in ("comparisons.csv", "summary.json", "dice.png"):
+        for name in ("comparisons.csv", "summary.json", "dice.png", "calibration.png"):
             check_writable(out / name, overwrite=overwrite)
     if update_card:
         for one in found:
@@ -123,6 +127,7 @@ def evaluate(
         reports.write_csv(out / "comparisons.csv", comparisons)
         write_json(out / "summary.json", {"patients": patients, "methods": reports.nested(summaries)})
         figures.dice_by_patient([one for _, one in comparisons], out / "dice.png")
+        figures.reliability(reports.reliability(summaries), out / "calibration.png")
     if update_card:
         for one in found:
             reports.update_card(one, summaries, patients, folds or 0, options)

@@ -26,7 +26,7 @@ def test_fit_refuses_folders_that_cannot_be_made(brats_like, tmp_path):
     below = tmp_path / "file" / "below"
     assert f"{below}: cannot be created" in fails(call("fit", brats_like, "--out", below))
     assert f"{below}: cannot be created" in fails(call("fit", brats_like, "--out", tmp_path / "run", "--cache", below))
-    assert os.listdir(tmp_path / "run") == []
+    assert os.listdir(tmp_path / "run") == [".lock"]
 
 
 def test_a_read_only_model_keeps_its_card(trained, brats_like, monkeypatch):
@@ -68,7 +68,7 @@ def test_fit_then_evaluate(brats_like, tmp_path):
     assert set(summary) == {"own", "5 % false", "validation", "oracle"}
     assert summary == card["metrics"]["network"]
     assert (out / "dice.png").stat().st_size > 5000
-    assert sorted(os.listdir(out)) == ["comparisons.csv", "dice.png", "summary.json"]
+    assert sorted(os.listdir(out)) == ["calibration.png", "comparisons.csv", "dice.png", "summary.json"]
     message = fails(call("evaluate", data, "--model", run, "--out", out))
     assert "exists already" in message
 

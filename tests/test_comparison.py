@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
+from sklearn.metrics import brier_score_loss, f1_score, jaccard_score, precision_score, recall_score
 
 from brainseg_tf.comparison import BINS, Histogram, Patient, compare
 
@@ -53,3 +53,13 @@ def test_nothing_to_find():
     assert (result.dice, result.iou, result.hausdorff95, len(result.slices)) == (1, 1, 0, 0)
     assert np.isnan(result.sensitivity) and np.isnan(result.precision)
     assert compare("m", "own", empty, one.brain).dice == 0
+
+
+def test_the_posterior_in_the_brain_against_scikit_learn():
+    one = patient()
+    posterior = np.random.default_rng(5).random(one.truth.shape)
+    result = compare("m", "own", one, posterior > 0.5, posterior=posterior)
+    assert result.brier == pytest.approx(brier_score_loss(one.truth[one.brain], posterior[one.brain]))
+    assert result.reliability[:, 0].sum() == one.brain.sum()
+    without = compare("m", "own", one, posterior > 0.5)
+    assert np.isnan(without.brier) and not without.reliability.any()

@@ -39,5 +39,8 @@ def test_history_and_reconstructions(tmp_path):
     figures.history(rows, tmp_path / "h.png")
     images = np.random.default_rng(0).random((3, 20, 20, 2))
     figures.reconstructions(images, images, images, tmp_path / "r.png")
-    for name in ("h.png", "r.png"):
+    counts = np.stack([np.arange(10, 0, -1), np.arange(10) / 2, np.arange(10) / 3], axis=-1)
+    figures.reliability({"a": counts, "b": counts * [1, 1, 0.5]}, tmp_path / "c.png")
+    figures.volumes([3.0, 0.0, 20.0], [False, False, True], tmp_path / "v.png")
+    for name in ("h.png", "r.png", "c.png", "v.png"):
         assert image.imread(tmp_path / name).std() > 0.05

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import SimpleITK
 from scipy import stats
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score
 
-from brainseg_tf.metrics import average_precision, dice, hausdorff95, interval, iou
+from brainseg_tf.metrics import average_precision, calibration_error, dice, hausdorff95, interval, iou, reliability
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -68,3 +69,24 @@ def test_intervals_are_those_of_a_mean():
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.003)
     assert interval(values) == interval(values)
     assert np.isnan(interval([0.5, float("nan")])).all()
+
+
+def test_reliability_against_scikit_learn():
+    random = np.random.default_rng(3)
+    probability = random.random((9, 10, 11)).astype(np.float32)
+    truth = random.random(probability.shape) < probability**2
+    counts = reliability(probability, truth)
+    shares, means = calibration_curve(truth.ravel(), probability.ravel(), n_bins=10)
+    np.testing.assert_allclose(counts[:, 2] / counts[:, 0], shares)
+    np.testing.assert_allclose(counts[:, 1] / counts[:, 0], means, rtol=1e-6)
+    expected = np.average(np.abs(shares - means), weights=counts[:, 0])
+    assert calibration_error(counts) == pytest.approx(expected)
+    assert calibration_error(counts) > 0.1
+    honest = random.random(truth.shape) < probability
+    assert calibration_error(reliability(probability, honest)) < 0.06
+    # What two halves give adds up.
+    np.testing.assert_allclose(
+        reliability(probability[:4], truth[:4]) + reliability(probability[4:], truth[4:]), counts
+    )
+    assert np.isnan(calibration_error(np.zeros((10, 3))))
+    assert reliability(np.ones(3), np.ones(3, bool))[-1].tolist() == [3, 3, 3]
