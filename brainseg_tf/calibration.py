@@ -35,7 +35,7 @@ def healthy_levels(patients: Sequence[Patient], model: Reconstructor | None, opt
             values = score[inside & healthy[:, None, None]]
             if values.size:
                 quantiles.setdefault(kind, []).append(float(np.quantile(values, HEALTHY_QUANTILE)))
-    levels = {kind: float(np.mean(found)) for kind, found in quantiles.items()}
+    levels: dict[str, float] = {kind: float(np.mean(found)) for kind, found in quantiles.items()}
     if "probability" in levels:
         levels["probability"] = max(levels["probability"], _EVEN_ODDS)
     return levels

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from brainseg_tf import __version__
 from brainseg_tf.batch import Outcome, attempt
@@ -88,7 +88,8 @@ def _taken(job: Job) -> Outcome | None:
 
 def _absolute(job: Job) -> Job:
     """The job as a worker in another folder needs it."""
-    return replace(job, **{name: value.resolve() for name, value in vars(job).items() if isinstance(value, Path)})
+    places: dict[str, Any] = {name: path.resolve() for name, path in vars(job).items() if isinstance(path, Path)}
+    return replace(job, **places)
 
 
 def _check_workers(client: "Client", address: str) -> None:

@@ -74,9 +74,10 @@ def read_cohort(folder: Path, modalities: Sequence[str]) -> Cohort:
     for place in places:
         if not place.is_dir() or place.name in GRADES:
             continue
-        files = {kind: _find(place, kind) for kind in (*modalities, TRUTH)}
-        missing = [kind for kind, file in files.items() if file is None]
-        if len(missing) == len(files):
+        found = {kind: _find(place, kind) for kind in (*modalities, TRUTH)}
+        files = {kind: file for kind, file in found.items() if file is not None}
+        missing = [kind for kind in found if kind not in files]
+        if not files:
             continue  # Not a patient's folder.
         if missing:
             problems.append(f"{place}: left out, no {' and no '.join(missing)}")

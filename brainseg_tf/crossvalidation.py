@@ -31,7 +31,7 @@ def folds(names: Sequence[str], count: int, validation: float, seed: int) -> lis
     if count < 2 or len(names) - -(-len(names) // count) - validations < 1:
         raise InputError(f"{len(names)} patients cannot be split into {count} folds; give fewer --folds")
     order = [str(name) for name in np.random.default_rng(seed).permutation(sorted(names))]
-    splits = []
+    splits: list[Split] = []
     for test in np.array_split(order, count):
         rest = [name for name in order if name not in set(test)]
         # Each fold its own validation patients, so that none is always spared from training.

@@ -113,7 +113,7 @@ def _read(folder: Path, *, pixels: bool) -> "list[Dataset]":
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
-    slices = []
+    slices: list[Dataset] = []
     for file in sorted(folder.iterdir()):
         if not _is_dicom(file):
             continue

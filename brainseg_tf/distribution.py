@@ -70,7 +70,7 @@ class Distribution:
         """Every ``workers``-th item, from this worker's number on."""
         return items[self.worker :: self.workers]
 
-    def total(self, values: Sequence[float]) -> np.ndarray:
+    def total(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
         """Sums over all workers of the numbers that each gives; all wait here for each other."""
         mine = tf.constant(values, tf.float64) / self._local_replicas
         with _all_there():
@@ -152,8 +152,8 @@ class Distribution:
             for data in ordered_batches(tested, options.batch) if tested else ():
                 count = len(data[0])
                 sums += [*(measure(data).numpy() * count), count]
-            *sums, count = self.total(sums)
-            progress.on_epoch_end(epoch, named(seen / steps) | named(np.array(sums) / count, "val_"))
+            of_all = self.total(sums)
+            progress.on_epoch_end(epoch, named(seen / steps) | named(of_all[:-1] / of_all[-1], "val_"))
             if model.stop_training:
                 break
         progress.on_train_end()

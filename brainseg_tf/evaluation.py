@@ -95,7 +95,7 @@ class Result:
         for method, histograms in self.validation.items():
             if not histograms:
                 continue
-            healthy = sum(histogram.healthy() for histogram in histograms)
+            healthy = np.sum([histogram.healthy() for histogram in histograms], axis=0)
             thresholds = {
                 FALSE: max(1, int(np.argmax(healthy <= _FALSE_SHARE * healthy[0]))),
                 VALIDATION: best_threshold(histograms),
@@ -183,7 +183,8 @@ def _run(
     # A patient counts for all methods or for none.
     for comparison in done:
         result.comparisons.append(comparison)
-        say(comparison)
+        if say:
+            say(comparison)
 
 
 def _score(stack: Stack, method: Method) -> np.ndarray:

@@ -160,7 +160,7 @@ def reliability(counts: Mapping[str, np.ndarray], path: Path) -> None:
 
 def _spread_out(areas: np.ndarray, count: int, apart: int = 8) -> list[int]:
     """Indices of the largest areas, from below up, at least ``apart`` slices from one another."""
-    left, found = areas.astype(float), []
+    left, found = areas.astype(float), list[int]()
     while len(found) < count and left.max() > 0:
         z = int(left.argmax())
         found.append(z)
@@ -170,9 +170,9 @@ def _spread_out(areas: np.ndarray, count: int, apart: int = 8) -> list[int]:
 
 def _bounding_box(brain: np.ndarray, margin: int = 4) -> tuple[slice, slice]:
     """Rows and columns around the brain of (N, H, W)."""
-    flat = brain.any(axis=0)
-    ends = [np.flatnonzero(flat.any(axis=axis))[[0, -1]] for axis in (1, 0)]
-    return tuple(slice(max(0, low - margin), high + margin + 1) for low, high in ends)
+    ends = (np.flatnonzero(brain.any(axis=others))[[0, -1]] for others in ((0, 2), (0, 1)))
+    rows, columns = (slice(max(0, low - margin), high + margin + 1) for low, high in ends)
+    return rows, columns
 
 
 def _save(figure: Figure, path: Path | BinaryIO) -> None:

@@ -133,7 +133,9 @@ def read_card(version_folder: Path) -> ModelCard:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         content["slices"] = SliceOptions(**content["slices"])
-        sides = {key: tuple(value) if isinstance(value, list) else value for key, value in content["data"].items()}
+        sides: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in content["data"].items()
+        }
         content["data"] = TrainingData(**sides)
         content["modalities"] = tuple(content["modalities"])
         return ModelCard(**content)

@@ -17,13 +17,14 @@ from brainseg_tf import figures, models, saved_model
 from brainseg_tf.calibration import healthy_levels
 from brainseg_tf.cohort import Cohort, Split, read_cohort, split_patients
 from brainseg_tf.corruption import corrupt
-from brainseg_tf.distribution import Distribution, Strategy, steps_in_epoch
+from brainseg_tf.distribution import Distribution, steps_in_epoch
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import alone, make_folder, replacing, write_json
 from brainseg_tf.model_card import ModelCard, TrainingData, versions
 from brainseg_tf.models.objective import ContextModel, Corruption
 from brainseg_tf.pipeline import CachedSlices, batches, cache_slices, ordered_batches
 from brainseg_tf.recipes import FitOptions
+from brainseg_tf.workers import Strategy
 
 Say = Callable[[str], None]
 

@@ -3,6 +3,7 @@
 import gzip
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -41,7 +42,8 @@ class Volume:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Millimetres along each axis."""
-        return tuple(float(step) for step in nib.affines.voxel_sizes(self.affine))
+        x, y, z = (float(step) for step in nib.affines.voxel_sizes(self.affine))
+        return x, y, z
 
     @property
     def voxel_ml(self) -> float:
@@ -130,8 +132,11 @@ def write_map(path: Path, data: np.ndarray, like: Volume) -> None:
     header.set_data_dtype(data.dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"], header["cal_max"] = 0, 0
-    header["descrip"] = b"brainseg-tf"
-    kind = nib.Nifti2Image if isinstance(source.header, nib.Nifti2Header) else nib.Nifti1Image
+    # Free text of the scan's, where names of patients have been seen, does not go on.
+    header["descrip"], header["aux_file"], header["intent_name"] = b"brainseg-tf", b"", b""
+    if "db_name" in header:
+        header["db_name"] = b""
+    kind: Any = nib.Nifti2Image if isinstance(source.header, nib.Nifti2Header) else nib.Nifti1Image
     image = kind(_turn_back(data, like), source.affine, header)
     content = image.to_bytes()
     with replacing(path) as beside:

@@ -107,7 +107,7 @@ def evaluate(
         click.echo(f"{comparison.patient:28} {comparison.method:14} Dice {comparison.dice:.3f}")
 
     options = segmentation_options(**stage_options)
-    if folds:
+    if folds and out:
         results = protocol.cross_validate(data, cohort, found, folds, numbers, out, options, say, click.echo)
     else:
         results = {numbers[0]: [protocol.test(cohort, found, names, options, say)]}

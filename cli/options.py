@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 if TYPE_CHECKING:
+    from brainseg_tf.postprocessing.residual import Score
     from brainseg_tf.segmentation import SegmentationOptions
 
 FILE = click.Path(path_type=Path)
@@ -133,15 +134,15 @@ def stages(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def segmentation_options(
     *,
-    score: str | None,
+    score: "Score | None",
     match_range: bool,
     flatten: bool | None,
     rim: float,
     median: int | None,
     mixture_components: int | None,
     neighbourhood: int,
-    spread: str,
-    lesion: str,
+    spread: Literal["tied", "free"],
+    lesion: Literal["brightest", "smallest"],
     level: float | None,
     closing: float,
     min_size: float,

@@ -190,6 +190,7 @@ def predict(
         )
         _show(job, predictor.run(job))
         return
+    assert out_dir is not None  # Either of the two, see above.
     check_summary(out_dir / SUMMARY, overwrite=overwrite or proceed)
     if html is not None:
         check_summary(html, overwrite=overwrite or proceed)
@@ -209,7 +210,7 @@ def predict(
     try:
         for outcome in running:
             outcomes.append(outcome)
-            if outcome.error:
+            if outcome.report is None:
                 click.echo(f"Error: {outcome.error}", err=True)
             else:
                 _show(outcome.job, outcome.report)

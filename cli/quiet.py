@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Any
 
 
 def import_tensorflow() -> None:
@@ -24,7 +25,7 @@ def import_tensorflow() -> None:
             os.close(nowhere)
 
 
-def _goes_to_descriptor_2(stream: object) -> bool:
+def _goes_to_descriptor_2(stream: Any) -> bool:
     try:
         return stream.fileno() == 2
     except (AttributeError, OSError):

@@ -37,10 +37,9 @@ class StridedDilatedConv2D(keras.layers.Layer):
         # === Config ===
         self.width, self.kernel, self.stride, self.dilation = width, kernel, stride, dilation
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        self.weight = self.add_weight(
-            shape=self._weight_shape(input_shape[-1]), initializer="glorot_uniform", name="kernel"
-        )
+    def build(self, input_shape: tuple[Any, ...]) -> None:
+        shape = self._weight_shape(input_shape[-1])
+        self.weight = self.add_weight(shape=shape, initializer="glorot_uniform", name="kernel")
         self.bias = self.add_weight(shape=(self.width,), initializer="zeros", name="bias")
 
     def _weight_shape(self, channels: int) -> tuple[int, ...]:
@@ -134,7 +133,7 @@ def run(layers: list[keras.layers.Layer], inputs: tf.Tensor, training: bool) -> 
     return inputs
 
 
-def build_chain(layers: list[keras.layers.Layer], shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+def build_chain(layers: list[keras.layers.Layer], shape: tuple[Any, ...]) -> tuple[Any, ...]:
     """Builds layers one after another; returns the last one's output shape."""
     for layer in layers:
         layer.build(shape)

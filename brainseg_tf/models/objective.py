@@ -59,13 +59,11 @@ class ContextModel(keras.Model):
         super().__init__(**kwargs)
         # === Config ===
         self.channels = channels
-        self.corruption: Corruption | None = None
+        self.corruption: Corruption
         self.objective = ObjectiveOptions()
         self.losses_seen = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
 
-    def compile(
-        self, *, corruption: Corruption | None = None, objective: ObjectiveOptions | None = None, **kwargs: Any
-    ) -> None:
+    def compile(self, *, corruption: Corruption, objective: ObjectiveOptions | None = None, **kwargs: Any) -> None:
         super().compile(**kwargs)
         self.corruption = corruption
         self.objective = objective or ObjectiveOptions()

@@ -43,8 +43,8 @@ class UNet(ContextModel):
         """Number of channels that the last convolution gives."""
         return self.channels
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        shape = build_chain(self.stem, (None, None, None, self.channels))
+    def build(self, input_shape: tuple[Any, ...]) -> None:
+        shape: tuple[Any, ...] = build_chain(self.stem, (None, None, None, self.channels))
         for block in self.down:
             shape = build_chain(block, shape)
         for up, merge in zip(self.up, self.merge, strict=True):
@@ -61,7 +61,7 @@ class UNet(ContextModel):
     def compute_maps(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
         """The last convolution's output, (N, H, W, maps), for images whose sides are multiples of ``stride``."""
         features = run(self.stem, images, training)
-        skips = []
+        skips: list[tf.Tensor] = []
         for block in self.down:
             features = run(block, self.pool(features) if skips else features, training)
             skips.append(features)

@@ -47,24 +47,24 @@ def write_index(path: Path, outcomes: Sequence[Outcome]) -> None:
     Raises:
         InputError: the place cannot be written to.
     """
-    done = [one for one in outcomes if one.report is not None]
-    marks = outliers([one.report for one in done])
+    done = [(one, one.report) for one in outcomes if one.report is not None]
+    reports = [report for _, report in done]
+    marks = outliers(reports)
     rows = [_row(one, path, []) for one in outcomes if one.report is None]
-    rows += sorted(
-        (_row(one, path, odd) for one, odd in zip(done, marks, strict=True)),
-        key=lambda row: not row.odd and not row.report["warnings"],
-    )
+    told = [(odd, report["warnings"], _row(one, path, odd)) for (one, report), odd in zip(done, marks, strict=True)]
+    rows += [row for odd, warnings, row in told if odd or warnings]
+    rows += [row for odd, warnings, row in told if not odd and not warnings]
     figure = io.BytesIO()
     if done:
-        figures.volumes([one.report["lesion_ml"] for one in done], [bool(odd) for odd in marks], figure)
+        figures.volumes([report["lesion_ml"] for report in reports], [bool(odd) for odd in marks], figure)
     pages.write(
         path,
         "index.html",
         rows=rows,
         failed=len(outcomes) - len(done),
         odd=sum(bool(odd) for odd in marks),
-        empty=sum(not one.report["lesions"] for one in done),
-        model=done[0].report["model"] if done else None,
+        empty=sum(not report["lesions"] for report in reports),
+        model=reports[0]["model"] if reports else None,
         version=__version__,
         figure=base64.b64encode(figure.getvalue()).decode("ascii"),
     )

@@ -144,7 +144,7 @@ class _Slabs:
             return _posterior(values, self._inside[slab], means, stddevs, prior, result[:, slab])
 
         with ThreadPoolExecutor() as pool:
-            return result, sum(pool.map(work, self._slabs))
+            return result, np.sum(list(pool.map(work, self._slabs)), axis=0)
 
 
 def _posterior(

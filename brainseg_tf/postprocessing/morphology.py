@@ -10,6 +10,8 @@ from scipy import ndimage
 from skimage.measure import label, regionprops
 from skimage.morphology import remove_small_objects
 
+Side = Literal["left", "right", "midline"]
+
 # A centroid this near to the brain's middle, in millimetres, lies on neither side.
 _MIDLINE = 5.0
 
@@ -26,7 +28,7 @@ class Lesion:
 
     ml: float
     centroid_mm: tuple[float, float, float]
-    side: Literal["left", "right", "midline"]
+    side: Side
     mean_residual: float
 
 
@@ -61,9 +63,8 @@ def lesions(mask: np.ndarray, residual: np.ndarray, affine: np.ndarray, middle_m
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000.0
     found = []
     for region in regionprops(label(mask, connectivity=3), intensity_image=residual):
-        centroid = tuple(round(float(mm), 2) for mm in nib.affines.apply_affine(affine, region.centroid))
-        off = centroid[0] - middle_mm
-        side = "midline" if abs(off) < _MIDLINE else "left" if off < 0 else "right"
+        x, y, z = (round(float(mm), 2) for mm in nib.affines.apply_affine(affine, region.centroid))
+        side: Side = "midline" if abs(x - middle_mm) < _MIDLINE else "left" if x < middle_mm else "right"
         mean = round(float(region.intensity_mean), 4)
-        found.append(Lesion(float(region.area * voxel_ml), centroid, side, mean))
+        found.append(Lesion(float(region.area * voxel_ml), (x, y, z), side, mean))
     return sorted(found, key=lambda lesion: -lesion.ml)

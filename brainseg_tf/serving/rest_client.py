@@ -1,6 +1,7 @@
 """TensorFlow Serving's REST API."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import requests
@@ -24,7 +25,7 @@ class RestClient:
         self._verify = str(served.ca) if served.ca else True
 
     def predict(self, signature: str, images: np.ndarray, outputs: Sequence[str]) -> dict[str, np.ndarray]:
-        request = {"signature_name": signature, "inputs": {"images": images.tolist()}}
+        request: dict[str, Any] = {"signature_name": signature, "inputs": {"images": images.tolist()}}
         try:
             answer = self._session.post(self._url, json=request, timeout=self._served.timeout, verify=self._verify)
         except requests.exceptions.SSLError as error:
