@@ -9,7 +9,7 @@ MODEL_FILES = ["*/*/saved_model.pb", "*/*/fingerprint.pb", "*/*/variables/*", "*
 
 setup(
     name="brainseg-tf",
-    version="0.4.0",
+    version="0.5.0",
     description="Outlines lesions in brain MR images without ever having seen a labelled one",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -50,7 +50,7 @@ setup(
         "click>=8.2,<8.6",
         "matplotlib>=3.9,<3.12",
         "packaging>=24",
-        "filelock>=3.16,<4",
+        "filelock>=3.16,<5",
     ],
     extras_require={
         "dask": ["distributed>=2025.2"],
@@ -64,6 +64,12 @@ setup(
             "nilearn>=0.14,<0.15",
             "jinja2>=3.1.6,<4",
             "hypothesis>=6.100,<7",
+            "mypy>=1.15,<3",
+            "pytest-cov>=6,<8",
+            "mkdocs>=1.6,<2",
+            "mkdocs-material>=9.6,<10",
+            "mkdocstrings-python>=1.16,<3",
+            "mkdocs-click>=0.9,<1",
             "selenium>=4.30,<5",
             "ruff>=0.15,<0.18",
             "setuptools>=75",
@@ -79,6 +85,7 @@ setup(
             "bids-validator-deno>=2,<4",
         ],
         "benchmarks": ["torch>=2.6,<3", "dipy>=1.11,<2", "antspyx>=0.6,<0.7", "psutil>=6,<8"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=1.16,<3", "mkdocs-click>=0.9,<1"],
         "examples": ["nilearn>=0.12,<0.15"],
     },
     entry_points={"console_scripts": ["brainseg-tf=brainseg_tf_cli.main:run"]},

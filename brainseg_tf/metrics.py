@@ -27,7 +27,8 @@ def hausdorff95(mask: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -
     """95th percentile of the distances from each mask's surface to the other's, the larger of the two, in mm.
 
     Args:
-        mask, truth: bool, of one shape.
+        mask: bool.
+        truth: bool, of that shape.
         spacing: millimetres along each axis.
 
     Returns:

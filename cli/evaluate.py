@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from brainseg_tf_cli.options import FILE, segmentation_options, stages
+from brainseg_tf_cli.options import FILE, segmentation_options, shipped_names, stages
 from brainseg_tf_cli.quiet import import_tensorflow
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def _names(context: click.Context, parameter: click.Parameter, given: tuple[str,
     default=("cvae",),
     show_default=True,
     callback=_names,
+    shell_complete=shipped_names,
     help="Shipped models' names, or model folders: several with commas, or repeat it.",
 )
 @click.option(

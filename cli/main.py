@@ -12,7 +12,7 @@ import click
 from brainseg_tf import __version__
 from brainseg_tf.errors import InputError
 
-COMMANDS = ("fit", "predict", "evaluate", "models", "export", "serving-config", "doctor")
+COMMANDS = ("fit", "predict", "evaluate", "models", "export", "serving-config", "doctor", "completion")
 
 
 class Commands(click.Group):

@@ -12,6 +12,16 @@ if TYPE_CHECKING:
 
 FILE = click.Path(path_type=Path)
 
+
+def shipped_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The shipped models' names that begin with what was typed, for the shell."""
+    from importlib import resources
+
+    places = resources.files("brainseg_tf_saved_models").iterdir()
+    names = sorted(place.name for place in places if place.is_dir() and not place.name.startswith("_"))
+    return [name for name in names if name.startswith(incomplete)]
+
+
 # Section 5.3 to the letter: min-max matched absolute residual, three components, the smallest is always the tumour.
 PAPER = {
     "score": "absolute",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from brainseg_tf_cli.options import FILE, segmentation_options, stages
+from brainseg_tf_cli.options import FILE, segmentation_options, shipped_names, stages
 from brainseg_tf_cli.quiet import import_tensorflow
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def _command(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--out-dir", type=FILE, help="Folder for the masks, reports and figures of several scans.")
 @click.option(
     "--model",
+    shell_complete=shipped_names,
     help="A shipped model's name, or a model folder.  [default: the best that takes FLAIR and what --modality adds]",
 )
 @click.option("--modality", "others", multiple=True, metavar="NAME=FILE", help="Further modality on the scan's grid.")

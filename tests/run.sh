@@ -15,5 +15,6 @@ else
 fi
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
+"$venv/bin/mypy"
 # --import-mode: the installed package is tested, not the checkout beside it. -n: two files at a time.
 exec "$venv/bin/pytest" --import-mode=append -n 2 --dist loadfile "$@"

@@ -97,17 +97,17 @@ def test_continue_does_not_mix_what_other_options_made(trained, scans, tmp_path)
 
 
 def test_a_disk_that_fills_up_keeps_what_is_finished(trained, scans, tmp_path, monkeypatch):
-    save_whole, out = nib.save, tmp_path / "out"
+    write_whole, out = Path.write_bytes, tmp_path / "out"
 
-    def save_until_full(image, path):
+    def write_until_full(path, content):
         if list(out.glob("*_mask.nii.gz")):
-            Path(path).write_bytes(b"half")
+            write_whole(path, content[:4])
             raise OSError(28, "No space left on device")
-        save_whole(image, path)
+        write_whole(path, content)
 
     arguments = ("predict", scans, "--out-dir", out, "--model", trained, "--workers", 1, *FAST)
     with monkeypatch.context() as filling:
-        filling.setattr(nib, "save", save_until_full)
+        filling.setattr(Path, "write_bytes", write_until_full)
         result = call(*arguments)
     assert result.exit_code == 1
     lines = result.stderr.splitlines()

@@ -34,7 +34,8 @@ def score_map(
     """How unlike healthy tissue each pixel is, averaged over the channels.
 
     Args:
-        images, reconstruction: (N, H, W, C) in [0, 1].
+        images: (N, H, W, C) in [0, 1].
+        reconstruction: of that shape.
         kind: ``absolute`` difference; its ``positive`` part (on FLAIR and T2 a lesion is brighter than what was there);
             ``weighted``, the geometric mean of the positive part and the input; a lesion's ``probability``; or, for the
             baselines that use no network, the ``input`` itself, or its first channel, histogram ``equalised``.
