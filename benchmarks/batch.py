@@ -35,7 +35,7 @@ def main() -> None:
             for count in (FEW, given.scans):
                 out = Path(folder) / f"out-{workers}-{count}"
                 options = ("--model", given.model, "--out-dir", str(out), "--workers", str(workers))
-                spent, peak = run(COMMAND, "predict", *map(str, scans[:count]), *options)
+                spent, peak, _ = run(COMMAND, "predict", *map(str, scans[:count]), *options)
                 seconds.append(spent)
                 memory = max(memory, peak)
             each = (seconds[1] - seconds[0]) / (given.scans - FEW)

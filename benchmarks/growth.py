@@ -39,14 +39,16 @@ def predict(folder: Path) -> None:
     for times, factors in FACTORS.items():
         scan = folder / f"scan{times}.nii.gz"
         finer(image, factors, scan)
-        seconds, memory = run(COMMAND, "predict", str(scan), "--out", str(folder / f"mask{times}.nii.gz"))
+        seconds, memory, _ = run(COMMAND, "predict", str(scan), "--out", str(folder / f"mask{times}.nii.gz"))
         shape = " x ".join(map(str, nib.load(scan).shape))
         print(f"| {shape} | {times} | {seconds:.1f} | {memory:.2f} |", flush=True)
 
 
 def fit(folder: Path, counts: list[int]) -> None:
     """Two rows for each size of cohort."""
-    print("| patients | decoded before | seconds | seconds a patient | peak GB |\n|---|---|---|---|---|")
+    print(
+        "| patients | decoded before | seconds | seconds a patient | peak GB | of it own |\n|---|---|---|---|---|---|"
+    )
     image = resample_to_output(nib.load(PHANTOM), 2.0, order=1)
     data = np.maximum(np.asarray(image.dataobj), 0).astype(np.float32)
     lesion = np.zeros(data.shape, np.uint8)
@@ -65,10 +67,12 @@ def fit(folder: Path, counts: list[int]) -> None:
                 shutil.copy(original / f"{kind}.nii.gz", cohort / name / f"{name}_{kind}.nii.gz")
         for decoded in ("no", "yes"):
             out, cache = folder / f"run{count}-{decoded}", folder / f"cache{count}"
-            seconds, memory = run(
-                COMMAND, "fit", str(cohort), "--out", str(out), "--epochs", "1", "--cache", str(cache)
+            used = run(COMMAND, "fit", str(cohort), "--out", str(out), "--epochs", "1", "--cache", str(cache))
+            each = used.seconds / count
+            print(
+                f"| {count} | {decoded} | {used.seconds:.0f} | {each:.2f} | {used.peak:.2f} | {used.own:.2f} |",
+                flush=True,
             )
-            print(f"| {count} | {decoded} | {seconds:.0f} | {seconds / count:.2f} | {memory:.2f} |", flush=True)
         shutil.rmtree(cache)
 
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -19,24 +20,33 @@ PHANTOM = Path(__file__).parents[1] / "examples" / "phantom" / "phantom_flair.ni
 COMMAND = str(Path(sys.executable).with_name("brainseg-tf"))
 
 
-def run(*command: str) -> tuple[float, float]:
-    """Seconds, and peak resident memory in GB, of a command."""
-    start, peak = time.perf_counter(), 0
+class Usage(NamedTuple):
+    """Seconds of a command, its peak resident memory in GB, and the peak of what of it no file stands behind."""
+
+    seconds: float
+    peak: float
+    own: float
+
+
+def run(*command: str) -> Usage:
+    """Runs a command and watches it."""
+    start, peak, own = time.perf_counter(), 0, 0
     process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         try:
-            peak = max(peak, process.memory_info().rss)
+            memory = process.memory_info()
+            peak, own = max(peak, memory.rss), max(own, memory.rss - memory.shared)
             process.wait(0.01)
         except (psutil.TimeoutExpired, psutil.NoSuchProcess):
             continue
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
-    return time.perf_counter() - start, peak / 1e9
+    return Usage(time.perf_counter() - start, peak / 1e9, own / 1e9)
 
 
 def best(repeats: int, *command: str) -> float:
     """The least seconds of several runs."""
-    return min(run(*command)[0] for _ in range(repeats))
+    return min(run(*command).seconds for _ in range(repeats))
 
 
 def row(name: str, seconds: float, whole: float, note: str = "") -> None:
@@ -48,7 +58,7 @@ def predict(model: str, folder: Path) -> None:
     """One prediction, stage by stage."""
     report = folder / f"{model}.json"
     mask = str(folder / f"{model}.nii.gz")
-    whole, memory = run(COMMAND, "predict", str(PHANTOM), "--model", model, "--out", mask, "--report", str(report))
+    whole, memory, _ = run(COMMAND, "predict", str(PHANTOM), "--model", model, "--out", mask, "--report", str(report))
     stages = json.loads(report.read_text())["seconds"]
     row(f"predict --model {model}", whole, whole, f"peak {memory:.2f} GB")
     for stage, seconds in stages.items():

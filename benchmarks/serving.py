@@ -23,7 +23,7 @@ def stage(model: str, folder: Path, *server: str) -> tuple[float, float]:
     """Seconds of the model stage, and the command's peak memory in GB."""
     report, mask = folder / "report.json", folder / f"{model}.nii.gz"
     options = ["--model", model, "--out", str(mask), "--report", str(report), "--overwrite", *server]
-    _, memory = run(COMMAND, "predict", str(PHANTOM), *options)
+    _, memory, _ = run(COMMAND, "predict", str(PHANTOM), *options)
     return json.loads(report.read_text())["seconds"]["model"], memory
 
 
