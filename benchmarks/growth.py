@@ -46,9 +46,8 @@ def predict(folder: Path) -> None:
 
 def fit(folder: Path, counts: list[int]) -> None:
     """Two rows for each size of cohort."""
-    print(
-        "| patients | decoded before | seconds | seconds a patient | peak GB | of it own |\n|---|---|---|---|---|---|"
-    )
+    columns = ("patients", "decoded before", "seconds", "seconds a patient", "peak GB", "of it own")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     image = resample_to_output(nib.load(PHANTOM), 2.0, order=1)
     data = np.maximum(np.asarray(image.dataobj), 0).astype(np.float32)
     lesion = np.zeros(data.shape, np.uint8)

@@ -1,0 +1,50 @@
+"""Whether the uncertainty tells where a mask is wrong, on the validation patients of a model.
+
+    python benchmarks/uncertainty.py DATA [--model selfseg-flair] [--copies 8]
+
+For each patient, in the brain without its rim: the share of wrong voxels, and the area under the ROC curve with which the
+uncertainty, and the posterior's nearness to a half, tell them from the right ones.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from brainseg_tf import saved_model
+from brainseg_tf.cohort import read_cohort
+from brainseg_tf.segmentation import SegmentationOptions, segment
+from brainseg_tf.slices import onto_stack
+from brainseg_tf.uncertainty import spread
+from brainseg_tf.volume import read_mask, read_volume
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", default="selfseg-flair")
+    parser.add_argument("--copies", type=int, default=8)
+    given = parser.parse_args()
+    found = saved_model.find(given.model)
+    model, card, options = found.load(), found.card, SegmentationOptions()
+    print(
+        "| patient | wrong | by uncertainty | by posterior | median where right | where wrong |\n|---|---|---|---|---|---|"
+    )
+    for patient in read_cohort(given.data, card.modalities).named(card.data.validation):
+        scans = [read_volume(path) for path in patient.scans.values()]
+        result = segment(scans, model, card, options)
+        outline = result.outline
+        truth = onto_stack(read_mask(patient.truth, scans[0]), scans[0], result.stack) > 0.5
+        unsure = spread(result.stack, model, card, options, given.copies)[outline.inside]
+        wrong = (outline.found != truth)[outline.inside]
+        doubt = -np.abs(outline.probability[outline.inside] - 0.5)
+        areas = (roc_auc_score(wrong, score) for score in (unsure, doubt))
+        medians = (np.median(unsure[where]) for where in (~wrong, wrong))
+        row = [f"{wrong.mean():.3f}", *(f"{area:.2f}" for area in areas), *(f"{value:.4f}" for value in medians)]
+        print(f"| {patient.name} | {' | '.join(row)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
