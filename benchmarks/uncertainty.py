@@ -29,9 +29,8 @@ def main() -> None:
     given = parser.parse_args()
     found = saved_model.find(given.model)
     model, card, options = found.load(), found.card, SegmentationOptions()
-    print(
-        "| patient | wrong | by uncertainty | by posterior | median where right | where wrong |\n|---|---|---|---|---|---|"
-    )
+    columns = ("patient", "wrong", "by uncertainty", "by posterior", "median where right", "where wrong")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for patient in read_cohort(given.data, card.modalities).named(card.data.validation):
         scans = [read_volume(path) for path in patient.scans.values()]
         result = segment(scans, model, card, options)
