@@ -2,8 +2,8 @@
 
     python benchmarks/uncertainty.py DATA [--model selfseg-flair] [--copies 8]
 
-For each patient, in the brain without its rim: the share of wrong voxels, and the area under the ROC curve with which the
-uncertainty, and the posterior's nearness to a half, tell them from the right ones.
+For each patient, in the brain without its rim: the share of wrong voxels, and the area under the ROC curve with which
+the uncertainty, and the posterior's nearness to a half, tell them from the right ones.
 """
 
 import argparse
