@@ -26,10 +26,12 @@ from brainseg_tf.corruption import Task, corrupt
 from brainseg_tf.corruption.draws import Draws
 from brainseg_tf.metrics import dice
 from brainseg_tf.model_card import ModelCard
+from brainseg_tf.models import create
+from brainseg_tf.models.objective import ContextModel
 from brainseg_tf.recipes import RECIPES, CorruptionOptions, FitOptions
 from brainseg_tf.saved_model import Reconstruction, Reconstructor
-from brainseg_tf.slices import Stack, brain_mask, onto_stack, to_stack
-from brainseg_tf.volume import read_mask, read_volume
+from brainseg_tf.slices import SliceOptions, Stack, brain_mask, onto_stack, to_stack
+from brainseg_tf.volume import Volume, read_mask, read_volume
 
 # Squared errors are about a tenth of absolute ones on these images: the weight that keeps KL where it was.
 _ABSOLUTE = 0.1
@@ -127,6 +129,18 @@ class Nyul:
         return np.where(brain, np.clip(mapped, 0, 1), 0).astype(np.float32)
 
 
+def beside(volumes: Sequence[Volume], brain: np.ndarray, options: SliceOptions) -> Stack:
+    """2.5D: the slices 2 mm below and above each slice as further channels."""
+    stack = to_stack(volumes, brain, options)
+    padded = np.pad(stack.images, ((2, 2), (0, 0), (0, 0), (0, 0)))
+    return replace(stack, images=np.concatenate([padded[:-4], padded[2:-2], padded[4:]], axis=-1))
+
+
+def three_channels(architecture: str, channels: int) -> ContextModel:
+    """A network for ``beside``."""
+    return create(architecture, 3 * channels)
+
+
 VARIANTS: dict[str, Variant] = {
     "base": Variant(),
     "augment": Variant(lambda options: replace(options, corruption=replace(options.corruption, augment=True))),
@@ -143,18 +157,30 @@ VARIANTS: dict[str, Variant] = {
     "ssim": loss(ssim),
     "squared-and-ssim": loss(mix),
     "nyul": Variant(),
+    "2.5D": Variant(
+        places={
+            "brainseg_tf.pipeline.to_stack": beside,
+            "brainseg_tf.calibration.to_stack": beside,
+            "brainseg_tf.training.models.create": three_channels,
+        }
+    ),
+    # How much of a difference is chance: other weights, order and corruption, the same patients.
+    "seed-1": Variant(lambda options: replace(options, seed=1)),
+    "seed-2": Variant(lambda options: replace(options, seed=2)),
 }
+# Slices that are cut or normalised in another way must not come out of the others' cache.
+_OWN_CACHE = ("nyul", "2.5D")
 
 
 class Dev:
     """The tumour volumes that choices are made on: those of the training and validation patients."""
 
-    def __init__(self, cohort: Cohort, card: ModelCard) -> None:
+    def __init__(self, cohort: Cohort, card: ModelCard, cut: Callable[..., Stack] = to_stack) -> None:
         self.patients: list[tuple[Stack, np.ndarray, bool]] = []
         for side in ("train", "validation"):
             for patient in cohort.named(getattr(card.data, side)):
                 scan = read_volume(patient.scans["flair"])
-                stack = to_stack([scan], brain_mask(scan), card.slices)
+                stack = cut([scan], brain_mask(scan), card.slices)
                 truth = onto_stack(read_mask(patient.truth, scan), scan, stack)
                 self.patients.append((stack, truth, side == "validation"))
 
@@ -180,16 +206,14 @@ def try_variant(name: str, data: Path, out: Path, options: FitOptions, cohort: C
     with ExitStack() as changed:
         for place, stand_in in variant.places.items():
             changed.enter_context(mock.patch(place, stand_in))
+        names = [patient.name for patient in cohort.patients]
+        split = training.split_patients(names, options.validation, options.test, 0)
         if name == "nyul":
-            names = training.split_patients(
-                [patient.name for patient in cohort.patients], options.validation, options.test, options.seed
-            ).train
-            changed.enter_context(mock.patch("brainseg_tf.slices.normalise", Nyul(cohort, names)))
+            changed.enter_context(mock.patch("brainseg_tf.slices.normalise", Nyul(cohort, split.train)))
         if not (run / "1").exists():
             start = time.perf_counter()
-            # Slices that are normalised in another way must not come out of the others' cache.
-            cache = out / "cache" / ("nyul" if name == "nyul" else "")
-            training.fit(data, run, options, cache=cache, say=lambda line: None, verbose=0)
+            cache = out / "cache" / (name if name in _OWN_CACHE else "")
+            training.fit(data, run, options, split=split, cache=cache, say=lambda line: None, verbose=0)
             minutes = (time.perf_counter() - start) / 60
         found = saved_model.find(str(run))
         model = found.load()
@@ -197,7 +221,8 @@ def try_variant(name: str, data: Path, out: Path, options: FitOptions, cohort: C
         def outline(stack: Stack) -> np.ndarray:
             return segmentation.locate(stack, model, found.card, segmentation.SegmentationOptions()).outline.found
 
-        Dev(cohort, found.card).table(name, f"{minutes:.0f} min", outline)
+        cut = beside if name == "2.5D" else to_stack
+        Dev(cohort, found.card, cut).table(name, f"{minutes:.0f} min", outline)
 
 
 def compare_scores(cohort: Cohort, run: str) -> None:
