@@ -1,5 +1,6 @@
 import shlex
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -111,3 +112,28 @@ def test_a_command_must_name_both_files(scan, tmp_path, command):
 def test_a_mask_and_a_tool_are_one_too_many(scan, tmp_path):
     options = ("--brain-mask", scan, "--skull-strip", "tool {scan} {mask}")
     assert call("predict", scan, "--out", tmp_path / "m.nii.gz", *options).exit_code == 2
+
+
+def test_the_example_for_hd_bet_puts_its_mask_into_place(scan, trained, tmp_path, monkeypatch):
+    """With a stand-in that takes HD-BET's options and names its mask as it does."""
+    tool = tmp_path / "bin" / "hd-bet"
+    tool.parent.mkdir()
+    tool.write_text(
+        f"#!{sys.executable}\n"
+        "import argparse, nibabel as nib, numpy as np\n"
+        "p = argparse.ArgumentParser()\n"
+        "for name in ('-i', '-o', '-device'): p.add_argument(name)\n"
+        "for name in ('--disable_tta', '--save_bet_mask', '--no_bet_image'): p.add_argument(name, action='store_true')\n"
+        "a = p.parse_args()\n"
+        "assert a.i.endswith('.nii.gz') and a.save_bet_mask and a.device == 'cpu'\n"
+        "image = nib.load(a.i)\n"
+        "mask = nib.Nifti1Image((image.get_fdata() > 0).astype(np.uint8), image.affine)\n"
+        "nib.save(mask, a.o[:-7] + '_bet.nii.gz')\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent), prepend=":")
+    script = Path(__file__).parents[1] / "examples" / "skull_strip" / "hd-bet.sh"
+    command = f"{shlex.quote(str(script))} {{scan}} {{mask}}"
+    result = call("predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained, "--skull-strip", command, *FAST)
+    assert result.exit_code == 0, result.output
+    assert nib.load(tmp_path / "m_brain.nii.gz").get_fdata().any()
