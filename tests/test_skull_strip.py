@@ -123,7 +123,7 @@ def test_the_example_for_hd_bet_puts_its_mask_into_place(scan, trained, tmp_path
         "import argparse, nibabel as nib, numpy as np\n"
         "p = argparse.ArgumentParser()\n"
         "for name in ('-i', '-o', '-device'): p.add_argument(name)\n"
-        "for name in ('--disable_tta', '--save_bet_mask', '--no_bet_image'): p.add_argument(name, action='store_true')\n"
+        "for name in ('disable_tta', 'save_bet_mask', 'no_bet_image'): p.add_argument(f'--{name}', action='store_true')\n"
         "a = p.parse_args()\n"
         "assert a.i.endswith('.nii.gz') and a.save_bet_mask and a.device == 'cpu'\n"
         "image = nib.load(a.i)\n"
