@@ -89,7 +89,7 @@ def evaluate(
     if not (folds or side == "all"):
         names = [name for name in names if name in getattr(card.data, side)]
         if not names:
-            raise InputError(f"{data}: none of the model's {side} patients is there; give --patients all")
+            raise InputError(f"{data}: none of the model's {side} patients is there; give --patients all or --folds 5")
     if out:
         make_folder(out)
         for name in ("comparisons.csv", "summary.json", "dice.png", "calibration.png"):
