@@ -191,11 +191,12 @@ def test_kill_at_ten_moments_of_fit(brats_like, tmp_path):
     whole, chance, kills = time.monotonic() - begin, random.Random(1), 0
     while kills < 10 and not (tmp_path / "killed" / "1").exists():
         process = start(tmp_path / "killed")
-        time.sleep(chance.uniform(0.2, 0.55) * whole)
+        # Some in the start-up, some in an epoch: more would be done before the tenth.
+        time.sleep(chance.uniform(0.1, 0.6) * whole)
         kills += process.poll() is None
         process.kill()
         process.wait()
-    assert kills >= 3
+    assert kills == 10
     assert start(tmp_path / "killed").wait() == 0
     ours, theirs = (h5py.File(tmp_path / name / "best.weights.h5") for name in ("killed", "whole"))
     names: list[str] = []
