@@ -221,7 +221,7 @@ def _is_scan(file: Path) -> bool:
         return is_series(file)
     return (
         file.is_file()
-        and file.name.endswith(SCANS)
+        and file.name.lower().endswith(SCANS)
         and not file.name.startswith(".")
         and not file.name.endswith((MASK, BRAIN))
     )

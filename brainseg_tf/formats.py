@@ -85,8 +85,8 @@ def check_shape(shape: Sequence[int], path: Path) -> None:
 def stem(path: Path) -> str:
     """A scan's name without what its format adds to it."""
     for suffix in sorted(SCANS, key=len, reverse=True):
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix)
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
     return path.name
 
 

@@ -10,10 +10,21 @@ from brainseg_tf_cli.quiet import import_tensorflow
 
 if TYPE_CHECKING:
     from brainseg_tf.comparison import Comparison
+    from brainseg_tf.model_card import ModelCard
 
 
 def _names(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for one in given for name in one.split(",") if name))
+
+
+def _on(side: str, names: list[str], cards: "list[ModelCard]") -> list[str]:
+    """Those of a cohort's patients that --patients means."""
+    if side == "all":
+        return names
+    if side == "unseen":
+        seen = {name for card in cards for name in (*card.data.train, *card.data.validation)}
+        return [name for name in names if name not in seen]
+    return [name for name in names if name in getattr(cards[0].data, side)]
 
 
 @click.command(short_help="Compare masks with ground truth, beside no network at all.")
@@ -23,19 +34,17 @@ def _names(context: click.Context, parameter: click.Parameter, given: tuple[str,
     "--model",
     "models",
     multiple=True,
-    default=("cvae",),
-    show_default=True,
     callback=_names,
     shell_complete=shipped_names,
-    help="Shipped models' names, or model folders: several with commas, or repeat it.",
+    help="Shipped models' names, or model folders: several with commas, or repeat it.  [default: as predict takes it]",
 )
 @click.option(
     "--patients",
     "side",
-    type=click.Choice(["test", "validation", "train", "all"]),
-    default="test",
+    type=click.Choice(["unseen", "validation", "train", "all"]),
+    default="unseen",
     show_default=True,
-    help="Which side of the first model's own split; `all` takes every patient of DATA.",
+    help="Those of DATA that no model was trained or validated on; a side of the first model's own split; or all.",
 )
 @click.option(
     "--folds",
@@ -73,7 +82,7 @@ def evaluate(
     from brainseg_tf.cohort import read_cohort
     from brainseg_tf.errors import InputError
     from brainseg_tf.files import check_writable, make_folder
-    from brainseg_tf.saved_model import find
+    from brainseg_tf.saved_model import best_for, find
 
     if folds and not out:
         raise click.UsageError("--folds trains models: give --out FOLDER for them")
@@ -81,15 +90,14 @@ def evaluate(
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
         raise click.BadParameter(f"{seeds}: expected numbers with commas between", param_hint="--seeds") from None
-    found = [find(model) for model in models]
+    found = [find(model) for model in models] or [best_for(("flair",))]
     modalities = tuple(dict.fromkeys(name for one in found for name in one.card.modalities))
     cohort = read_cohort(data, modalities)
-    card = found[0].card
     names = [patient.name for patient in cohort.patients]
-    if not (folds or side == "all"):
-        names = [name for name in names if name in getattr(card.data, side)]
+    if not folds:
+        names = _on(side, names, [one.card for one in found])
         if not names:
-            raise InputError(f"{data}: none of the model's {side} patients is there; give --patients all or --folds 5")
+            raise InputError(f"{data}: has no {side} patients for this model; give --patients all, or --folds 5 --out DIR")
     if out:
         make_folder(out)
         for name in ("comparisons.csv", "summary.json", "dice.png", "calibration.png"):

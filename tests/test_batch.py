@@ -43,6 +43,15 @@ def test_two_at_once_give_what_one_after_another_gives(trained, scans, tmp_path)
         np.testing.assert_array_equal(mask, two[name])
 
 
+def test_a_suffix_may_be_in_capitals(trained, scans, tmp_path):
+    (tmp_path / "scans").mkdir()
+    shutil.copy(scans / "sub-00_FLAIR.nii.gz", tmp_path / "scans" / "SUB.NII.GZ")
+    out = tmp_path / "out"
+    result = call("predict", tmp_path / "scans", "--out-dir", out, "--model", trained, *FAST)
+    assert result.exit_code == 0, result.output
+    assert list(masks(out)) == ["SUB_mask.nii.gz"]
+
+
 def test_the_summary_has_a_line_for_each_scan(trained, scans, tmp_path):
     folder = tmp_path / "scans"
     shutil.copytree(scans, folder)

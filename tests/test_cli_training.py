@@ -142,10 +142,21 @@ def fails_after_output(result: Result) -> str:
     return result.stderr
 
 
-def test_evaluate_needs_the_models_patients(trained, brats_like, tmp_path):
-    for place in brats_like.glob("HGG/*"):
+def test_evaluate_takes_the_patients_that_no_model_learned_from(trained, brats_like, tmp_path):
+    data = read_card(trained / "1").data
+    result = call("evaluate", brats_like, "--model", trained, *FAST)
+    assert result.exit_code == 0, result.output
+    tested = {line.split()[0] for line in result.stdout.splitlines() if " Dice 0" in line}
+    assert tested == set(data.test) and not tested & {*data.train, *data.validation}
+
+
+def test_a_strangers_patients_are_all_unseen(trained, brats_like, tmp_path):
+    for place in list(brats_like.glob("HGG/*"))[:1]:
         shutil.copytree(place, tmp_path / "HGG" / f"other_{place.name}")
         for file in (tmp_path / "HGG" / f"other_{place.name}").iterdir():
             file.rename(file.with_name(f"other_{file.name}"))
-    message = fails(call("evaluate", tmp_path, "--model", trained))
-    assert "none of the model's test patients is there; give --patients all" in message
+    message = fails(call("evaluate", tmp_path, "--model", trained, "--patients", "train"))
+    assert "has no train patients for this model; give --patients all, or --folds 5" in message
+    result = call("evaluate", tmp_path, "--model", trained, *FAST)
+    assert result.exit_code == 0, result.output
+    assert "other_" in result.stdout
