@@ -97,7 +97,7 @@ def evaluate(
     if not folds:
         names = _on(side, names, [one.card for one in found])
         if not names:
-            raise InputError(f"{data}: has no {side} patients for this model; give --patients all, or --folds 5 --out DIR")
+            raise InputError(f"{data}: has no {side} patients for this model; give --patients all, or --folds 5")
     if out:
         make_folder(out)
         for name in ("comparisons.csv", "summary.json", "dice.png", "calibration.png"):
