@@ -52,9 +52,14 @@ def kind(name: str, **others: object) -> Variant:
     return Variant(lambda options: replace(options, corruption=CorruptionOptions(name, **others)))
 
 
-def kl(weight: float) -> Variant:
-    """Another weight of the KL term."""
-    return Variant(lambda options: replace(options, objective=replace(options.objective, kl=weight)))
+def shapes(**others: float) -> Variant:
+    """Squares and circles of other sizes or at other places."""
+    return Variant(lambda options: replace(options, corruption=replace(options.corruption, **others)))
+
+
+def weights(**others: float) -> Variant:
+    """Other weights of the objective's terms."""
+    return Variant(lambda options: replace(options, objective=replace(options.objective, **others)))
 
 
 def loss(error: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Variant:
@@ -150,8 +155,13 @@ VARIANTS: dict[str, Variant] = {
     "lesions-augment": kind("lesions", augment=True),
     "blobs": Variant(places={"brainseg_tf.training.corrupt": blobs}),
     "foreign": Variant(places={"brainseg_tf.training.corrupt": foreign}),
-    "kl-0.002": kl(0.002),
-    "kl-0.05": kl(0.05),
+    "shapes-half-as-large": shapes(smallest=7.5 / 240, largest=20 / 240),
+    "shapes-twice-as-large": shapes(smallest=30 / 240, largest=80 / 240),
+    "shapes-wide": shapes(spread=0.3),
+    "kl-0.002": weights(kl=0.002),
+    "kl-0.05": weights(kl=0.05),
+    "context-0": weights(context=0.0),
+    "context-5": weights(context=5.0),
     "free-bits": Variant(places={"brainseg_tf.models.objective.kl_by_image": free_bits}),
     "absolute": loss(absolute),
     "ssim": loss(ssim),
