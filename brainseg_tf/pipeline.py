@@ -16,7 +16,7 @@ from brainseg_tf.files import make_folder, replacing
 from brainseg_tf.slices import SliceOptions, brain_mask, chosen, onto_stack, to_stack
 
 # Bump when the slices that the same options give change.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,10 @@ def to_stack(volumes: Sequence[Volume], brain: np.ndarray, options: SliceOptions
         brain: (X, Y, Z) bool, on the volumes' grid.
     """
     affine, shape = _common_grid(brain, volumes[0].affine, options)
-    share = _resample(brain.astype(np.float32), volumes[0].affine, affine, shape)
+    # Between voxels larger than the grid's a line blurs, and the networks take what is blurred for lesion; a cubic
+    # spline does not. Finer voxels are blurred on purpose, against aliasing, and a line between them does no harm.
+    order = 3 if (_ratio(affine, volumes[0].affine) < 0.95).any() else 1
+    share = _resample(brain.astype(np.float32), volumes[0].affine, affine, shape, order)
     inside = share > 0.5
     if not inside.any():
         raise InputError(
@@ -134,7 +137,7 @@ def to_stack(volumes: Sequence[Volume], brain: np.ndarray, options: SliceOptions
     channels = []
     for volume in volumes:
         # Dividing by the share of brain keeps the background out of the voxels at the brain's edge.
-        image = _resample(np.where(brain, volume.data, 0), volume.affine, affine, shape)
+        image = _resample(np.where(brain, volume.data, 0), volume.affine, affine, shape, order)
         image = np.where(inside, image / np.maximum(share, 0.5), 0)
         channels.append(normalise(image, inside, options.normalisation))
     return Stack(np.stack(channels, axis=-1), inside, affine)
@@ -209,15 +212,22 @@ def _common_grid(
     return grid, (slices, rows, columns)
 
 
-def _resample(data: np.ndarray, affine: np.ndarray, grid: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+def _resample(
+    data: np.ndarray, affine: np.ndarray, grid: np.ndarray, shape: tuple[int, int, int], order: int = 1
+) -> np.ndarray:
     """Brings (X, Y, Z) to the common grid, (N, H, W), blurring first along axes where the grid is coarser."""
-    coarser = np.linalg.norm(grid[:3, :3], axis=0) / np.linalg.norm(affine[:3, :3], axis=0)
     # The width that skimage.transform.resize uses against aliasing.
-    blurred = ndimage.gaussian_filter(np.asarray(data, np.float32), np.maximum(0, (coarser - 1) / 2))
-    return _interpolate(nib.Nifti1Image(blurred, affine), shape[::-1], grid).T
+    width = np.maximum(0, (_ratio(grid, affine) - 1) / 2)
+    blurred = ndimage.gaussian_filter(np.asarray(data, np.float32), width)
+    return _interpolate(nib.Nifti1Image(blurred, affine), shape[::-1], grid, order).T
 
 
-def _interpolate(image: nib.Nifti1Image, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+def _ratio(grid: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """How many times as large the voxels of one LPS grid are as those of another, along each axis."""
+    return nib.affines.voxel_sizes(grid) / nib.affines.voxel_sizes(affine)
+
+
+def _interpolate(image: nib.Nifti1Image, shape: tuple[int, ...], affine: np.ndarray, order: int = 1) -> np.ndarray:
     from nibabel.processing import resample_from_to
 
-    return resample_from_to(image, (shape, affine), order=1).get_fdata(dtype=np.float32)
+    return resample_from_to(image, (shape, affine), order=order).get_fdata(dtype=np.float32)

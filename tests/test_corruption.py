@@ -5,10 +5,8 @@ from functools import partial
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy import ndimage
 
 from brainseg_tf.corruption import corrupt
-from brainseg_tf.corruption.augmentation import blur
 from brainseg_tf.corruption.draws import Draws
 from brainseg_tf.corruption.shapes import paint_shapes
 from brainseg_tf.recipes import CorruptionOptions, LesionOptions
@@ -101,20 +99,6 @@ def test_noise_is_coarse_and_has_its_standard_deviation():
     assert noise.std() == pytest.approx(0.05, rel=0.05)
     assert np.abs(np.diff(noise, axis=1)).mean() < 0.5 * noise.std()
     assert abs(np.corrcoef(noise[..., 0].ravel(), noise[..., 1].ravel())[0, 1]) < 0.1
-
-
-def test_blur_is_gaussian_along_each_axis_and_keeps_to_the_brain():
-    images, brain = heads(3, channels=2).numpy(), (heads(3).numpy() > 0).any(axis=-1).astype(np.float32)
-    rows, columns = np.float32([0, 0.7, 1.5]), np.float32([0, 1.2, 0.2])
-    blurred = blur(tf.constant(images), tf.constant(brain), rows[:, None, None], columns[:, None, None]).numpy()
-    np.testing.assert_allclose(blurred[0] * brain[0, ..., None], images[0], atol=1e-6)
-    for number in (1, 2):
-        stddev = (rows[number], columns[number])
-        whole = ndimage.gaussian_filter(brain[number], stddev, mode="constant", truncate=8)
-        for channel in range(2):
-            one = ndimage.gaussian_filter(images[number, ..., channel], stddev, mode="constant", truncate=8)
-            inside = brain[number] > 0
-            np.testing.assert_allclose(blurred[number, ..., channel][inside], one[inside] / whole[inside], rtol=1e-3)
 
 
 def test_draws_have_the_distributions_they_name():

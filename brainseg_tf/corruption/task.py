@@ -47,7 +47,7 @@ def corrupt(images: tf.Tensor, seed: tf.Tensor, options: CorruptionOptions) -> T
     if options.kind in ("shapes", "both"):
         corrupted = paint_shapes(corrupted, seed, options.shapes, options.smallest, options.largest, options.spread)
     if options.augment:
-        corrupted = degrade(corrupted, brain, draws) * brain[..., None]
+        corrupted = degrade(corrupted, draws) * brain[..., None]
     return Task(tf.clip_by_value(corrupted, 0, 1), tf.clip_by_value(clean, 0, 1), lesion)
 
 
