@@ -175,6 +175,8 @@ def test_a_coils_field_is_no_lesion(tmp_path):
     assert len(model.shown) == 1
     result = segment([scan], model, pointing, OPTIONS)
     assert len(model.shown) == 3
+    # A field is seen in every third slice.
+    assert [len(shown) for shown in model.shown[1:]] == [-(-len(result.stack.images) // 3), len(result.stack.images)]
     assert not result.mask.any()
     assert result.stack.images is model.shown[-1]
     assert "bias field" in result.seconds
