@@ -18,6 +18,20 @@ TERMS = (
     "Trained on BraTS 2019 data, which are for research, with citation (Menze 2015, Bakas 2017, Bakas 2018). "
     "Its 'healthy' slices are tumour-free slices of patients, not of healthy people. Not a medical device."
 )
+# What a reader is shown of the metrics; the JSON has all of them.
+_SHOWN = {
+    "dice": "Dice",
+    "dice_interval": "95 % interval",
+    "iou": "IoU",
+    "iou_slice": "IoU by slice",
+    "sensitivity": "sensitivity",
+    "precision": "precision",
+    "hausdorff95": "HD95, mm",
+    "average_precision": "AP",
+    "brier": "Brier",
+    "calibration_error": "ECE",
+    "false_ml_p95": "ml in tumour-free slices, 95 %",
+}
 _PACKAGES = ("brainseg-tf", "tensorflow", "keras", "tensorflow-probability", "numpy", "scipy", "nibabel")
 
 
@@ -109,7 +123,7 @@ class ModelCard:
             *_items(self.healthy_levels),
             "",
             "## Metrics",
-            *(_items(self.metrics) or ["not measured yet: run `brainseg-tf evaluate DATA --update-card`"]),
+            *(_measured(self.metrics) or ["not measured yet: run `brainseg-tf evaluate DATA --update-card`"]),
             "",
             "## Versions",
             *_items(self.versions),
@@ -150,6 +164,20 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES}
 
 
+def _measured(metrics: dict[str, Any]) -> list[str]:
+    """A table of the network's cuts and of no network, and what else there is."""
+    others = dict(metrics)
+    rows = {f"network, {cut}": numbers for cut, numbers in others.pop("network", {}).items()}
+    if "no network" in others:
+        rows["no network, own"] = others.pop("no network")
+    if not rows:
+        return _items(others)
+    table = [["method, cut", *_SHOWN.values()], ["---"] * (1 + len(_SHOWN))]
+    for name, numbers in rows.items():
+        table.append([name, *("" if numbers.get(key) is None else _text(numbers[key]) for key in _SHOWN)])
+    return ["", *(f"| {' | '.join(row)} |" for row in table), "", *_items(others)]
+
+
 def _items(values: dict[str, Any]) -> list[str]:
     return [f"- {name}: {_text(value)}" for name, value in values.items()]
 
@@ -159,4 +187,6 @@ def _text(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, dict):
         return ", ".join(f"{name} {_text(one)}" for name, one in value.items())
-    return str(value)
+    if isinstance(value, (list, tuple)) and all(isinstance(one, float) for one in value):
+        return " to ".join(map(_text, value))
+    return "none" if value is None else str(value)

@@ -61,6 +61,9 @@ def test_fit_then_evaluate(brats_like, tmp_path):
     card = json.loads((run / "1/assets.extra/model_card.json").read_text())
     assert {"network", "no network", "paper_iou_slice"} <= set(card["metrics"])
     assert f"{card['metrics']['network']['own']['iou_slice']:.3f}" in result.stdout
+    text = (run / "1/assets.extra/model_card.md").read_text()
+    assert f"| network, own | {card['metrics']['network']['own']['dice']:.4g} | " in text
+    assert f"| no network, own | {card['metrics']['no network']['dice']:.4g} | " in text
     rows = list(csv.DictReader((out / "comparisons.csv").read_text().splitlines()))
     # Four cuts of three methods, of which the equalised input has no own one.
     assert len(rows) == 11 * len(card["data"]["train"])
