@@ -12,6 +12,7 @@ from scipy import ndimage
 from brainseg_tf.bias_field import flatten
 from brainseg_tf.errors import InputError
 from brainseg_tf.model_card import ModelCard
+from brainseg_tf.postprocessing.edge import settle
 from brainseg_tf.postprocessing.mixture import Mixture, MixtureOptions, fit_mixture
 from brainseg_tf.postprocessing.morphology import Lesion, close, lesions, remove_small
 from brainseg_tf.postprocessing.residual import Score, above, erode, match_range, score_map, smooth
@@ -50,6 +51,7 @@ class SegmentationOptions:
         level: there is no lesion unless its component's mean lies above this. None takes the level that was measured
             on healthy slices when the model was made.
         closing: radius of the binary closing in millimetres.
+        edge: how far the mask's edge may move to where the image changes, in millimetres, see ``edge.settle``.
         smallest: components below this many millilitres are removed.
     """
 
@@ -63,6 +65,7 @@ class SegmentationOptions:
     mixture: MixtureOptions = field(default_factory=MixtureOptions)
     level: float | None = None
     closing: float = 3.0
+    edge: float = 4.0
     smallest: float = 2.0
 
     def window(self, kind: Score) -> tuple[int, int, int]:
@@ -248,7 +251,7 @@ def outline(
     options: SegmentationOptions,
     seconds: dict[str, float] | None = None,
 ) -> Outline:
-    """Residual, mixture, morphology: from slices and what a network makes of them to a mask on them.
+    """Residual, mixture, morphology, edge: from slices and what a network makes of them to a mask on them.
 
     Args:
         stack, reconstruction: the slices and their reconstruction.
@@ -272,6 +275,9 @@ def outline(
         found = lesion_posterior(mixture, level) > 0.5
         # Closing bridges gaps of the brain's surface too: what lies outside counts for no component's size.
         found = close(found, stack.spacing, options.closing) & stack.brain
+        found = remove_small(found, stack.voxel_ml, options.smallest)
+    with _clock(seconds, "edge"):
+        found = settle(found, stack.images[..., 0], stack.brain, stack.spacing, options.edge)
         found = remove_small(found, stack.voxel_ml, options.smallest)
     return Outline(kind, score, inside, mixture, level, found)
 

@@ -33,6 +33,7 @@ PAPER = {
     "spread": "free",
     "lesion": "smallest",
     "level": 0.0,
+    "edge": 0.0,
 }
 
 
@@ -126,6 +127,13 @@ _STAGES = [
         help="Radius of the closing in millimetres.",
     ),
     click.option(
+        "--edge",
+        type=click.FloatRange(0),
+        default=4.0,
+        show_default=True,
+        help="How far the mask's edge may move to where the image changes, in millimetres; 0 leaves it.",
+    ),
+    click.option(
         "--min-size",
         type=click.FloatRange(0),
         default=2.0,
@@ -155,6 +163,7 @@ def segmentation_options(
     lesion: Literal["brightest", "smallest"],
     level: float | None,
     closing: float,
+    edge: float,
     min_size: float,
 ) -> "SegmentationOptions":
     """The stages' options from the command line's."""
@@ -171,5 +180,6 @@ def segmentation_options(
         mixture=MixtureOptions(neighbourhood, spread=spread, lesion=lesion),
         level=level,
         closing=closing,
+        edge=edge,
         smallest=min_size,
     )

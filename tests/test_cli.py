@@ -293,7 +293,7 @@ def test_the_papers_preset(trained, scan, tmp_path):
         assert result.exit_code == 0, result.output
     paper, mixed = (json.loads((tmp_path / f"{name}.json").read_text())["options"] for name in ("paper", "mixed"))
     assert (paper["score"], paper["match_range"], paper["rim"], paper["median"]) == ("absolute", True, 0, [1, 1, 1])
-    assert (paper["components"], paper["level"], paper["flatten"]) == ([3], 0, False)
+    assert (paper["components"], paper["level"], paper["flatten"], paper["edge"]) == ([3], 0, False, 0)
     assert (paper["mixture"]["lesion"], paper["mixture"]["spread"]) == ("smallest", "free")
     assert (mixed["rim"], mixed["mixture"]["lesion"], mixed["score"]) == (4.5, "brightest", "absolute")
 
