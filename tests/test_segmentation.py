@@ -51,7 +51,7 @@ def test_the_lesion_and_nothing_else_on_the_scans_own_grid(tmp_path):
     assert dice(result.mask, truth) > 0.75
     (lesion,) = result.lesions
     assert lesion.ml == pytest.approx(result.mask.sum() * scan.voxel_ml)
-    assert set(result.seconds) == {"slices", "model", "residual", "mixture", "morphology", "grid"}
+    assert set(result.seconds) == {"slices", "model", "residual", "mixture", "morphology", "edge", "grid"}
     assert result.warnings == []
     assert result.outline.mixture.means[-1] > result.outline.level == LEVELS["weighted"]
 

@@ -17,8 +17,8 @@ def settle(
     """Decides anew what lies near a mask's edge.
 
     Each connected component (26 neighbours) has its own brightness, its median; the brain's is that of what is outside
-    the mask. A voxel within ``reach`` of the edge belongs to the component nearest to it if it is brighter than a value
-    between the two. A component that is no brighter than the brain keeps its edge.
+    the mask. A voxel within ``reach`` of the edge belongs to the component nearest to it if most of its 26 neighbours
+    and itself are brighter than a value between the two. A component that is no brighter than the brain keeps its edge.
 
     Args:
         mask, brain: (N, H, W) bool.
@@ -47,7 +47,8 @@ def settle(
     inwards = ndimage.distance_transform_edt(near, spacing)
     outwards, nearest = ndimage.distance_transform_edt(~near, spacing, return_indices=True)
     lesion = medians[components[tuple(nearest)]]
-    open_ = (inwards + outwards <= reach) & (lesion > level)
+    unsettled = (inwards + outwards <= reach) & (lesion > level)
+    inside = np.where(unsettled, bright > level + _SHARE * (lesion - level), near)
     settled = mask.copy()
-    settled[box] = np.where(open_, bright > level + _SHARE * (lesion - level), near)
+    settled[box] = np.where(unsettled, ndimage.median_filter(inside, 3), near)
     return ndimage.binary_fill_holes(settled & brain) & brain
