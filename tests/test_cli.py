@@ -100,9 +100,18 @@ def test_predict_writes_all_it_is_asked_for(trained, tmp_path):
     centre = nib.affines.apply_affine(written.affine, np.argwhere(np.asarray(mask.dataobj)).mean(axis=0))
     np.testing.assert_allclose(report["lesions"][0]["centroid_mm"], centre, atol=6)
     assert report["components"] == len(report["lesions"])
-    assert {"read", "load_model", "slices", "model", "residual", "mixture", "morphology", "grid", "write"} == set(
-        report["seconds"]
-    )
+    assert {
+        "read",
+        "load_model",
+        "slices",
+        "model",
+        "residual",
+        "mixture",
+        "morphology",
+        "edge",
+        "grid",
+        "write",
+    } == set(report["seconds"])
     assert report["model"] == {"name": "small", "version": 1, "modalities": ["flair"]}
     assert report["options"]["smallest"] == 2
     residual, reconstruction, probability = (nib.load(out[f"save-{name}"]) for name in MAPS)
