@@ -47,6 +47,7 @@ setup(
         "nibabel>=5.3,<5.5",
         "scikit-learn>=1.5,<1.10",
         "scikit-image>=0.26,<0.27",
+        "threadpoolctl>=3.5,<4",
         "click>=8.2,<8.6",
         "matplotlib>=3.9,<3.12",
         "packaging>=24",

@@ -1,6 +1,6 @@
 """Scans per minute of one command: one scan after another, and two at a time.
 
-    python benchmarks/batch.py [MODEL] [--scans 8] [--workers 1 2]
+    python benchmarks/batch.py [MODEL] [--scans 14] [--workers 1 2]
 
 Copies of the phantom (240 x 240 x 155). "a scan" is what one more scan costs once the command runs: the seconds of all
 scans less those of two, by the scans between.
@@ -20,7 +20,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default="selfseg-flair")
-    parser.add_argument("--scans", type=int, default=8)
+    parser.add_argument("--scans", type=int, default=14)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     given = parser.parse_args()
     print(f"{given.model}\n\n| at a time | {FEW} scans, s | {given.scans}, s | a scan, s | times as fast | peak GB |")

@@ -38,6 +38,7 @@ def flatten(images: np.ndarray, brain: np.ndarray, sick: np.ndarray, normalisati
     from sklearn.linear_model import HuberRegressor
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import PolynomialFeatures
+    from threadpoolctl import threadpool_limits
 
     healthy = brain & ~ndimage.binary_dilation(sick, iterations=_MARGIN)
     if healthy.sum() < max(_FEWEST, brain.sum() / 4):
@@ -51,6 +52,8 @@ def flatten(images: np.ndarray, brain: np.ndarray, sick: np.ndarray, normalisati
         logarithm = np.log(np.maximum(channel[brain], _DARKEST))
         field = make_pipeline(PolynomialFeatures(_DEGREE, include_bias=False), HuberRegressor(alpha=0.0))
         corrected = np.zeros_like(channel)
-        corrected[brain] = np.exp(logarithm - field.fit(place[samples], logarithm[samples]).predict(place))
+        # On products as small as these, threads wait for each other longer than they work.
+        with threadpool_limits(1):
+            corrected[brain] = np.exp(logarithm - field.fit(place[samples], logarithm[samples]).predict(place))
         flat.append(normalise(corrected, brain, normalisation))
     return np.stack(flat, axis=-1)

@@ -128,6 +128,27 @@ def test_strided_dilated_convolution_samples_the_dilated_one(kernel, stride, dil
     np.testing.assert_allclose(outputs, dilated[:, ::stride, ::stride], atol=1e-5)
 
 
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(4, 2, 1), (3, 2, 1), (6, 1, 1), (6, 1, 2)])
+def test_convolutions_that_keras_has_are_equal_to_its_own(kernel, stride, dilation):
+    images = tf.random.stateless_normal((2, 25, 31, 3), [1, 2])
+    pairs = [
+        (
+            StridedDilatedConv2D(4, kernel, stride, dilation),
+            keras.layers.Conv2D(4, kernel, stride, "same", dilation_rate=dilation),
+        ),
+        (
+            StridedDilatedConv2DTranspose(4, kernel, stride, dilation),
+            keras.layers.Conv2DTranspose(4, kernel, stride, "same", dilation_rate=dilation),
+        ),
+    ]
+    for ours, theirs in pairs:
+        for layer in (ours, theirs):
+            layer.build(images.shape)
+        ours.bias.assign([1.0, 2.0, 3.0, 4.0])
+        theirs.set_weights(ours.get_weights())
+        np.testing.assert_allclose(ours(images), theirs(images), atol=1e-5)
+
+
 @pytest.mark.parametrize(("kernel", "stride", "dilation"), [(5, 2, 2), (5, 3, 2), (6, 1, 2)])
 def test_transposed_is_the_adjoint(kernel, stride, dilation):
     back = StridedDilatedConv2DTranspose(3, kernel, stride, dilation)
