@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -27,7 +28,9 @@ from brainseg_tf.corruption.draws import Draws
 from brainseg_tf.metrics import dice
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.models import create
+from brainseg_tf.models.cvae import CVAE
 from brainseg_tf.models.objective import ContextModel
+from brainseg_tf.models.selfseg import SelfSegmenter
 from brainseg_tf.recipes import RECIPES, CorruptionOptions, FitOptions
 from brainseg_tf.saved_model import Reconstruction, Reconstructor
 from brainseg_tf.slices import SliceOptions, Stack, brain_mask, onto_stack, to_stack
@@ -146,6 +149,37 @@ def three_channels(architecture: str, channels: int) -> ContextModel:
     return create(architecture, 3 * channels)
 
 
+class Judge(SelfSegmenter):
+    """``selfseg`` that sees a CVAE's reconstruction beside the input; both learn together (DRAEM, Zavrtanik 2021)."""
+
+    def __init__(self, channels: int, **kwargs: Any) -> None:
+        super().__init__(channels, **kwargs)
+        self.restorer = CVAE(channels, name="restorer")
+        self.stride = self.restorer.stride
+
+    def build(self, input_shape: tuple[Any, ...]) -> None:
+        self.restorer.build(input_shape)
+        self.channels *= 2
+        super().build(input_shape)
+        self.channels //= 2
+
+    def compute_maps(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
+        healthy = self.restorer.restore(images, training=training)
+        return super().compute_maps(tf.concat([images, healthy], axis=-1), training=training)
+
+    def compute_losses(self, task: Task, seed: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        losses = super().compute_losses(task, seed)
+        losses["loss"] += self.restorer.compute_losses(task, seed)["loss"]
+        return losses
+
+
+def judge(architecture: str, channels: int) -> ContextModel:
+    """A ``Judge``, built."""
+    model = Judge(channels, name=architecture)
+    model.build((None, None, None, channels))
+    return model
+
+
 VARIANTS: dict[str, Variant] = {
     "base": Variant(),
     "augment": Variant(lambda options: replace(options, corruption=replace(options.corruption, augment=True))),
@@ -174,6 +208,8 @@ VARIANTS: dict[str, Variant] = {
             "brainseg_tf.training.models.create": three_channels,
         }
     ),
+    # For --model selfseg.
+    "draem": Variant(places={"brainseg_tf.training.models.create": judge}),
     # How much of a difference is chance: other weights, order and corruption, the same patients.
     "seed-1": Variant(lambda options: replace(options, seed=1)),
     "seed-2": Variant(lambda options: replace(options, seed=2)),
