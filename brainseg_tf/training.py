@@ -269,7 +269,14 @@ def _check_run(out: Path, options: FitOptions, *, resume: bool) -> None:
     if resume and not file.exists():
         raise InputError(f"{out}: holds no run to resume; leave --resume out to start one")
     if resume:
-        before = json.loads(file.read_text(encoding="utf-8"))["options"]
+        begun = json.loads(file.read_text(encoding="utf-8"))
+        version, ours = (numbers["brainseg-tf"] for numbers in (begun["versions"], versions()))
+        if version != ours:
+            raise InputError(
+                f"{out}: was begun with brainseg-tf {version}, whose networks can have other layers than those of "
+                f"{ours}; install {version} to go on, or give another --out to begin anew"
+            )
+        before = begun["options"]
         now = json.loads(json.dumps(asdict(options)))
         for name in now:
             if before.get(name) != now[name]:

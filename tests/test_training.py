@@ -136,6 +136,16 @@ def test_runs_are_neither_overwritten_nor_mixed(brats_like, trained, tmp_path):
         run(brats_like, trained, small_options(batch=4), resume=True)
 
 
+def test_another_version_does_not_go_on_with_a_run(brats_like, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    file = tmp_path / "run/run.json"
+    begun = json.loads(file.read_text())
+    begun["versions"]["brainseg-tf"] = "0.1.0"
+    file.write_text(json.dumps(begun))
+    with pytest.raises(InputError, match=r"was begun with brainseg-tf 0\.1\.0, .* install 0\.1\.0 to go on"):
+        run(brats_like, tmp_path / "run", small_options(), resume=True)
+
+
 def test_a_resumed_run_keeps_its_split(brats_like, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(brats_like, data)
