@@ -18,6 +18,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 _DPI = 110
+# Rows of pixels between two slices of a column.
+_GAP = 4
 _LESION = ListedColormap(["#e8202a"])
 
 
@@ -60,35 +62,47 @@ def segmentation(result: Segmentation, path: Path | BinaryIO, truth: np.ndarray 
         truth: (N, H, W) bool on the model's slices, for a further panel.
         rows: number of slices; the middle ones if there is no lesion.
     """
-    masks = {"result": result.outline.found} | ({"ground truth": truth} if truth is not None else {})
     areas = result.outline.found.sum(axis=(1, 2))
     chosen = _spread_out(areas if areas.any() else result.stack.brain.sum(axis=(1, 2)), rows)
-    located = result.outline.kind == "probability"
-    titles = ("input", "reconstruction", "residual", *(["probability"] if located else []), *masks)
-    figure, axes = plt.subplots(
-        len(chosen), len(titles), figsize=(2.3 * len(titles), 2.6 * len(chosen)), squeeze=False, layout="constrained"
-    )
     box = _bounding_box(result.stack.brain)
-    brain = result.stack.images[..., 0][result.stack.brain]
-    top = float(np.quantile(brain, 0.998))
-    for line, z in zip(axes, chosen, strict=True):
-        image = result.stack.images[z][box][..., 0]
-        line[0].imshow(image, cmap="gray", vmin=0, vmax=top)
-        line[1].imshow(result.reconstruction[z][box][..., 0], cmap="gray", vmin=0, vmax=top)
-        drawn = line[2].imshow(result.residual[z][box].mean(axis=-1), cmap="RdBu_r", vmin=-top / 2, vmax=top / 2)
-        if located:
-            line[3].imshow(result.outline.score[z][box], cmap="magma", vmin=0, vmax=1)
-        for axis, mask in zip(line[-len(masks) :], masks.values(), strict=True):
-            axis.imshow(image, cmap="gray", vmin=0, vmax=top)
-            axis.imshow(np.ma.masked_equal(mask[z][box], 0), cmap=_LESION, alpha=0.5, vmin=0, vmax=1)
-        for axis, title in zip(line, titles, strict=True):
-            axis.set_axis_off()
-            axis.set_title(title if axis.get_subplotspec().is_first_row() else "", fontsize=10)
-        height = result.stack.affine[2, 3] + z * result.stack.spacing[0]
-        line[0].text(0.02, 0.02, f"z = {height:.0f} mm", transform=line[0].transAxes, color="white", fontsize=7)
+    images = result.stack.images[..., 0]
+    top = float(np.quantile(images[result.stack.brain], 0.998))
+    grey, even = {"cmap": "gray", "vmin": 0, "vmax": top}, {"cmap": "RdBu_r", "vmin": -top / 2, "vmax": top / 2}
+    columns = {
+        "input": (images, grey),
+        "reconstruction": (result.reconstruction[..., 0], grey),
+        "residual": (result.residual.mean(axis=-1), even),
+    }
+    if result.outline.kind == "probability":
+        columns["probability"] = (result.outline.score, {"cmap": "magma", "vmin": 0, "vmax": 1})
+    masks = {"result": result.outline.found} | ({"ground truth": truth} if truth is not None else {})
+
+    def below_one_another(volume: np.ndarray) -> np.ndarray:
+        """The chosen slices as one image: an axis for each would take twice as long to draw."""
+        return np.concatenate([np.pad(volume[z][box], ((0, _GAP), (0, 0)), constant_values=np.nan) for z in chosen])
+
+    names = [*columns, *masks]
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(2.3 * len(names), 2.6 * len(chosen)), squeeze=False, layout="constrained"
+    )
+    for axis, name in zip(axes[0], names, strict=True):
+        volume, shades = columns.get(name, columns["input"])
+        drawn = axis.imshow(below_one_another(volume), interpolation="nearest", **shades)
+        if name in masks:
+            lesion = below_one_another(np.where(masks[name], 1.0, np.nan))
+            axis.imshow(lesion, interpolation="nearest", cmap=_LESION, alpha=0.5, vmin=0, vmax=1)
+        axis.set_axis_off()
+        axis.set_title(name, fontsize=10)
+        if name == "residual":
+            bar = figure.colorbar(drawn, ax=axis, location="bottom", shrink=0.8, aspect=30)
+            bar.ax.tick_params(labelsize=7)
+    height = below_one_another(images).shape[0] // len(chosen)
+    for row, z in enumerate(chosen):
+        place = result.stack.affine[2, 3] + z * result.stack.spacing[0]
+        bottom = (row + 1) * height - _GAP - 3
+        axes[0][0].text(2, bottom, f"z = {place:.0f} mm", color="white", fontsize=7)
         # As radiologists look at it: the patient's right is on the left.
-        line[0].text(0.02, 0.5, "R", transform=line[0].transAxes, color="white", fontsize=8)
-    figure.colorbar(drawn, ax=axes[:, 2], location="bottom", shrink=0.8, aspect=30).ax.tick_params(labelsize=7)
+        axes[0][0].text(2, bottom - height / 2, "R", color="white", fontsize=8)
     _save(figure, path)
 
 
