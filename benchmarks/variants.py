@@ -196,6 +196,10 @@ VARIANTS: dict[str, Variant] = {
     "kl-0.05": weights(kl=0.05),
     "context-0": weights(context=0.0),
     "context-5": weights(context=5.0),
+    "context-20": weights(context=20.0),
+    "lesions-context-5": Variant(
+        lambda options: weights(context=5.0).change(kind("lesions", augment=True).change(options))
+    ),
     "free-bits": Variant(places={"brainseg_tf.models.objective.kl_by_image": free_bits}),
     "absolute": loss(absolute),
     "ssim": loss(ssim),
