@@ -125,7 +125,7 @@ RECIPES: dict[str, FitOptions] = {
         "dcvae", epochs=36, patience=36, batch=8, learning_rate=2e-3, objective=ObjectiveOptions(kl=0.002)
     ),
     "dae": FitOptions("dae", epochs=14, patience=14, batch=8, corruption=CorruptionOptions("lesions", augment=True)),
-    "unet": FitOptions("unet", epochs=40, corruption=CorruptionOptions("noise", augment=True)),
+    "unet": FitOptions("unet", epochs=30, patience=30, corruption=CorruptionOptions("noise", augment=True)),
     "selfseg": _SELFSEG,
     "fusion": replace(_SELFSEG, architecture="fusion", modalities=("flair", "t2")),
 }
