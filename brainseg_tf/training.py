@@ -300,7 +300,8 @@ def _draw(
     out: Path,
 ) -> None:
     """The figures of a finished run."""
-    task = _corruption(options)(tf.constant(_samples(validation)), tf.zeros(2, tf.int32))
+    # As it is: for one batch XLA takes longer than it spares.
+    task = corrupt(tf.constant(_samples(validation)), tf.zeros(2, tf.int32), options.corruption)
     restored = model.outputs(task.corrupted)["reconstruction"]
     figures.history(history, out / "losses.png")
     figures.reconstructions(task.clean.numpy(), task.corrupted.numpy(), restored.numpy(), out / "reconstructions.png")
