@@ -70,7 +70,7 @@ def residual(scan_file: Path, truth_file: Path) -> tuple[np.ndarray, np.ndarray,
     scan = read_volume(scan_file)
     brain = brain_mask(scan)
     found = saved_model.find("cvae")
-    stack = to_stack([scan], brain, found.card.slices)
+    stack = to_stack([scan], brain, found.card.slices, found.card.trim)
     options = segmentation.SegmentationOptions()
     located = segmentation.locate(stack, found.load(), found.card, options)
     inside = from_stack(located.outline.inside.astype(np.float32), stack, scan) > 0.5

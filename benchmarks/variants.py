@@ -137,9 +137,9 @@ class Nyul:
         return np.where(brain, np.clip(mapped, 0, 1), 0).astype(np.float32)
 
 
-def beside(volumes: Sequence[Volume], brain: np.ndarray, options: SliceOptions) -> Stack:
+def beside(volumes: Sequence[Volume], brain: np.ndarray, options: SliceOptions, trim: int = 0) -> Stack:
     """2.5D: the slices 2 mm below and above each slice as further channels."""
-    stack = to_stack(volumes, brain, options)
+    stack = to_stack(volumes, brain, options, trim)
     padded = np.pad(stack.images, ((2, 2), (0, 0), (0, 0), (0, 0)))
     return replace(stack, images=np.concatenate([padded[:-4], padded[2:-2], padded[4:]], axis=-1))
 
@@ -230,7 +230,7 @@ class Dev:
         for side in ("train", "validation"):
             for patient in cohort.named(getattr(card.data, side)):
                 scan = read_volume(patient.scans["flair"])
-                stack = cut([scan], brain_mask(scan), card.slices)
+                stack = cut([scan], brain_mask(scan), card.slices, card.trim)
                 truth = onto_stack(read_mask(patient.truth, scan), scan, stack)
                 self.patients.append((stack, truth, side == "validation"))
 

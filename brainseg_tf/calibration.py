@@ -15,18 +15,20 @@ from brainseg_tf.volume import read_mask, read_volume
 _EVEN_ODDS = 0.5
 
 
-def healthy_levels(patients: Sequence[Patient], model: Reconstructor | None, options: SliceOptions) -> dict[str, float]:
+def healthy_levels(
+    patients: Sequence[Patient], model: Reconstructor | None, options: SliceOptions, trim: int = 0
+) -> dict[str, float]:
     """The score that 98.5 % of the brain stay below in the chosen healthy slices of patients, for each kind of score.
 
     Args:
         patients: the validation patients; each gives its quantile, their mean is the level.
         model: the network; without one there is only the input's level.
-        options: its slices.
+        options, trim: its slices.
     """
     quantiles: dict[Score, list[float]] = {}
     for patient in patients:
         scans = [read_volume(path) for path in patient.scans.values()]
-        stack = to_stack(scans, brain_mask(scans[0]), options)
+        stack = to_stack(scans, brain_mask(scans[0]), options, trim)
         truth = onto_stack(read_mask(patient.truth, scans[0]), scans[0], stack)
         healthy = chosen(stack.brain, options) & ~(truth > 0).any(axis=(1, 2))
         reconstruction = model.reconstruct(stack.images) if model else Reconstruction(stack.images)

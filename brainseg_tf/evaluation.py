@@ -163,7 +163,7 @@ def _run(
     done = []
     for method in methods:
         volumes = [scans[modality] for modality in method.card.modalities]
-        stack = to_stack(volumes, brain, method.card.slices)
+        stack = to_stack(volumes, brain, method.card.slices, method.card.trim)
         drawn = locate(stack, method.model, method.card, method.options).outline if method.cuts else None
         score = from_stack(drawn.score if drawn else _score(stack, method), stack, first)
         histogram = Histogram(patient, score)

@@ -60,6 +60,9 @@ class ModelCard:
         training: every other option of the run.
         losses: training and validation losses of the best epoch.
         score: the kind of score that the model is for, see ``residual.score_map``.
+        trim: slices that are predicted are smaller than those that were learned from by a multiple of this many pixels
+            where the brain leaves room: the network has less to do, and each pixel keeps its place in the grid of the
+            network's strides. 0: they are not, which is right for a network whose output hangs on the place.
         healthy_levels: by score, the value that 98.5 % of the brain in healthy validation slices stay below.
         versions: of Python and the packages that made it.
         metrics: on the test patients, filled in by ``evaluate --update-card``.
@@ -79,6 +82,7 @@ class ModelCard:
     healthy_levels: dict[str, float]
     versions: dict[str, str]
     score: Score = "weighted"
+    trim: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
     terms: str = TERMS
     checksums: dict[str, str] = field(default_factory=dict)

@@ -165,7 +165,7 @@ def segment(
         if brain is None:
             brain, doubts = find_brain(scan)
             warnings += doubts
-        stack = to_stack(scans, brain, card.slices)
+        stack = to_stack(scans, brain, card.slices, card.trim)
     try:
         located = locate(stack, model, card, options, seconds)
     except InputError as error:

@@ -20,6 +20,8 @@ Normalisation = Literal["slice", "volume", "robust"]
 
 # No brain is larger (the largest measured are below 2.1 l); a head with its skull and neck is.
 LARGEST_BRAIN_ML = 2200.0
+# Pixels between the brain and the edge of trimmed slices: what a network holds of the edge stays out of the brain.
+_CLEAR = 8
 # Robust normalisation puts the brain's median here; what lies 1 / 0.3 = 3.3 times as high is clipped.
 MEDIAN_LEVEL = 0.3
 
@@ -117,14 +119,17 @@ def skull_warning(volume: Volume, brain: np.ndarray) -> str | None:
     )
 
 
-def to_stack(volumes: Sequence[Volume], brain: np.ndarray, options: SliceOptions) -> Stack:
+def to_stack(volumes: Sequence[Volume], brain: np.ndarray, options: SliceOptions, trim: int = 0) -> Stack:
     """Brings the modalities of one patient, which share a grid, to the common grid and normalises them.
 
     Args:
         volumes: one per channel.
         brain: (X, Y, Z) bool, on the volumes' grid.
+        options: of the model.
+        trim: rows and columns that are far from the brain are left out, this many at a time, half of them at either
+            edge; 0 leaves out none. See ``ModelCard.trim``.
     """
-    affine, shape = _common_grid(brain, volumes[0].affine, options)
+    affine, shape = _common_grid(brain, volumes[0].affine, options, trim)
     # Between voxels larger than the grid's a line blurs, and the networks take what is blurred for lesion; a cubic
     # spline does not. Finer voxels are blurred on purpose, against aliasing, and a line between them does no harm.
     order = 3 if (_ratio(affine, volumes[0].affine) < 0.95).any() else 1
@@ -196,16 +201,20 @@ def _constant_background(data: np.ndarray) -> float | None:
 
 
 def _common_grid(
-    brain: np.ndarray, affine: np.ndarray, options: SliceOptions
+    brain: np.ndarray, affine: np.ndarray, options: SliceOptions, trim: int
 ) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Affine and shape (N, H, W) of the grid with the brain in its middle; it grows for a brain that does not fit."""
+    """Affine and shape (N, H, W) of the grid with the brain in its middle; it grows for a brain that does not fit.
+
+    With ``trim`` it shrinks around a brain that leaves room.
+    """
     edges = [np.flatnonzero(brain.any(axis=others))[[0, -1]] for others in ((1, 2), (0, 2), (0, 1))]
     corners = np.array(np.meshgrid(*edges)).reshape(3, -1).T
     corners = nib.affines.apply_affine(affine, corners)
     low, high = corners.min(axis=0), corners.max(axis=0)
     step = np.array([options.pixel, options.pixel, options.spacing])
     shape = np.ceil((high - low) / step).astype(int) + 1
-    shape[:2] = np.maximum(shape[:2], options.size)
+    room = np.maximum(options.size - shape[:2] - 2 * _CLEAR, 0)
+    shape[:2] = np.maximum(shape[:2], options.size - (room // trim * trim if trim else 0))
     grid = np.diag([*(step * [-1, -1, 1]), 1.0])
     grid[:3, 3] = (low + high) / 2 - grid[:3, :3] @ ((shape - 1) / 2)
     columns, rows, slices = (int(n) for n in shape)

@@ -328,7 +328,8 @@ def _card(
         training=_training_options(options),
         losses=losses,
         score=model.score,
-        healthy_levels=healthy_levels(cohort.named(split.validation), reconstructor, options.slices),
+        trim=model.trim,
+        healthy_levels=healthy_levels(cohort.named(split.validation), reconstructor, options.slices, model.trim),
         versions=versions(),
     )
 

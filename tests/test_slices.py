@@ -35,6 +35,32 @@ def test_the_stack_is_centred_and_in_range(scan):
     assert ml == pytest.approx(brain.sum() * volume.voxel_ml, rel=0.03)
 
 
+def test_trimmed_slices_are_the_same_less_a_margin(scan):
+    volume = read_volume(scan)
+    brain = brain_mask(volume)
+    whole = to_stack([volume], brain, SliceOptions(spacing=3.0))
+    trimmed = to_stack([volume], brain, SliceOptions(spacing=3.0), trim=32)
+    rows, columns = (np.flatnonzero(whole.brain.any(axis=axes))[[0, -1]] for axes in ((0, 2), (0, 1)))
+    sides = [(128 - n) // 2 for n in trimmed.brain.shape[1:]]
+    # Whole steps of 16 pixels at either edge, as many as leave 8 pixels beside the brain.
+    for (first, last), side in zip((rows, columns), sides, strict=True):
+        assert side % 16 == 0
+        assert min(first, 127 - last) - side >= 8
+        assert min(first, 127 - last) - side < 8 + 16
+    assert sum(sides) > 0
+    inner = (slice(None), *(slice(side, 128 - side) for side in sides))
+    np.testing.assert_array_equal(trimmed.brain, whole.brain[inner])
+    np.testing.assert_allclose(trimmed.images, whole.images[inner], atol=1e-6)
+    corner = nib.affines.apply_affine(whole.affine, [sides[1], sides[0], 0])
+    np.testing.assert_allclose(nib.affines.apply_affine(trimmed.affine, [0, 0, 0]), corner, atol=1e-9)
+
+
+def test_a_brain_that_fills_the_slices_is_not_trimmed(scan):
+    volume = read_volume(scan)
+    whole, trimmed = (to_stack([volume], brain_mask(volume), OPTIONS, trim) for trim in (0, 32))
+    np.testing.assert_array_equal(trimmed.images, whole.images)
+
+
 def test_positions_survive_the_way_there_and_back(scan):
     volume = read_volume(scan)
     stack = to_stack([volume], brain_mask(volume), OPTIONS)

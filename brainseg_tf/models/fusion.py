@@ -26,6 +26,7 @@ class FusionSegmenter(ContextModel):
 
     loss_names = SelfSegmenter.loss_names
     score = SelfSegmenter.score
+    trim = SelfSegmenter.trim
 
     def __init__(self, channels: int = 2, **kwargs: Any) -> None:
         super().__init__(channels, **kwargs)

@@ -54,6 +54,8 @@ class ContextModel(keras.Model):
     loss_names: tuple[str, ...] = ("loss", "context")
     # The kind of score that a model of this class is for.
     score: ClassVar[Score] = "weighted"
+    # See ``ModelCard.trim``.
+    trim: ClassVar[int] = 0
 
     def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)

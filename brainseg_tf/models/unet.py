@@ -23,6 +23,8 @@ class UNet(ContextModel):
 
     WIDTHS: ClassVar[tuple[int, ...]] = (24, 48, 96, 128)
     FINE: ClassVar[int] = 12
+    # Twice its stride, so that half of it is left out at either edge.
+    trim = 2 * 2 ** len(WIDTHS)
 
     def __init__(self, channels: int = 1, **kwargs: Any) -> None:
         super().__init__(channels, **kwargs)
