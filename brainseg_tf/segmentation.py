@@ -14,7 +14,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.postprocessing.edge import settle
 from brainseg_tf.postprocessing.mixture import Mixture, MixtureOptions, fit_mixture
-from brainseg_tf.postprocessing.morphology import Lesion, close, lesions, remove_small
+from brainseg_tf.postprocessing.morphology import Lesion, close, keep_seen, lesions, remove_small
 from brainseg_tf.postprocessing.residual import Score, above, erode, match_range, score_map, smooth
 from brainseg_tf.saved_model import Reconstruction, Reconstructor
 from brainseg_tf.slices import Stack, brain_mask, from_stack, sample, skull_warning, to_stack
@@ -29,6 +29,8 @@ _MEDIAN = (3, 5, 5)
 _DOUBT = 0.5
 # The field is so smooth that every third slice says enough of it.
 _EVERY = 3
+# A lesion of which the network saw less than this share before the bias field was taken out was made by the field.
+_SEEN = 0.25
 
 
 @dataclass(frozen=True)
@@ -211,11 +213,12 @@ def locate(
     seconds = {} if seconds is None else seconds
     kind = options.score or card.score
     flat = kind == "probability" if options.flatten is None else options.flatten
+    doubtful = None
     if flat:
-        stack = _flattened(stack, model, card, kind, options, seconds)
+        stack, doubtful = _flattened(stack, model, card, kind, options, seconds)
     with _clock(seconds, "model"):
         reconstruction = model.reconstruct(stack.images)
-    return Located(stack, reconstruction, outline(stack, reconstruction, card, options, seconds))
+    return Located(stack, reconstruction, outline(stack, reconstruction, card, options, doubtful, seconds))
 
 
 def _flattened(
@@ -225,8 +228,8 @@ def _flattened(
     kind: Score,
     options: SegmentationOptions,
     seconds: dict[str, float],
-) -> Stack:
-    """The slices without their bias field, which is fitted to what the network does not doubt."""
+) -> tuple[Stack, np.ndarray]:
+    """The slices without their bias field, which is fitted to what the network does not doubt; and what it doubts."""
     few = replace(
         stack,
         images=stack.images[::_EVERY],
@@ -241,7 +244,8 @@ def _flattened(
         window = (2 * (slices // (2 * _EVERY)) + 1, rows, columns)
         doubtful = above(score, _DOUBT * card.healthy_levels[kind], inside, window)
         doubtful = np.repeat(doubtful, _EVERY, axis=0)[: len(stack.brain)]
-        return replace(stack, images=flatten(stack.images, stack.brain, doubtful, card.slices.normalisation))
+        images = flatten(stack.images, stack.brain, doubtful, card.slices.normalisation)
+    return replace(stack, images=images), doubtful
 
 
 def outline(
@@ -249,6 +253,7 @@ def outline(
     reconstruction: Reconstruction,
     card: ModelCard,
     options: SegmentationOptions,
+    doubtful: np.ndarray | None = None,
     seconds: dict[str, float] | None = None,
 ) -> Outline:
     """Residual, mixture, morphology, edge: from slices and what a network makes of them to a mask on them.
@@ -257,6 +262,9 @@ def outline(
         stack, reconstruction: the slices and their reconstruction.
         card: of the model that made it.
         options: the stages'.
+        doubtful: (N, H, W) bool, what the network did not hold for healthy before the slices were flattened, if they
+            were. A field that is fitted badly, to part of a brain say, brightens healthy tissue; it may take lesions
+            away but makes none.
         seconds: takes the seconds of each stage.
 
     Raises:
@@ -275,6 +283,8 @@ def outline(
         found = lesion_posterior(mixture, level) > 0.5
         # Closing bridges gaps of the brain's surface too: what lies outside counts for no component's size.
         found = close(found, stack.spacing, options.closing) & stack.brain
+        if doubtful is not None:
+            found = keep_seen(found, doubtful, _SEEN)
         found = remove_small(found, stack.voxel_ml, options.smallest)
     with _clock(seconds, "edge"):
         found = settle(found, stack.images[..., 0], stack.brain, stack.spacing, options.edge)

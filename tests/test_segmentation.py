@@ -187,6 +187,30 @@ def test_a_coils_field_is_no_lesion(tmp_path):
     assert len(model.shown) == 6
 
 
+class Late(Pointing):
+    """It sees a lesion only in slices whose bias field was taken out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def reconstruct(self, images: np.ndarray) -> Reconstruction:
+        self.calls += 1
+        found = super().reconstruct(images)
+        return replace(found, probability=np.zeros_like(found.probability)) if self.calls == 1 else found
+
+
+def test_what_only_the_field_brought_forth_is_no_lesion(tmp_path):
+    scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
+    pointing = card(score="probability", healthy_levels=LEVELS | {"probability": 0.5})
+    assert segment([scan], Pointing(), pointing, OPTIONS).mask.any()
+    late = Late()
+    result = segment([scan], late, pointing, OPTIONS)
+    assert late.calls == 2
+    assert result.outline.probability.max() > 0.5
+    assert not result.mask.any()
+
+
 def test_a_rim_that_leaves_nothing_is_refused_before_anything_is_fitted(tmp_path):
     scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
     pointing = card(score="probability", healthy_levels=LEVELS | {"probability": 0.5})

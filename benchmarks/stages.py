@@ -1,0 +1,146 @@
+"""The stages after the network, changed one at a time, on the networks of a cross-validation.
+
+    brainseg-tf evaluate DATA --models selfseg-flair --folds 5 --out CV
+    python benchmarks/stages.py DATA CV/runs/selfseg-flair [STAGES ...] [--seed 0] [--others]
+
+Each patient by the network of the fold that it was tested in. The Dice is on the model's grid, mean and lowest, of the
+22 patients that choices are made on (seed 0's training and validation patients; with --others of the eight that they
+are not made on). "within" are the millilitres flagged in the scan's tumour-free slices, "alone" those flagged when
+these slices are all that the pipeline gets: median, 95th percentile.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from brainseg_tf.cohort import read_cohort
+from brainseg_tf.errors import InputError
+from brainseg_tf.metrics import dice
+from brainseg_tf.postprocessing.mixture import MixtureOptions
+from brainseg_tf.recipes import RECIPES
+from brainseg_tf.saved_model import ModelFolder, Reconstruction, Reconstructor, find
+from brainseg_tf.segmentation import SegmentationOptions, locate
+from brainseg_tf.slices import Stack, brain_mask, onto_stack, to_stack
+from brainseg_tf.training import split_patients
+from brainseg_tf.volume import read_mask, read_volume
+
+_SHIPPED = SegmentationOptions()
+# Fewer slices than this are no scan.
+_FEWEST = 10
+
+STAGES: dict[str, SegmentationOptions] = {
+    "shipped": _SHIPPED,
+    "no flattening": replace(_SHIPPED, flatten=False),
+    **{f"edge {reach:g} mm": replace(_SHIPPED, edge=reach) for reach in (0.0, 2.0, 3.0, 5.0)},
+    **{f"median over {n} slices": replace(_SHIPPED, median=(n, 3, 3)) for n in (5, 9, 17)},
+    "median 13 x 5 x 5": replace(_SHIPPED, median=(13, 5, 5)),
+    **{f"{n} components": replace(_SHIPPED, components=(n,)) for n in (2, 3)},
+    **{f"separation {n:g}": replace(_SHIPPED, separation=n) for n in (3.0, 5.0)},
+    "neighbourhood 1": replace(_SHIPPED, mixture=MixtureOptions(neighbourhood=1)),
+    "neighbourhood 5": replace(_SHIPPED, mixture=MixtureOptions(neighbourhood=5)),
+    "own spread": replace(_SHIPPED, mixture=MixtureOptions(spread="free")),
+    **{f"closing {n:g} mm": replace(_SHIPPED, closing=n) for n in (0.0, 5.0)},
+    **{f"rim {n:g} mm": replace(_SHIPPED, rim=n) for n in (0.0, 5.0)},
+    **{f"from {n:g} ml": replace(_SHIPPED, smallest=n) for n in (1.0, 4.0)},
+    "level 0": replace(_SHIPPED, level=0.0),
+}
+
+
+@dataclass
+class Row:
+    """What a choice of stages did, patient by patient."""
+
+    agreed: list[float] = field(default_factory=list)
+    within: list[float] = field(default_factory=list)
+    alone: list[float] = field(default_factory=list)
+
+    def text(self, name: str) -> str:
+        """Of the table."""
+        within, alone = (f"{np.median(ml):.1f}, {np.quantile(ml, 0.95):.1f}" for ml in (self.within, self.alone))
+        return f"| {name} | {np.mean(self.agreed):.3f} | {min(self.agreed):.3f} | {within} | {alone} |"
+
+
+class Remembering:
+    """A model that reconstructs the same slices once."""
+
+    def __init__(self, model: Reconstructor) -> None:
+        self._model = model
+        self._seen: dict[bytes, Reconstruction] = {}
+
+    def reconstruct(self, images: np.ndarray) -> Reconstruction:
+        """As the model does."""
+        key = images.tobytes()
+        if key not in self._seen:
+            self._seen[key] = self._model.reconstruct(images)
+        return self._seen[key]
+
+
+def flagged(stack: Stack, slices: np.ndarray, found: np.ndarray) -> float:
+    """Millilitres of a mask in some of the slices."""
+    return float(found[slices].sum() * stack.voxel_ml)
+
+
+def judge(
+    stack: Stack,
+    truth: np.ndarray,
+    found: ModelFolder,
+    model: Reconstructor,
+    stages: Mapping[str, SegmentationOptions],
+    rows: Mapping[str, Row],
+) -> None:
+    """Adds a patient to each row."""
+    free = ~(truth > 0).any(axis=(1, 2)) & stack.brain.any(axis=(1, 2))
+    rest = replace(stack, images=stack.images[free], brain=stack.brain[free])
+    for name, options in stages.items():
+        mask = locate(stack, model, found.card, options).outline.found
+        rows[name].agreed.append(dice(mask, truth > 0.5))
+        rows[name].within.append(flagged(stack, free, mask))
+        if free.sum() >= _FEWEST:
+            alone = locate(rest, model, found.card, options).outline.found
+            rows[name].alone.append(float(alone.sum() * stack.voxel_ml))
+
+
+def dev(names: Sequence[str]) -> set[str]:
+    """The patients that choices are made on."""
+    options = RECIPES["selfseg"]
+    split = split_patients(names, options.validation, options.test, 0)
+    return {*split.train, *split.validation}
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("runs", type=Path, metavar="RUNS")
+    parser.add_argument("stages", nargs="*", metavar="STAGES", help=", ".join(STAGES))
+    parser.add_argument("--seed", type=int, default=0, help="of the cross-validation")
+    parser.add_argument("--others", action="store_true", help="the eight patients that choices are not made on")
+    given = parser.parse_args()
+    stages = {name: STAGES[name] for name in given.stages or STAGES}
+    rows = {name: Row() for name in stages}
+    chosen: Callable[[str, set[str]], bool] = lambda name, ours: (name in ours) != given.others  # noqa: E731
+    for run in sorted(given.runs.glob(f"seed{given.seed}-fold*")):
+        found = find(str(run))
+        model = found.load()
+        cohort = read_cohort(given.data, found.card.modalities)
+        ours = dev([patient.name for patient in cohort.patients])
+        for patient in cohort.named(found.card.data.test):
+            if not chosen(patient.name, ours):
+                continue
+            scans = [read_volume(path) for path in patient.scans.values()]
+            brain = brain_mask(scans[0])
+            stack = to_stack(scans, brain, found.card.slices, found.card.trim)
+            truth = onto_stack(read_mask(patient.truth, scans[0]), scans[0], stack)
+            judge(stack, truth, found, Remembering(model), stages, rows)
+    print("| stages | Dice | lowest | within, ml | alone, ml |\n|---|---|---|---|---|")
+    for name, row in rows.items():
+        if not row.agreed:
+            raise InputError(f"{given.runs}: no run of seed {given.seed} in it")
+        print(row.text(name))
+
+
+if __name__ == "__main__":
+    main()
