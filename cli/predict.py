@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,8 +170,10 @@ def predict(
         return connect(Served(server, name, server_version, server_label, server_ca, server_timeout), found.card)
 
     options = segmentation_options(**stage_options)
+    # A server joins requests of many clients into one batch, whose slices must be of one size.
+    card = replace(found.card, trim=0) if server else found.card
     predictor = Predictor(
-        found.card, load, options, overwrite=overwrite, skull_strip=skull_strip, copies=copies, server=server
+        card, load, options, overwrite=overwrite, skull_strip=skull_strip, copies=copies, server=server
     )
     if out is not None:
         job = Job(

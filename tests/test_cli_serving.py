@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from test_cli import FAST, call, fails
 
+from brainseg_tf.model_card import read_card
+from brainseg_tf.slices import brain_mask, to_stack
+from brainseg_tf.volume import read_volume
 from stand_in import StandIn
 
 
@@ -28,6 +31,21 @@ def test_the_mask_is_the_local_models_voxel_for_voxel(urls, trained, scan, tmp_p
     assert local.any()
     np.testing.assert_array_equal(served, local)
     assert json.loads(report.read_text())["server"] == urls[scheme]
+
+
+def test_a_server_gets_slices_of_one_size(urls, trained, scan, tmp_path):
+    shutil.copytree(trained / "1", tmp_path / "1")
+    file = tmp_path / "1" / "assets.extra" / "model_card.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"trim": 2}))
+    card, volume = read_card(tmp_path / "1"), read_volume(scan)
+    assert to_stack([volume], brain_mask(volume), card.slices, card.trim).brain[0].size < card.slices.size**2
+    arguments = ["--model", tmp_path, "--server", urls["grpc"], "--server-model", "small"]
+    result = call("predict", scan, *arguments, "--out", tmp_path / "served.nii.gz", *FAST)
+    assert result.exit_code == 0, result.output
+    result = call("predict", scan, "--model", trained, "--out", tmp_path / "whole.nii.gz", *FAST)
+    assert result.exit_code == 0, result.output
+    served, whole = (np.asarray(nib.load(tmp_path / f"{name}.nii.gz").dataobj) for name in ("served", "whole"))
+    np.testing.assert_array_equal(served, whole)
 
 
 def test_many_scans_through_one_server(urls, trained, scan, tmp_path):
