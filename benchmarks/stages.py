@@ -1,7 +1,7 @@
 """The stages after the network, changed one at a time, on the networks of a cross-validation.
 
     brainseg-tf evaluate DATA --models selfseg-flair --folds 5 --out CV
-    python benchmarks/stages.py DATA CV/runs/selfseg-flair [STAGES ...] [--seed 0] [--others]
+    python benchmarks/stages.py DATA CV/runs/selfseg-flair [STAGES ...] [--seed 0] [--others] [--trim 0]
 
 Each patient by the network of the fold that it was tested in. The Dice is on the model's grid, mean and lowest, of the
 22 patients that choices are made on (seed 0's training and validation patients; with --others of the eight that they
@@ -10,7 +10,7 @@ these slices are all that the pipeline gets: median, 95th percentile.
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -118,21 +118,21 @@ def main() -> None:
     parser.add_argument("stages", nargs="*", metavar="STAGES", help=", ".join(STAGES))
     parser.add_argument("--seed", type=int, default=0, help="of the cross-validation")
     parser.add_argument("--others", action="store_true", help="the eight patients that choices are not made on")
+    parser.add_argument("--trim", type=int, help="pixels, instead of the card's")
     given = parser.parse_args()
     stages = {name: STAGES[name] for name in given.stages or STAGES}
     rows = {name: Row() for name in stages}
-    chosen: Callable[[str, set[str]], bool] = lambda name, ours: (name in ours) != given.others  # noqa: E731
     for run in sorted(given.runs.glob(f"seed{given.seed}-fold*")):
         found = find(str(run))
         model = found.load()
         cohort = read_cohort(given.data, found.card.modalities)
         ours = dev([patient.name for patient in cohort.patients])
         for patient in cohort.named(found.card.data.test):
-            if not chosen(patient.name, ours):
+            if (patient.name in ours) == given.others:
                 continue
             scans = [read_volume(path) for path in patient.scans.values()]
             brain = brain_mask(scans[0])
-            stack = to_stack(scans, brain, found.card.slices, found.card.trim)
+            stack = to_stack(scans, brain, found.card.slices, found.card.trim if given.trim is None else given.trim)
             truth = onto_stack(read_mask(patient.truth, scans[0]), scans[0], stack)
             judge(stack, truth, found, Remembering(model), stages, rows)
     print("| stages | Dice | lowest | within, ml | alone, ml |\n|---|---|---|---|---|")
