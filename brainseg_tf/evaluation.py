@@ -31,6 +31,8 @@ CUTS = {
 _FALSE_SHARE = 0.05
 
 MIXTURE, EQUALISED = "no network", "equalised"
+# All that there are without a network.
+BASELINES = (MIXTURE, EQUALISED)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from brainseg_tf.calibration import healthy_levels
 from brainseg_tf.cohort import Cohort
 from brainseg_tf.comparison import Comparison
 from brainseg_tf.crossvalidation import recorded_folds, train_fold
-from brainseg_tf.evaluation import EQUALISED, MIXTURE, Method, Result, baseline, evaluate, oracle
+from brainseg_tf.evaluation import Method, Result, baseline, evaluate, oracle
 from brainseg_tf.saved_model import ModelFolder
 from brainseg_tf.segmentation import SegmentationOptions
 
@@ -16,18 +16,27 @@ Show = Callable[[Comparison], None]
 
 
 def test(
-    cohort: Cohort, found: Sequence[ModelFolder], names: Sequence[str], options: SegmentationOptions, show: Show
+    cohort: Cohort,
+    found: Sequence[ModelFolder],
+    baselines: Sequence[str],
+    names: Sequence[str],
+    options: SegmentationOptions,
+    show: Show,
 ) -> Result:
-    """Tests models, and the baselines, on the patients ``names``; thresholds come from the first model's validation."""
+    """Tests models, and some of ``BASELINES``, on the patients ``names``; thresholds come from the first model's
+    validation.
+    """
     validation = [patient for patient in cohort.named(found[0].card.data.validation) if patient.name not in names]
     methods = [Method(one.card.name, one.card, one.load(), options) for one in found]
-    return _beside_baselines(methods, cohort, [patient.name for patient in validation], names, options, show)
+    spared = [patient.name for patient in validation]
+    return _beside_baselines(methods, baselines, cohort, spared, names, options, show)
 
 
 def cross_validate(
     data: Path,
     cohort: Cohort,
     found: Sequence[ModelFolder],
+    baselines: Sequence[str],
     count: int,
     seeds: Sequence[int],
     out: Path,
@@ -54,7 +63,7 @@ def cross_validate(
                 run = out / "runs" / one.card.name / f"seed{seed}-fold{number + 1}"
                 trained = train_fold(data, one.card, split, seed, run, out / "cache", say)
                 methods.append(Method(one.card.name, trained.card, trained.load(), options))
-            result = _beside_baselines(methods, cohort, split.validation, split.test, options, show)
+            result = _beside_baselines(methods, baselines, cohort, split.validation, split.test, options, show)
             results.setdefault(seed, []).append(result)
     return results
 
@@ -71,6 +80,7 @@ def all_cuts(results: Mapping[int, Sequence[Result]]) -> list[tuple[int, Compari
 
 def _beside_baselines(
     methods: Sequence[Method],
+    baselines: Sequence[str],
     cohort: Cohort,
     validation: Sequence[str],
     test: Sequence[str],
@@ -81,5 +91,5 @@ def _beside_baselines(
     spared = cohort.named(validation)
     first = [replace(patient, scans=dict(list(patient.scans.items())[:1])) for patient in spared]
     levels = healthy_levels(first, None, card.slices) if first else card.healthy_levels
-    both = [baseline(name, card, options, levels["input"]) for name in (MIXTURE, EQUALISED)]
-    return evaluate([*methods, *both], spared, cohort.named(test), show)
+    without = [baseline(name, card, options, levels["input"]) for name in baselines]
+    return evaluate([*methods, *without], spared, cohort.named(test), show)

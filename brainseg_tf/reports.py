@@ -34,8 +34,10 @@ _COLUMNS = (
     ("dice_large", "large"),
     ("false_ml_median", "false ml"),
     ("false_ml_p95", "95 %"),
+    ("false_flagged", "any"),
     ("free_ml_median", "free ml"),
     ("free_ml_p95", "95 %"),
+    ("free_flagged", "any"),
 )
 _FIELDS = (
     "seed",

@@ -17,6 +17,20 @@ def _names(context: click.Context, parameter: click.Parameter, given: tuple[str,
     return tuple(dict.fromkeys(name for one in given for name in one.split(",") if name))
 
 
+def _baselines(context: click.Context, parameter: click.Parameter, given: str) -> list[str]:
+    from brainseg_tf.evaluation import BASELINES, MIXTURE
+
+    names = {name.replace(" ", "-"): name for name in BASELINES}
+    asked = [name for name in given.split(",") if name]
+    for name in asked:
+        if name not in names:
+            raise click.BadParameter(f"{name}: is none; there are {', '.join(names)}")
+    chosen = [names[name] for name in names if name in asked]
+    if MIXTURE not in chosen:
+        raise click.BadParameter("no-network is always among them: an accuracy without it says nothing")
+    return chosen
+
+
 def _on(side: str, names: list[str], cards: "list[ModelCard]") -> list[str]:
     """Those of a cohort's patients that --patients means."""
     if side == "all":
@@ -37,6 +51,13 @@ def _on(side: str, names: list[str], cards: "list[ModelCard]") -> list[str]:
     callback=_names,
     shell_complete=shipped_names,
     help="Shipped models' names, or model folders: several with commas, or repeat it.  [default: as predict takes it]",
+)
+@click.option(
+    "--baselines",
+    default="no-network,equalised",
+    show_default=True,
+    callback=_baselines,
+    help="What the models are held against, with commas between. Without equalised it is sooner done.",
 )
 @click.option(
     "--patients",
@@ -63,6 +84,7 @@ def _on(side: str, names: list[str], cards: "list[ModelCard]") -> list[str]:
 def evaluate(
     data: Path,
     models: tuple[str, ...],
+    baselines: list[str],
     side: str,
     folds: int | None,
     seeds: str,
@@ -117,9 +139,9 @@ def evaluate(
 
     options = segmentation_options(**stage_options)
     if folds and out:
-        results = protocol.cross_validate(data, cohort, found, folds, numbers, out, options, say, click.echo)
+        results = protocol.cross_validate(data, cohort, found, baselines, folds, numbers, out, options, say, click.echo)
     else:
-        results = {numbers[0]: [protocol.test(cohort, found, names, options, say)]}
+        results = {numbers[0]: [protocol.test(cohort, found, baselines, names, options, say)]}
     for problem in {problem for some in results.values() for one in some for problem in one.problems}:
         click.echo(f"Warning: {problem}", err=True)
     comparisons = protocol.all_cuts(results)
@@ -129,7 +151,8 @@ def evaluate(
     click.echo()
     click.echo(reports.table(summaries))
     click.echo(
-        "healthy slices are tumour-free slices of patients; false ml: flagged there, free ml: flagged there alone"
+        "healthy slices are tumour-free slices of patients; false ml: flagged there, free ml: flagged there alone, "
+        "any: in which share of the patients"
     )
     patients = f"{data.name}, {f'{folds} folds' if folds else side}, seeds {seeds}"
     if out:

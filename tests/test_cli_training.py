@@ -160,6 +160,21 @@ def test_a_strangers_patients_are_all_unseen(trained, brats_like, tmp_path):
             file.rename(file.with_name(f"other_{file.name}"))
     message = fails(call("evaluate", tmp_path, "--model", trained, "--patients", "train"))
     assert "has no train patients for this model; give --patients all, or --folds 5" in message
-    result = call("evaluate", tmp_path, "--model", trained, *FAST)
+    result = call("evaluate", tmp_path, "--model", trained, "--baselines", "no-network", *FAST)
     assert result.exit_code == 0, result.output
     assert "other_" in result.stdout
+    assert "no network" in result.stdout and "equalised" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("baselines", "message"),
+    [
+        ("no-network,nonsense", "nonsense: is none; there are no-network, equalised"),
+        ("equalised", "no-network is always among them"),
+        ("", "no-network is always among them"),
+    ],
+)
+def test_baselines_are_known_and_never_left_out(trained, brats_like, tmp_path, baselines, message):
+    arguments = ("evaluate", brats_like, "--model", trained, "--baselines", baselines, "--out", tmp_path / "out")
+    assert message in fails(call(*arguments), code=2)
+    assert not (tmp_path / "out").exists()
