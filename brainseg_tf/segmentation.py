@@ -14,8 +14,8 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.postprocessing.edge import settle
 from brainseg_tf.postprocessing.mixture import Mixture, MixtureOptions, fit_mixture
-from brainseg_tf.postprocessing.morphology import Lesion, close, keep_seen, lesions, remove_small
-from brainseg_tf.postprocessing.residual import Score, above, erode, match_range, score_map, smooth
+from brainseg_tf.postprocessing.morphology import Lesion, close, lesions, remove_low, remove_small
+from brainseg_tf.postprocessing.residual import Score, above, erode, excess, match_range, score_map, smooth
 from brainseg_tf.saved_model import Reconstruction, Reconstructor
 from brainseg_tf.slices import Stack, brain_mask, from_stack, sample, skull_warning, to_stack
 from brainseg_tf.volume import Volume
@@ -54,6 +54,8 @@ class SegmentationOptions:
             on healthy slices when the model was made.
         closing: radius of the binary closing in millimetres.
         edge: how far the mask's edge may move to where the image changes, in millimetres, see ``edge.settle``.
+        faintest: components are removed whose excess brightness (``residual.excess``), weighted by the score, has a
+            mean below this, if the score is a probability: what is neither bright nor sure is no lesion.
         smallest: components below this many millilitres are removed.
     """
 
@@ -68,6 +70,7 @@ class SegmentationOptions:
     level: float | None = None
     closing: float = 3.0
     edge: float = 4.0
+    faintest: float = 0.25
     smallest: float = 2.0
 
     def window(self, kind: Score) -> tuple[int, int, int]:
@@ -284,10 +287,13 @@ def outline(
         # Closing bridges gaps of the brain's surface too: what lies outside counts for no component's size.
         found = close(found, stack.spacing, options.closing) & stack.brain
         if doubtful is not None:
-            found = keep_seen(found, doubtful, _SEEN)
+            found = remove_low(found, doubtful, _SEEN)
         found = remove_small(found, stack.voxel_ml, options.smallest)
     with _clock(seconds, "edge"):
-        found = settle(found, stack.images[..., 0], stack.brain, stack.spacing, options.edge)
+        image = stack.images[..., 0]
+        found = settle(found, image, stack.brain, stack.spacing, options.edge)
+        if kind == "probability":
+            found = remove_low(found, score * excess(image, stack.brain, found), options.faintest)
         found = remove_small(found, stack.voxel_ml, options.smallest)
     return Outline(kind, score, inside, mixture, level, found)
 

@@ -34,6 +34,7 @@ PAPER = {
     "lesion": "smallest",
     "level": 0.0,
     "edge": 0.0,
+    "faintest": 0.0,
 }
 
 
@@ -134,6 +135,14 @@ _STAGES = [
         help="How far the mask's edge may move to where the image changes, in millimetres; 0 leaves it.",
     ),
     click.option(
+        "--faintest",
+        type=click.FloatRange(0),
+        default=0.25,
+        show_default=True,
+        help="Share of the brain's median that a lesion must be brighter by, weighted by its probability; 0 keeps all. "
+        "Where the score is a probability.",
+    ),
+    click.option(
         "--min-size",
         type=click.FloatRange(0),
         default=2.0,
@@ -164,6 +173,7 @@ def segmentation_options(
     level: float | None,
     closing: float,
     edge: float,
+    faintest: float,
     min_size: float,
 ) -> "SegmentationOptions":
     """The stages' options from the command line's."""
@@ -181,5 +191,6 @@ def segmentation_options(
         level=level,
         closing=closing,
         edge=edge,
+        faintest=faintest,
         smallest=min_size,
     )

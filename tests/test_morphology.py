@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from brainseg_tf.postprocessing.morphology import close, keep_seen, lesions, remove_small
+from brainseg_tf.postprocessing.morphology import close, lesions, remove_low, remove_small
 
 SPACING = (1.0, 2.0, 2.0)
 
@@ -37,16 +37,16 @@ def test_small_components_go():
     np.testing.assert_array_equal(remove_small(mask, 0.5, 0), mask)
 
 
-def test_components_that_were_not_seen_go():
+def test_components_with_a_low_mean_go():
     mask = np.zeros((10, 10, 10), bool)
     mask[1:3, 1:3, 1:3] = True  # 8 voxels
     mask[5, 5, 5] = mask[6, 6, 6] = True  # 2 voxels that touch at a corner
     seen = np.zeros_like(mask)
     seen[1, 1, 1:3] = seen[5, 5, 5] = seen[8] = True  # a quarter of the first, half of the second
-    assert keep_seen(mask, seen, 0.5).sum() == 2
-    np.testing.assert_array_equal(keep_seen(mask, seen, 0.25), mask)
-    assert not keep_seen(mask, np.zeros_like(mask), 0.25).any()
-    assert not keep_seen(np.zeros_like(mask), seen, 0.25).any()
+    assert remove_low(mask, seen, 0.5).sum() == 2
+    np.testing.assert_array_equal(remove_low(mask, seen, 0.25), mask)
+    assert not remove_low(mask, np.zeros_like(mask), 0.25).any()
+    assert not remove_low(np.zeros_like(mask), seen, 0.25).any()
 
 
 def test_lesions_are_measured_in_millimetres():

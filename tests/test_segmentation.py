@@ -211,6 +211,26 @@ def test_what_only_the_field_brought_forth_is_no_lesion(tmp_path):
     assert not result.mask.any()
 
 
+@pytest.mark.parametrize(
+    ("brightness", "probability", "kept"), [(1.25, 0.6, False), (1.4, 1.0, True), (2.0, 0.6, True)]
+)
+def test_what_is_neither_bright_nor_sure_is_no_lesion(tmp_path, brightness, probability, kept):
+    class Sure(Healthy):
+        def reconstruct(self, images: np.ndarray) -> Reconstruction:
+            said = np.where(images[..., 0] > 0.34, np.float32(probability), np.float32(0))
+            return replace(super().reconstruct(images), probability=said)
+
+    data, truth = make_brain(3)
+    even = np.where(data > 0, 300.0, 0)
+    # The brain's lowest hundredth is 0 on the networks' scale.
+    even[(data > 0) & (np.indices(data.shape).sum(axis=0) % 20 == 0)] = 10
+    scan = read_volume(save(np.where(truth, 300 * brightness, even), tmp_path / "scan.nii"))
+    pointing = card(score="probability", healthy_levels=LEVELS | {"probability": 0.5})
+    options = replace(OPTIONS, flatten=False)
+    assert segment([scan], Sure(), pointing, replace(options, faintest=0.0)).mask.any()
+    assert segment([scan], Sure(), pointing, options).mask.any() == kept
+
+
 def test_a_rim_that_leaves_nothing_is_refused_before_anything_is_fitted(tmp_path):
     scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
     pointing = card(score="probability", healthy_levels=LEVELS | {"probability": 0.5})

@@ -51,11 +51,11 @@ def remove_small(mask: np.ndarray, voxel_ml: float, smallest_ml: float) -> np.nd
     return remove_small_objects(mask, max_size=voxels - 1, connectivity=3) if voxels > 1 else mask
 
 
-def keep_seen(mask: np.ndarray, seen: np.ndarray, share: float) -> np.ndarray:
-    """Removes connected components (26 neighbours) of (N, H, W) bool of which less than ``share`` lies in ``seen``."""
+def remove_low(mask: np.ndarray, values: np.ndarray, least: float) -> np.ndarray:
+    """Removes components (26 neighbours) of (N, H, W) bool over which the mean of ``values`` is below ``least``."""
     components, count = ndimage.label(mask, np.ones((3, 3, 3)))
-    shares = ndimage.mean(seen, components, np.arange(1, count + 1)) if count else []
-    return np.array([False, *(np.asarray(shares) >= share)])[components]
+    means = ndimage.mean(values, components, np.arange(1, count + 1)) if count else []
+    return np.array([False, *(np.asarray(means) >= least)])[components]
 
 
 def lesions(mask: np.ndarray, residual: np.ndarray, affine: np.ndarray, middle_mm: float) -> list[Lesion]:
