@@ -12,10 +12,10 @@ from scipy import ndimage
 from brainseg_tf.bias_field import flatten
 from brainseg_tf.errors import InputError
 from brainseg_tf.model_card import ModelCard
-from brainseg_tf.postprocessing.edge import settle
+from brainseg_tf.postprocessing.edge import excess, settle
 from brainseg_tf.postprocessing.mixture import Mixture, MixtureOptions, fit_mixture
 from brainseg_tf.postprocessing.morphology import Lesion, close, lesions, remove_low, remove_small
-from brainseg_tf.postprocessing.residual import Score, above, erode, excess, match_range, score_map, smooth
+from brainseg_tf.postprocessing.residual import Score, above, erode, match_range, score_map, smooth
 from brainseg_tf.saved_model import Reconstruction, Reconstructor
 from brainseg_tf.slices import Stack, brain_mask, from_stack, sample, skull_warning, to_stack
 from brainseg_tf.volume import Volume
@@ -31,6 +31,8 @@ _DOUBT = 0.5
 _EVERY = 3
 # A lesion of which the network saw less than this share before the bias field was taken out was made by the field.
 _SEEN = 0.25
+# Of what makes a lesion plain, this share is enough beside one that is: a tumour's outliers are fainter than it.
+_BESIDE = 0.5
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,9 @@ class SegmentationOptions:
             on healthy slices when the model was made.
         closing: radius of the binary closing in millimetres.
         edge: how far the mask's edge may move to where the image changes, in millimetres, see ``edge.settle``.
-        faintest: components are removed whose excess brightness (``residual.excess``), weighted by the score, has a
-            mean below this, if the score is a probability: what is neither bright nor sure is no lesion.
+        faintest: components are removed whose excess brightness (``edge.excess``), weighted by the score, has a mean
+            below this, if the score is a probability: what is neither bright nor sure is no lesion. Beside one that
+            is none of these, half of it is enough.
         smallest: components below this many millilitres are removed.
     """
 
@@ -70,7 +73,7 @@ class SegmentationOptions:
     level: float | None = None
     closing: float = 3.0
     edge: float = 4.0
-    faintest: float = 0.25
+    faintest: float = 0.3
     smallest: float = 2.0
 
     def window(self, kind: Score) -> tuple[int, int, int]:
@@ -293,7 +296,8 @@ def outline(
         image = stack.images[..., 0]
         found = settle(found, image, stack.brain, stack.spacing, options.edge)
         if kind == "probability":
-            found = remove_low(found, score * excess(image, stack.brain, found), options.faintest)
+            plain = score * excess(found, image, stack.brain, stack.spacing)
+            found = remove_low(found, plain, options.faintest, beside=_BESIDE)
         found = remove_small(found, stack.voxel_ml, options.smallest)
     return Outline(kind, score, inside, mixture, level, found)
 

@@ -137,10 +137,10 @@ _STAGES = [
     click.option(
         "--faintest",
         type=click.FloatRange(0),
-        default=0.25,
+        default=0.3,
         show_default=True,
-        help="Share of the brain's median that a lesion must be brighter by, weighted by its probability; 0 keeps all. "
-        "Where the score is a probability.",
+        help="By which share a lesion must be brighter than what surrounds it, weighted by its probability; half of it "
+        "beside one that is; 0 keeps all. Where the score is a probability.",
     ),
     click.option(
         "--min-size",

@@ -9,6 +9,7 @@ field, noise and lesions follow a fixed seed. No patient's image went into it.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -24,12 +25,13 @@ AFFINE = np.array([[-1, 0, 0, 120], [0, -1, 0, 103], [0, 0, 1, -68], [0, 0, 0, 1
 # FLAIR: fluid dark, grey matter a little brighter than white, oedema brighter than both.
 FLUID, WHITE, GREY, LESION = 90.0, 330.0, 400.0, 640.0
 # Millimetres in MNI space, and mean radius in millimetres; (about 38, 9 and 2 ml).
-LESIONS = (((-34, -20, 26), 21.0), ((30, 30, 18), 13.0), ((34, -52, 24), 8.5))
+Lesions = Sequence[tuple[tuple[float, float, float], float]]
+LESIONS: Lesions = (((-34, -20, 26), 21.0), ((30, 30, 18), 13.0), ((34, -52, 24), 8.5))
 
 
-def main(folder: Path) -> None:
+def make(folder: Path, seed: int = SEED, lesions: Lesions = LESIONS) -> None:
     """Writes ``phantom_flair.nii.gz`` and ``phantom_lesions.nii.gz`` into ``folder``."""
-    random = np.random.default_rng(SEED)
+    random = np.random.default_rng(seed)
     warp = [4.0 * _field(random, 12.0) for _ in range(3)]
     grey, white = (_warped(template, warp) for template in (load_mni152_gm_template(1), load_mni152_wm_template(1)))
     brain = ndimage.binary_fill_holes(ndimage.binary_opening(grey + white > 0.35, iterations=2))
@@ -38,7 +40,7 @@ def main(folder: Path) -> None:
     fluid = np.clip(1 - grey - white, 0, 1)
 
     lesion = np.zeros(SHAPE)
-    for centre, radius in LESIONS:
+    for centre, radius in lesions:
         lesion = np.maximum(lesion, _lesion(random, np.array(centre, float), radius))
     # A lesion spreads in tissue, not in ventricles and sulci.
     lesion *= np.clip((grey + white - 0.3) / 0.4, 0, 1)
@@ -88,4 +90,4 @@ def _save(data: np.ndarray, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "phantom")
+    make(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "phantom")

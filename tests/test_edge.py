@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from brainseg_tf.metrics import dice
-from brainseg_tf.postprocessing.edge import settle
+from brainseg_tf.postprocessing.edge import excess, settle
 
 SPACING = (1.0, 1.9, 1.9)
 SHAPE = (60, 40, 44)
@@ -74,3 +74,25 @@ def test_nothing_to_settle():
     drawn = ball((30, 38, 42), 10)
     assert settle(drawn, image, BRAIN, SPACING, 0.0) is drawn
     assert settle(BRAIN, image, BRAIN, SPACING, 4.0) is BRAIN
+
+
+def test_excess_is_over_what_surrounds_each_lesion():
+    first, second = ball((20, 38, 30), 8), ball((42, 38, 55), 6)
+    image = np.where(BRAIN, 0.3, 0)
+    # Half of the brain is brighter, as a coil leaves it.
+    image[30:] *= 1.5
+    image[first], image[second] = 0.6, 0.6
+    found = excess(first | second, image, BRAIN, SPACING)
+    np.testing.assert_allclose(found[first], 1.0)
+    np.testing.assert_allclose(found[second], 0.6 / 0.45 - 1)
+    assert not found[~(first | second)].any()
+
+
+def test_excess_of_what_nothing_surrounds_is_over_the_brain_or_nothing():
+    image = np.where(BRAIN, 0.3, 0)
+    lesion = ball((20, 38, 30), 8)
+    island = lesion | ~ball((20, 38, 30), 30) & BRAIN
+    image[lesion] = 0.6
+    np.testing.assert_allclose(excess(lesion, image, island, SPACING)[lesion], 1.0)
+    assert (excess(BRAIN, image, BRAIN, SPACING)[BRAIN] <= 0).all()
+    assert not excess(np.zeros(SHAPE, bool), image, BRAIN, SPACING).any()

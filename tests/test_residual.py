@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from brainseg_tf.postprocessing.residual import above, erode, excess, match_range, score_map, smooth
+from brainseg_tf.postprocessing.residual import above, erode, match_range, score_map, smooth
 
 
 def test_scores():
@@ -17,14 +17,6 @@ def test_scores():
         np.stack([images[..., 0]] * 2, -1), np.stack([reconstruction[..., 0], images[..., 0]], -1), "positive"
     )
     np.testing.assert_allclose(both[0, 0], [0.1, 0], rtol=1e-6)
-
-
-def test_excess_is_a_share_of_the_healthy_brains_median():
-    image = np.array([0.0, 0.2, 0.3, 0.4, 0.9]).reshape(1, 1, 5)
-    brain = image > 0
-    found = excess(image, brain, image > 0.5)
-    np.testing.assert_allclose(found[brain], np.array([0.2, 0.3, 0.4, 0.9]) / 0.3 - 1)
-    assert not excess(image, brain, brain).any()
 
 
 def test_range_is_matched_in_the_brain_by_channel():

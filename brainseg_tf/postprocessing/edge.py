@@ -9,6 +9,10 @@ from scipy import ndimage
 
 # Of the way from the brain's brightness to a lesion's: lesions fade into the tissue around them, so less than half.
 _SHARE = 0.4
+# What surrounds a lesion: this far from it, in millimetres.
+_NEAR, _FAR = 3.0, 10.0
+# No tissue is darker; it keeps a division from failing.
+_DARK = 1e-3
 
 
 def settle(
@@ -52,3 +56,32 @@ def settle(
     settled = mask.copy()
     settled[box] = np.where(unsettled, ndimage.median_filter(inside, 3), near)
     return ndimage.binary_fill_holes(settled & brain) & brain
+
+
+def excess(mask: np.ndarray, image: np.ndarray, brain: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """How much brighter a mask's voxels are than what surrounds them, as a share of that.
+
+    A connected component (26 neighbours) is held against the median of the brain 3 to 10 mm away from it and outside
+    the mask, or of all the brain outside the mask if there is none.
+
+    Args:
+        mask, brain: (N, H, W) bool.
+        image: (N, H, W).
+        spacing: millimetres along each axis.
+
+    Returns:
+        (N, H, W); 0 outside the mask.
+    """
+    components, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    healthy = brain & ~mask
+    usual = np.median(image[healthy]) if healthy.any() else np.inf
+    brighter = np.zeros(image.shape)
+    margin = [int(np.ceil(_FAR / step)) for step in spacing]
+    for number, place in enumerate(ndimage.find_objects(components), start=1):
+        box = tuple(slice(max(0, one.start - m), one.stop + m) for one, m in zip(place, margin, strict=True))
+        here = components[box] == number
+        away = ndimage.distance_transform_edt(~here, spacing)
+        around = image[box][healthy[box] & (away >= _NEAR) & (away <= _FAR)]
+        level = max(float(np.median(around)) if around.size else usual, _DARK)
+        brighter[box][here] = image[box][here] / level - 1
+    return brighter

@@ -9,9 +9,6 @@ from scipy import ndimage
 
 from brainseg_tf.errors import InputError
 
-# No median of a brain is darker; it keeps a division from failing.
-_DARK = 1e-3
-
 Score = Literal["absolute", "positive", "weighted", "probability", "input", "equalised"]
 
 
@@ -69,12 +66,6 @@ def score_map(
     else:
         score = images
     return score.mean(axis=-1, dtype=np.float32)
-
-
-def excess(image: np.ndarray, brain: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """How much brighter than the brain's median outside a mask each pixel is, as a share of that; all (N, H, W)."""
-    outside = image[brain & ~mask]
-    return image / max(float(np.median(outside)), _DARK) - 1 if outside.size else np.zeros_like(image)
 
 
 def erode(brain: np.ndarray, spacing: tuple[float, float, float], rim: float) -> np.ndarray:
