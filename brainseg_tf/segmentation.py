@@ -57,8 +57,8 @@ class SegmentationOptions:
         closing: radius of the binary closing in millimetres.
         edge: how far the mask's edge may move to where the image changes, in millimetres, see ``edge.settle``.
         faintest: components are removed whose excess brightness (``edge.excess``), weighted by the score, has a mean
-            below this, if the score is a probability: what is neither bright nor sure is no lesion. Beside one that
-            is none of these, half of it is enough.
+            below this, if the score is a probability: what is neither bright nor sure is no lesion. Beside a
+            component that reaches it, half of it is enough.
         smallest: components below this many millilitres are removed.
     """
 
@@ -295,10 +295,10 @@ def outline(
     with _clock(seconds, "edge"):
         image = stack.images[..., 0]
         found = settle(found, image, stack.brain, stack.spacing, options.edge)
+        found = remove_small(found, stack.voxel_ml, options.smallest)
         if kind == "probability":
             plain = score * excess(found, image, stack.brain, stack.spacing)
             found = remove_low(found, plain, options.faintest, beside=_BESIDE)
-        found = remove_small(found, stack.voxel_ml, options.smallest)
     return Outline(kind, score, inside, mixture, level, found)
 
 
