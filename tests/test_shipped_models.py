@@ -54,7 +54,10 @@ def test_the_phantoms_lesions_are_found(name):
     scan = read_volume(PHANTOM / "phantom_flair.nii.gz")
     truth = read_mask(PHANTOM / "phantom_lesions.nii.gz", scan)
     found = saved_model.find(name)
-    assert dice(segment([scan], found.load(), found.card).mask, truth) > 0.7
+    result = segment([scan], found.load(), found.card)
+    assert dice(result.mask, truth) > 0.7
+    # Only networks that give a probability can tell what is neither bright nor sure.
+    assert len(result.lesions) == 3 or found.card.score != "probability"
 
 
 def test_the_best_model_for_the_modalities_is_taken():
