@@ -78,11 +78,6 @@ class Remembering:
         return self._seen[key]
 
 
-def flagged(stack: Stack, slices: np.ndarray, found: np.ndarray) -> float:
-    """Millilitres of a mask in some of the slices."""
-    return float(found[slices].sum() * stack.voxel_ml)
-
-
 def judge(
     stack: Stack,
     truth: np.ndarray,
@@ -97,7 +92,7 @@ def judge(
     for name, options in stages.items():
         mask = locate(stack, model, found.card, options).outline.found
         rows[name].agreed.append(dice(mask, truth > 0.5))
-        rows[name].within.append(flagged(stack, free, mask))
+        rows[name].within.append(float(mask[free].sum() * stack.voxel_ml))
         if free.sum() >= _FEWEST:
             alone = locate(rest, model, found.card, options).outline.found
             rows[name].alone.append(float(alone.sum() * stack.voxel_ml))

@@ -1,4 +1,4 @@
-"""Where a mask ends. Not in the paper.
+"""Where a mask ends, and how it stands out from what surrounds it. Not in the paper.
 
 Network, median filter and closing tell where a lesion is and blur where it ends. The image is sharp there: near the
 edge it decides, voxel by voxel, by a brightness between the lesion's and the brain's.
