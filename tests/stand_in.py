@@ -55,12 +55,13 @@ class Faults:
     """What goes wrong on purpose.
 
     Attributes:
-        unavailable: so many predictions are answered with UNAVAILABLE, then none.
+        refused: so many predictions are refused, then none; ``refusal``: how.
         delay: seconds before each answer.
         spoil: changes the outputs of ``serving_default``.
     """
 
-    unavailable: int = 0
+    refused: int = 0
+    refusal: RefusalError = field(default_factory=lambda: RefusalError(grpc.StatusCode.UNAVAILABLE, "on purpose"))
     delay: float = 0.0
     spoil: Callable[[Outputs], Outputs] = lambda outputs: outputs
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -68,9 +69,9 @@ class Faults:
     def strike(self) -> None:
         time.sleep(self.delay)
         with self.lock:
-            if self.unavailable:
-                self.unavailable -= 1
-                raise RefusalError(grpc.StatusCode.UNAVAILABLE, "on purpose")
+            if self.refused:
+                self.refused -= 1
+                raise self.refusal
 
 
 class Models:

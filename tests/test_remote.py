@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import requests
@@ -20,7 +21,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.saved_model import find
 from brainseg_tf.serving import remote
 from brainseg_tf.serving.remote import Served, connect
-from stand_in import Faults, StandIn
+from stand_in import Faults, RefusalError, StandIn
 
 SCHEMES = ("grpc", "http")
 
@@ -164,17 +165,32 @@ def test_the_other_protocols_port(urls, card, hasty, scheme):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_what_passes_is_tried_again(urls, server, card, local, hasty, scheme):
+@pytest.mark.parametrize(
+    ("refusal", "message"),
+    [
+        (RefusalError(grpc.StatusCode.UNAVAILABLE, "on purpose"), "no answer from TensorFlow Serving"),
+        # As TensorFlow Serving's batching_session.cc says it.
+        (
+            RefusalError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "Tensors with name 'images:0' from different tasks have different shapes and padding is turned off.",
+            ),
+            "joins these slices with somebody's of another size",
+        ),
+    ],
+    ids=["unavailable", "mixed sizes"],
+)
+def test_what_passes_is_tried_again(urls, server, card, local, hasty, scheme, refusal, message):
     model = connect(Served(urls[scheme], "small"), card)
-    server.faults.unavailable = 3
+    server.faults.refused, server.faults.refusal = 3, refusal
     slices = images(16)
     np.testing.assert_array_equal(model.reconstruct(slices).images, local.reconstruct(slices).images)
-    assert server.faults.unavailable == 0
-    server.faults.unavailable = 100
-    with pytest.raises(InputError, match="no answer from TensorFlow Serving"):
+    assert server.faults.refused == 0
+    server.faults.refused = 100
+    with pytest.raises(InputError, match=message):
         model.reconstruct(slices)
     # One try and one after each of three delays, for the only part.
-    assert server.faults.unavailable == 96
+    assert server.faults.refused == 96
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

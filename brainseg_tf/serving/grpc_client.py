@@ -9,7 +9,7 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.serving.remote import MayPassError, Served
+from brainseg_tf.serving.remote import MIXED_SIZES, MayPassError, Served
 
 _MAY_PASS = (
     grpc.StatusCode.UNAVAILABLE,
@@ -17,8 +17,6 @@ _MAY_PASS = (
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.CANCELLED,
 )
-# A server that joins requests cannot join slices of two sizes: somebody else's were under way.
-_JOINED = "different shapes and padding is turned off"
 
 
 class GrpcClient:
@@ -59,7 +57,9 @@ class GrpcClient:
                 f"{self._served.url}: no trusted connection; give its authority's certificates with --server-ca, or "
                 "leave the s of the scheme out if it has none"
             )
-        if code in _MAY_PASS or _JOINED in details:
+        if MIXED_SIZES in details:
+            return MayPassError.of_mixed_sizes(self._served)
+        if code in _MAY_PASS:
             return MayPassError(
                 f"{self._served.url}: no answer from TensorFlow Serving ({code.name}: {details}); check that it runs "
                 "and that this is its gRPC port, 8500 unless it was changed"

@@ -1,6 +1,7 @@
 """A model behind a server, which ``segmentation`` cannot tell from one on this machine."""
 
 import json
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,8 @@ MESSAGE_BYTES = 4_000_000
 _SLICES, _IN_FLIGHT = 16, 4
 # Seconds between tries. A server that never answered is given up soon, one that did is given time to restart.
 _AT_FIRST, _LATER = (0.5, 1.0), (0.5, 1.0, 2.0, 4.0, 8.0, 8.0)
+# What a server that joins requests says when it cannot: slices of another size were under way at the same time.
+MIXED_SIZES = "different shapes and padding is turned off"
 _PORTS = {"grpc": 8500, "grpcs": 8500, "http": 8501, "https": 8501}
 
 Answer = TypeVar("Answer")
@@ -74,7 +77,15 @@ class Served:
 
 
 class MayPassError(Exception):
-    """A request failed in a way that another try may not: nobody answers, too slow, too busy."""
+    """A request failed in a way that another try may not: nobody answers, too slow, too busy, joined with others."""
+
+    @classmethod
+    def of_mixed_sizes(cls, served: Served) -> "MayPassError":
+        """The server could not join a request with somebody else's."""
+        return cls(
+            f"{served}: joins these slices with somebody's of another size and cannot; try again later, or serve the "
+            "model without batching.config"
+        )
 
 
 class Client(Protocol):
@@ -171,7 +182,8 @@ def _patiently(ask: Callable[[], Answer], delays: Sequence[float]) -> Answer:
         try:
             return ask()
         except MayPassError:
-            time.sleep(delay)
+            # Those who were refused together must not come again together.
+            time.sleep(delay * random.uniform(0.5, 1.5))
     try:
         return ask()
     except MayPassError as error:

@@ -7,7 +7,7 @@ import numpy as np
 import requests
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.serving.remote import MayPassError, Served
+from brainseg_tf.serving.remote import MIXED_SIZES, MayPassError, Served
 
 _MAY_PASS = (429, 502, 503, 504)
 _NOT_FOUND = 404
@@ -37,6 +37,8 @@ class RestClient:
             raise self._silent(type(error).__name__) from error
         if answer.status_code in _MAY_PASS:
             raise self._silent(f"{answer.status_code}: {_reason(answer)}")
+        if MIXED_SIZES in _reason(answer):
+            raise MayPassError.of_mixed_sizes(self._served)
         if answer.status_code == _NOT_FOUND or "version label" in _reason(answer):
             raise InputError(
                 f"{self._served}: is not served ({_reason(answer)}); check --server-model, version and label"
