@@ -10,21 +10,24 @@ these slices are all that the pipeline gets: median, 95th percentile.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
+from scipy import ndimage
 
-from brainseg_tf.cohort import read_cohort
+from brainseg_tf.cohort import read_cohort, split_patients
 from brainseg_tf.errors import InputError
 from brainseg_tf.metrics import dice
-from brainseg_tf.postprocessing.mixture import MixtureOptions
+from brainseg_tf.postprocessing import mixture
+from brainseg_tf.postprocessing.mixture import MixtureOptions, Spread
 from brainseg_tf.recipes import RECIPES
 from brainseg_tf.saved_model import ModelFolder, Reconstruction, Reconstructor, find
 from brainseg_tf.segmentation import SegmentationOptions, locate
 from brainseg_tf.slices import Stack, brain_mask, onto_stack, to_stack
-from brainseg_tf.training import split_patients
 from brainseg_tf.volume import read_mask, read_volume
 
 _SHIPPED = SegmentationOptions()
@@ -42,10 +45,33 @@ STAGES: dict[str, SegmentationOptions] = {
     "neighbourhood 1": replace(_SHIPPED, mixture=MixtureOptions(neighbourhood=1)),
     "neighbourhood 5": replace(_SHIPPED, mixture=MixtureOptions(neighbourhood=5)),
     "own spread": replace(_SHIPPED, mixture=MixtureOptions(spread="free")),
+    "the smallest component": replace(_SHIPPED, mixture=MixtureOptions(lesion="smallest")),
+    **dict.fromkeys(("neighbourhood in its slice", "start at quantiles", "start at the ends"), _SHIPPED),
     **{f"closing {n:g} mm": replace(_SHIPPED, closing=n) for n in (0.0, 5.0)},
     **{f"rim {n:g} mm": replace(_SHIPPED, rim=n) for n in (0.0, 5.0)},
     **{f"from {n:g} ml": replace(_SHIPPED, smallest=n) for n in (1.0, 4.0)},
     "level 0": replace(_SHIPPED, level=0.0),
+    "faintest 0": replace(_SHIPPED, faintest=0.0),
+}
+
+
+def _in_its_slice(values: np.ndarray, slab: slice, edge: int) -> np.ndarray:
+    return ndimage.uniform_filter(values[:, slab], (1, 1, edge, edge), mode="constant")
+
+
+def _start_at(places: Callable[[int], np.ndarray]) -> Callable[[np.ndarray, int, Spread], tuple[np.ndarray, ...]]:
+    def start(values: np.ndarray, components: int, spread: Spread) -> tuple[np.ndarray, ...]:
+        means = np.quantile(values, places(components))
+        return means, np.full(components, max(values.std(), 1e-3)), np.full(components, 1 / components)
+
+    return start
+
+
+# What is no option: parts of the mixture that take the place of its own.
+PARTS: dict[str, dict[str, Callable[..., object]]] = {
+    "neighbourhood in its slice": {"_box_sums": _in_its_slice},
+    "start at quantiles": {"_start": _start_at(lambda n: (np.arange(n) + 0.5) / n)},
+    "start at the ends": {"_start": _start_at(lambda n: np.linspace(0.5, 0.999, n))},
 }
 
 
@@ -90,11 +116,14 @@ def judge(
     free = ~(truth > 0).any(axis=(1, 2)) & stack.brain.any(axis=(1, 2))
     rest = replace(stack, images=stack.images[free], brain=stack.brain[free])
     for name, options in stages.items():
-        mask = locate(stack, model, found.card, options).outline.found
+        with ExitStack() as places:
+            for part, other in PARTS.get(name, {}).items():
+                places.enter_context(patch.object(mixture, part, other))
+            mask = locate(stack, model, found.card, options).outline.found
+            alone = locate(rest, model, found.card, options).outline.found if free.sum() >= _FEWEST else None
         rows[name].agreed.append(dice(mask, truth > 0.5))
         rows[name].within.append(float(mask[free].sum() * stack.voxel_ml))
-        if free.sum() >= _FEWEST:
-            alone = locate(rest, model, found.card, options).outline.found
+        if alone is not None:
             rows[name].alone.append(float(alone.sum() * stack.voxel_ml))
 
 
