@@ -9,7 +9,7 @@ MODEL_FILES = ["*/*/saved_model.pb", "*/*/fingerprint.pb", "*/*/variables/*", "*
 
 setup(
     name="brainseg-tf",
-    version="0.8.0",
+    version="0.8.1",
     description="Outlines lesions in brain MR images without ever having seen a labelled one",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
