@@ -128,6 +128,12 @@ def server(served_models: "object") -> Iterator["object"]:
         yield running
 
 
+@pytest.fixture
+def urls(server: "object") -> dict[str, str]:
+    """Where it is asked, by scheme."""
+    return dict(zip(("grpc", "http"), server.urls(), strict=True))
+
+
 @pytest.fixture(scope="session")
 def real_patients() -> Path:
     """The folder of real BraTS patients; without it the test is skipped, saying so."""

@@ -14,11 +14,6 @@ from brainseg_tf.volume import read_volume
 from stand_in import StandIn
 
 
-@pytest.fixture
-def urls(server):
-    return dict(zip(("grpc", "http"), server.urls(), strict=True))
-
-
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_the_mask_is_the_local_models_voxel_for_voxel(urls, trained, scan, tmp_path, scheme):
     result = call("predict", scan, "--model", trained, "--out", tmp_path / "local.nii.gz", *FAST)
