@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from brainseg_tf.errors import InputError
+from brainseg_tf.keras_backend import keras
 from brainseg_tf.models.objective import ContextModel
 from brainseg_tf.pipeline import CachedSlices, batches, ordered_batches
 from brainseg_tf.recipes import FitOptions

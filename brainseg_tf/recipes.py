@@ -1,10 +1,16 @@
-"""What determines a training run, and what each architecture is trained with unless told otherwise. No TensorFlow."""
+"""What determines a training run, and what each architecture is trained with unless told otherwise.
 
+The help of ``fit`` is made of it, so it imports the standard library only.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from brainseg_tf.model_card import ModelCard
-from brainseg_tf.slices import SliceOptions
+from brainseg_tf.options import SliceOptions
+
+if TYPE_CHECKING:
+    from brainseg_tf.model_card import ModelCard
 
 Kind = Literal["shapes", "noise", "both", "lesions"]
 
@@ -136,19 +142,23 @@ def paper(architecture: str) -> FitOptions:
     return FitOptions(architecture, slices=SliceOptions(normalisation="volume", min_brain=0.15, central=0.7))
 
 
-def from_card(card: ModelCard) -> FitOptions:
+def from_card(card: "ModelCard") -> FitOptions:
     """The options that a model was trained with."""
     training = dict(card.training)
-    corruption = dict(training.pop("corruption"))
-    lesions = {name: _tuples(value) for name, value in corruption.pop("lesions", {}).items()}
     return FitOptions(
         architecture=card.architecture,
         modalities=card.modalities,
         slices=card.slices,
-        corruption=CorruptionOptions(**corruption, lesions=LesionOptions(**lesions)),
+        corruption=corruption_options(training.pop("corruption")),
         objective=ObjectiveOptions(**training.pop("objective")),
         **training,
     )
+
+
+def corruption_options(values: Mapping[str, Any]) -> CorruptionOptions:
+    """The options from what ``dataclasses.asdict`` made of them, also after a way through JSON."""
+    lesions = {name: _tuples(value) for name, value in values.get("lesions", {}).items()}
+    return CorruptionOptions(**{**values, "lesions": LesionOptions(**lesions)})
 
 
 def _tuples(value: Any) -> Any:

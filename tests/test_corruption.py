@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from brainseg_tf.corruption import corrupt
-from brainseg_tf.corruption.draws import Draws
+from brainseg_tf.corruption.draws import Draws, stream
 from brainseg_tf.corruption.shapes import paint_shapes
 from brainseg_tf.recipes import CorruptionOptions, LesionOptions
 
@@ -114,6 +114,38 @@ def test_draws_have_the_distributions_they_name():
     where = tf.tile(tf.constant([[[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]]), [4000, 1, 1])
     rows, columns = draws.pixel(where)
     assert set(zip(rows.numpy().ravel(), columns.numpy().ravel(), strict=True)) == {(0.0, 1.0), (1.0, 2.0)}
+
+
+def test_flips_and_shapes_are_independent():
+    """One shape on each image; the correlation of its area with the flip of the image that it is painted on."""
+    ramp = np.broadcast_to(np.linspace(0.1, 0.2, 64, dtype=np.float32)[None, None, :, None], (400, 64, 64, 1))
+    options = CorruptionOptions("shapes", augment=True, shapes=1)
+    task = corrupt(tf.constant(ramp), tf.constant([3, 5]), options)
+    flipped = task.clean[:, 32, 8, 0] > task.clean[:, 32, 56, 0]
+    seed = stream(tf.constant([3, 5]), 2)
+    area = (paint(blank(400, (64, 64)), seed.numpy().tolist(), shapes=1) >= 0).sum(axis=(1, 2, 3))
+    painted = (np.abs(task.corrupted - task.clean).numpy() > 0.1).sum(axis=(1, 2, 3))
+    # The areas are those of this task: shapes of other seeds would not agree with what was changed.
+    assert np.corrcoef(area, painted)[0, 1] > 0.5
+    # 3 standard deviations of the correlation of 400 independent pairs.
+    assert abs(np.corrcoef(flipped, area)[0, 1]) < 0.15
+
+
+@pytest.mark.parametrize("kind", ["lesions", "both"])
+def test_any_number_of_channels(kind):
+    images = heads(2, 32, channels=20)
+    task = corrupt(images, tf.constant([1, 2]), CorruptionOptions(kind, augment=True))
+    assert task.corrupted.shape == images.shape
+    # No two channels are recoloured alike.
+    means = task.clean.numpy().mean(axis=(1, 2))
+    assert len(np.unique(means.round(6), axis=1).T) == len(np.unique(means.round(6).T, axis=0)) == 20
+
+
+def test_draws_never_repeat():
+    draws = Draws(tf.constant([4, 2]), tf.constant(1))
+    numbers = [float(draws.uniform(0.0, 1.0)[0, 0, 0]) for _ in range(500)]
+    # Two of 500 numbers in four million steps agree by chance in three of a hundred seeds; not with this one.
+    assert len(set(numbers)) == 500
 
 
 def test_one_shape_is_a_square_or_circle_of_the_right_size():

@@ -1,5 +1,5 @@
-"""What a network learns to undo or to find: pure functions of a batch of healthy slices and a seed."""
+"""What healthy slices are corrupted with: squares and circles, coarse noise, synthetic lesions."""
 
-from brainseg_tf.corruption.task import Task, corrupt
+from brainseg_tf.corruption.task import CorruptionTask, Task, corrupt
 
-__all__ = ["Task", "corrupt"]
+__all__ = ["CorruptionTask", "Task", "corrupt"]

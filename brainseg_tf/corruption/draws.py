@@ -3,13 +3,16 @@
 TensorFlow's stateless floats differ with and without XLA, its integers do not: so all begins with integers.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 # Half a step still tells 1 from what lies below it in a float32.
 _STEPS = 2**22
+# Seeds that are split off at a time, and the number of the first stream that further ones are split from.
+_BLOCK, _FIRST_BLOCK = 160, 1000
 
 
 class Draws:
@@ -18,11 +21,10 @@ class Draws:
     Args:
         seed: (2,) int32, both parts at least 0.
         count: images in the batch.
-        most: at most this many draws.
     """
 
-    def __init__(self, seed: tf.Tensor, count: tf.Tensor, most: int = 160) -> None:
-        self._seeds = iter(tf.unstack(tf.random.experimental.stateless_split(seed, most) & 0x7FFFFFFF))
+    def __init__(self, seed: tf.Tensor, count: tf.Tensor) -> None:
+        self._seeds = _seeds(seed)
         self._count = count
 
     def uniform(self, low: float, high: float, rank: int = 3) -> tf.Tensor:
@@ -62,6 +64,19 @@ class Draws:
 
     def _normal(self, shape: Sequence[int] | tf.Tensor) -> tf.Tensor:
         return np.sqrt(2).astype(np.float32) * tf.math.erfinv(2 * self._unit(shape) - 1)
+
+
+def stream(seed: tf.Tensor, number: int) -> tf.Tensor:
+    """A seed, (2,) int32 >= 0, whose draws are independent of those of ``seed`` and of the other streams."""
+    # Integer draws agree with and without XLA only for seeds that are not negative.
+    return tf.random.experimental.stateless_fold_in(seed, number) & 0x7FFFFFFF
+
+
+def _seeds(seed: tf.Tensor) -> Iterator[tf.Tensor]:
+    """Any number of seeds, split off in blocks."""
+    for block in itertools.count():
+        source = stream(seed, _FIRST_BLOCK + block) if block else seed
+        yield from tf.unstack(tf.random.experimental.stateless_split(source, _BLOCK) & 0x7FFFFFFF)
 
 
 def _cubic_splines(size: int, cells: int) -> tf.Tensor:

@@ -1,15 +1,21 @@
 """A batch's task: what a network is shown, and what it should give back."""
 
-from typing import NamedTuple
+from dataclasses import asdict
+from functools import partial
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from brainseg_tf.corruption.augmentation import degrade, flip, recolour
-from brainseg_tf.corruption.draws import Draws
+from brainseg_tf.corruption.draws import Draws, stream
 from brainseg_tf.corruption.lesions import plant_lesions
 from brainseg_tf.corruption.noise import add_noise
 from brainseg_tf.corruption.shapes import paint_shapes
-from brainseg_tf.recipes import CorruptionOptions
+from brainseg_tf.keras_backend import keras
+from brainseg_tf.recipes import CorruptionOptions, corruption_options
+
+# The shapes' stream of draws: with the seed of the augmentation, a flip would go with the size of a shape.
+_SHAPES = 2
 
 
 class Task(NamedTuple):
@@ -24,6 +30,31 @@ class Task(NamedTuple):
     corrupted: tf.Tensor
     clean: tf.Tensor
     lesion: tf.Tensor
+
+
+@keras.saving.register_keras_serializable("brainseg_tf")
+class CorruptionTask:
+    """``corrupt`` with its options, compiled by XLA, which makes it several times as fast on a CPU too.
+
+    A model that was compiled with it can be saved and loaded.
+
+    Args:
+        options: of the corruption.
+    """
+
+    def __init__(self, options: CorruptionOptions) -> None:
+        self.options = options
+        self._compiled = tf.function(partial(corrupt, options=options), jit_compile=True)
+
+    def __call__(self, images: tf.Tensor, seed: tf.Tensor) -> Task:
+        return self._compiled(images, seed)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"options": asdict(self.options)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "CorruptionTask":
+        return cls(corruption_options(config["options"]))
 
 
 def corrupt(images: tf.Tensor, seed: tf.Tensor, options: CorruptionOptions) -> Task:
@@ -45,7 +76,10 @@ def corrupt(images: tf.Tensor, seed: tf.Tensor, options: CorruptionOptions) -> T
     if options.kind in ("noise", "both"):
         corrupted = add_noise(corrupted, brain, draws, options.noise_cells, options.noise_stddev)
     if options.kind in ("shapes", "both"):
-        corrupted = paint_shapes(corrupted, seed, options.shapes, options.smallest, options.largest, options.spread)
+        shapes_seed = stream(seed, _SHAPES)
+        corrupted = paint_shapes(
+            corrupted, shapes_seed, options.shapes, options.smallest, options.largest, options.spread
+        )
     if options.augment:
         corrupted = degrade(corrupted, draws) * brain[..., None]
     return Task(tf.clip_by_value(corrupted, 0, 1), tf.clip_by_value(clean, 0, 1), lesion)

@@ -1,7 +1,6 @@
 """CVAE, the context variational autoencoder of Table 2, left."""
 
-import keras
-
+from brainseg_tf.keras_backend import keras
 from brainseg_tf.models.layers import PACKAGE, Conv
 from brainseg_tf.models.variational import TabledVariationalModel
 

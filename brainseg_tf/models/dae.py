@@ -2,10 +2,20 @@
 
 from typing import Any
 
-import keras
 import tensorflow as tf
 
-from brainseg_tf.models.layers import PACKAGE, Conv, batch_norm, build_chain, convolution, mirrored, run, transposed
+from brainseg_tf.keras_backend import keras
+from brainseg_tf.models.layers import (
+    OUTPUT_DTYPE,
+    PACKAGE,
+    Conv,
+    batch_norm,
+    build_chain,
+    convolution,
+    mirrored,
+    run,
+    transposed,
+)
 from brainseg_tf.models.objective import ContextModel
 
 # Rows between max poolings, in groups.
@@ -31,20 +41,22 @@ class DAE(ContextModel):
     def __init__(self, channels: int = 1, **kwargs: Any) -> None:
         super().__init__(channels, **kwargs)
         self.stride = 2 ** len(TABLE)
+        policy = {"dtype": self.dtype_policy}
         # === Layers ===
         self.encoder: list[keras.layers.Layer] = []
         lines: list[Conv] = []
         for group in TABLE:
             for line in group:
-                self.encoder += [convolution(line), batch_norm(), keras.layers.LeakyReLU()]
-            self.encoder.append(keras.layers.MaxPooling2D(2))
+                self.encoder += [convolution(line, **policy), batch_norm(**policy), keras.layers.LeakyReLU(**policy)]
+            self.encoder.append(keras.layers.MaxPooling2D(2, **policy))
             # The mirror's twin of a group's last convolution comes right after the undone pooling.
-            last = group[-1]
-            lines += [*group[:-1], Conv(last.kernel, 2, last.dilation, last.width)]
+            twin = group[-1]
+            lines += [*group[:-1], Conv(twin.kernel, 2, twin.dilation, twin.width)]
         self.decoder: list[keras.layers.Layer] = []
-        for line in mirrored(tuple(lines), channels):
-            self.decoder += [transposed(line), batch_norm(), keras.layers.LeakyReLU()]
-        self.decoder = self.decoder[:-2]
+        *inner, last = mirrored(tuple(lines), channels)
+        for line in inner:
+            self.decoder += [transposed(line, **policy), batch_norm(**policy), keras.layers.LeakyReLU(**policy)]
+        self.decoder.append(transposed(last, dtype=OUTPUT_DTYPE))
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         build_chain(self.decoder, build_chain(self.encoder, (None, None, None, self.channels)))

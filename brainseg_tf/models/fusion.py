@@ -7,10 +7,10 @@ probabilities wants both.
 
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from brainseg_tf.corruption import Task
+from brainseg_tf.keras_backend import keras
 from brainseg_tf.models.layers import PACKAGE
 from brainseg_tf.models.objective import ContextModel
 from brainseg_tf.models.selfseg import SelfSegmenter
@@ -31,8 +31,8 @@ class FusionSegmenter(ContextModel):
     def __init__(self, channels: int = 2, **kwargs: Any) -> None:
         super().__init__(channels, **kwargs)
         # === Layers ===
-        self.first = SelfSegmenter(1, name="first")
-        self.every = SelfSegmenter(channels, name="every")
+        self.first = SelfSegmenter(1, name="first", dtype=self.dtype_policy)
+        self.every = SelfSegmenter(channels, name="every", dtype=self.dtype_policy)
         self.stride = self.every.stride
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:

@@ -4,10 +4,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import keras
 import tensorflow as tf
 
+from brainseg_tf.keras_backend import keras
+from brainseg_tf.models import dilation
+
 PACKAGE = "brainseg_tf"
+# What a network gives is float32 under every precision policy: losses and latent distributions need it.
+OUTPUT_DTYPE = "float32"
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,9 @@ class StridedDilatedConv2D(keras.layers.Layer):
     """A 2D convolution with stride and dilation at once, which ``keras.layers.Conv2D`` refuses.
 
     Equal to a dilated convolution of stride 1 sampled at every ``stride``-th pixel, padded so that an input of H rows
-    gives ceil(H / stride). TensorFlow adds its bias within the convolution's kernel, which it cannot do with Keras':
-    the dCVAE's inference is 1.1 times as fast (``benchmarks/training.py``).
+    gives ceil(H / stride); it runs and trains on every CPU (``dilation``). TensorFlow adds its bias within the
+    convolution's kernel, which it cannot do with Keras': the dCVAE's inference is 1.1 times as fast
+    (``benchmarks/training.py``).
 
     Args:
         width: number of output channels.
@@ -47,8 +52,7 @@ class StridedDilatedConv2D(keras.layers.Layer):
         return (self.kernel, self.kernel, channels, self.width)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        outputs = tf.nn.conv2d(inputs, self.weight, self.stride, "SAME", dilations=self.dilation)
-        return tf.nn.bias_add(outputs, self.bias)
+        return tf.nn.bias_add(dilation.conv2d(inputs, self.weight, self.stride, self.dilation), self.bias)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         batch, *size, _ = input_shape
@@ -67,9 +71,7 @@ class StridedDilatedConv2DTranspose(StridedDilatedConv2D):
         return (self.kernel, self.kernel, self.width, channels)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        size = tf.shape(inputs)
-        shape = tf.stack([size[0], size[1] * self.stride, size[2] * self.stride, self.width])
-        outputs = tf.nn.conv2d_transpose(inputs, self.weight, shape, self.stride, "SAME", dilations=self.dilation)
+        outputs = dilation.conv2d_transpose(inputs, self.weight, self.stride, self.dilation)
         return tf.nn.bias_add(outputs, self.bias)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -77,14 +79,14 @@ class StridedDilatedConv2DTranspose(StridedDilatedConv2D):
         return (batch, *(n and n * self.stride for n in size), self.width)
 
 
-def convolution(line: Conv, name: str | None = None) -> keras.layers.Layer:
-    """The convolution that a line of the tables names."""
-    return StridedDilatedConv2D(line.width, line.kernel, line.stride, line.dilation, name=name)
+def convolution(line: Conv, **options: Any) -> keras.layers.Layer:
+    """The convolution that a line of the tables names; ``options`` are Keras' own: name, dtype."""
+    return StridedDilatedConv2D(line.width, line.kernel, line.stride, line.dilation, **options)
 
 
-def transposed(line: Conv, name: str | None = None) -> keras.layers.Layer:
-    """The transposed convolution that a line of a mirrored table names."""
-    return StridedDilatedConv2DTranspose(line.width, line.kernel, line.stride, line.dilation, name=name)
+def transposed(line: Conv, **options: Any) -> keras.layers.Layer:
+    """The transposed convolution that a line of a mirrored table names; ``options`` as in ``convolution``."""
+    return StridedDilatedConv2DTranspose(line.width, line.kernel, line.stride, line.dilation, **options)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -7,12 +7,13 @@ that weights mean the same at every image size: rec is the mean squared error, K
 """
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, ClassVar
 
-import keras
 import tensorflow as tf
 
 from brainseg_tf.corruption import Task
+from brainseg_tf.keras_backend import keras
 from brainseg_tf.models.layers import crop_like, pad_to_multiple
 from brainseg_tf.postprocessing.residual import Score
 from brainseg_tf.recipes import ObjectiveOptions
@@ -43,8 +44,8 @@ def kl_per_pixel(mean: tf.Tensor, stddev: tf.Tensor, images: tf.Tensor) -> tf.Te
 class ContextModel(keras.Model):
     """What the networks have in common: the context task, the losses, any image size.
 
-    Compile with ``corruption`` (images, seed -> task) and ``objective`` (weights); fit on batches of
-    (images (N, H, W, C) in [0, 1], seed (2,) int32).
+    Compile with ``corruption`` (images, seed -> task; a ``CorruptionTask`` survives saving and loading) and
+    ``objective`` (weights); fit on batches of (images (N, H, W, C) in [0, 1], seed (2,) int32).
 
     A subclass has ``stride``, the product of its strides, and gives ``restore``. Calling the model gives its
     reconstruction, deterministic and of the input's size.
@@ -71,7 +72,25 @@ class ContextModel(keras.Model):
         self.objective = objective or ObjectiveOptions()
 
     def get_config(self) -> dict[str, Any]:
-        return {"name": self.name, "channels": self.channels}
+        return super().get_config() | {"channels": self.channels}
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        if not self.compiled:
+            return None
+        return super().get_compile_config() | {
+            "corruption": keras.saving.serialize_keras_object(self.corruption),
+            "objective": asdict(self.objective),
+            "trained": bool(self.optimizer.built),
+        }
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        options, objective = dict(config), ObjectiveOptions(**config["objective"])
+        trained = options.pop("trained")
+        del options["objective"]
+        self.compile(**keras.saving.deserialize_keras_object(options), objective=objective)
+        # A model that was never trained was saved without the optimizer's moments.
+        if trained:
+            self.optimizer.build(self.trainable_variables)
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         padded = pad_to_multiple(images, self.stride)

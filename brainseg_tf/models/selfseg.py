@@ -4,10 +4,10 @@ It gives the healthy reconstruction, as the other networks do, and a probability
 residual's place. Both come from one network (compare DRAEM, Zavrtanik 2021, which has one for each).
 """
 
-import keras
 import tensorflow as tf
 
 from brainseg_tf.corruption import Task
+from brainseg_tf.keras_backend import keras
 from brainseg_tf.models.layers import PACKAGE, crop_like, pad_to_multiple
 from brainseg_tf.models.objective import reconstruction_error
 from brainseg_tf.models.unet import UNet

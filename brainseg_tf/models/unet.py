@@ -2,10 +2,10 @@
 
 from typing import Any, ClassVar
 
-import keras
 import tensorflow as tf
 
-from brainseg_tf.models.layers import PACKAGE, batch_norm, build_chain, run
+from brainseg_tf.keras_backend import keras
+from brainseg_tf.models.layers import OUTPUT_DTYPE, PACKAGE, batch_norm, build_chain, run
 from brainseg_tf.models.objective import ContextModel
 
 _MOMENTUM = 0.9
@@ -29,16 +29,17 @@ class UNet(ContextModel):
     def __init__(self, channels: int = 1, **kwargs: Any) -> None:
         super().__init__(channels, **kwargs)
         self.stride = 2 ** len(self.WIDTHS)
+        policy = self.dtype_policy
         # === Layers ===
-        self.stem = _block(self.WIDTHS[0], kernel=4, strides=2)
-        self.down = [_block(width) + _block(width) for width in self.WIDTHS]
-        self.pool = keras.layers.MaxPooling2D(2)
-        self.up = [keras.layers.Conv2DTranspose(width, 2, 2, "same") for width in self.WIDTHS[-2::-1]]
-        self.merge = [_block(width) + _block(width) for width in self.WIDTHS[-2::-1]]
-        self.join = keras.layers.Concatenate()
-        self.fine_up = keras.layers.Conv2DTranspose(self.FINE, 2, 2, "same")
-        self.fine = [keras.layers.Conv2D(self.FINE, 3, 1, "same"), keras.layers.LeakyReLU()]
-        self.head = keras.layers.Conv2D(self.maps, 1, name="maps")
+        self.stem = _block(self.WIDTHS[0], policy, kernel=4, strides=2)
+        self.down = [_block(width, policy) + _block(width, policy) for width in self.WIDTHS]
+        self.pool = keras.layers.MaxPooling2D(2, dtype=policy)
+        self.up = [keras.layers.Conv2DTranspose(width, 2, 2, "same", dtype=policy) for width in self.WIDTHS[-2::-1]]
+        self.merge = [_block(width, policy) + _block(width, policy) for width in self.WIDTHS[-2::-1]]
+        self.join = keras.layers.Concatenate(dtype=policy)
+        self.fine_up = keras.layers.Conv2DTranspose(self.FINE, 2, 2, "same", dtype=policy)
+        self.fine = [keras.layers.Conv2D(self.FINE, 3, 1, "same", dtype=policy), keras.layers.LeakyReLU(dtype=policy)]
+        self.head = keras.layers.Conv2D(self.maps, 1, name="maps", dtype=OUTPUT_DTYPE)
 
     @property
     def maps(self) -> int:
@@ -72,9 +73,9 @@ class UNet(ContextModel):
         return self.head(run(self.fine, self.join([self.fine_up(features), images]), training))
 
 
-def _block(width: int, kernel: int = 3, strides: int = 1) -> list[keras.layers.Layer]:
+def _block(width: int, policy: keras.DTypePolicy, kernel: int = 3, strides: int = 1) -> list[keras.layers.Layer]:
     return [
-        keras.layers.Conv2D(width, kernel, strides, "same", use_bias=False),
-        batch_norm(momentum=_MOMENTUM),
-        keras.layers.LeakyReLU(),
+        keras.layers.Conv2D(width, kernel, strides, "same", use_bias=False, dtype=policy),
+        batch_norm(momentum=_MOMENTUM, dtype=policy),
+        keras.layers.LeakyReLU(dtype=policy),
     ]

@@ -3,10 +3,19 @@
 import math
 from typing import Any, ClassVar
 
-import keras
 import tensorflow as tf
 
-from brainseg_tf.models.layers import Conv, batch_norm, build_chain, convolution, mirrored, run, transposed
+from brainseg_tf.keras_backend import keras
+from brainseg_tf.models.layers import (
+    OUTPUT_DTYPE,
+    Conv,
+    batch_norm,
+    build_chain,
+    convolution,
+    mirrored,
+    run,
+    transposed,
+)
 from brainseg_tf.models.objective import VariationalContextModel
 
 _SMALLEST_STDDEV = 1e-4
@@ -29,16 +38,18 @@ class TabledVariationalModel(VariationalContextModel):
         super().__init__(channels, **kwargs)
         lines = (*self.TABLE, self.HEAD)
         self.stride = math.prod(line.stride for line in lines)
+        policy = {"dtype": self.dtype_policy}
         # === Layers ===
         self.encoder: list[keras.layers.Layer] = []
         for line in self.TABLE:
-            self.encoder += [convolution(line), keras.layers.LeakyReLU(), batch_norm()]
-        self.mean_head = convolution(self.HEAD, name="mean")
-        self.stddev_head = convolution(self.HEAD, name="stddev")
+            self.encoder += [convolution(line, **policy), keras.layers.LeakyReLU(**policy), batch_norm(**policy)]
+        self.mean_head = convolution(self.HEAD, name="mean", dtype=OUTPUT_DTYPE)
+        self.stddev_head = convolution(self.HEAD, name="stddev", dtype=OUTPUT_DTYPE)
         self.decoder: list[keras.layers.Layer] = []
-        for line in mirrored(lines, channels):
-            self.decoder += [transposed(line), keras.layers.LeakyReLU(), batch_norm()]
-        self.decoder = self.decoder[:-2]
+        *inner, last = mirrored(lines, channels)
+        for line in inner:
+            self.decoder += [transposed(line, **policy), keras.layers.LeakyReLU(**policy), batch_norm(**policy)]
+        self.decoder.append(transposed(last, dtype=OUTPUT_DTYPE))
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         shape = build_chain(self.encoder, (None, None, None, self.channels))
