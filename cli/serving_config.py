@@ -16,7 +16,9 @@ def serving_config(models: Path, out: Path, overwrite: bool) -> None:
     """Write what serves all models in the folder MODELS, which `brainseg-tf export` filled.
 
     models.config (the newest version of each is labelled canary, the one before it stable), batching.config,
-    monitoring.config, docker-compose.yml and kubernetes.yml.
+    monitoring.config, docker-compose.yml, kubernetes-models.yml and kubernetes.yml.
+
+    TensorFlow Serving has no authentication: keep its ports on this machine or behind a proxy, see docs/serving.md.
     """
     import_tensorflow()
     from brainseg_tf.serving.configuration import write_configuration

@@ -2,28 +2,44 @@
 
 import base64
 import gzip
+import hashlib
 import json
+import os
 import re
 import shutil
 import time
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import unquote_to_bytes
 
 import nibabel as nib
 import numpy as np
 import pytest
 from test_cli import FAST, call, fails
 
-from brainseg_tf import pages
+from brainseg_tf import __version__, pages
 from brainseg_tf.batch import Outcome
+from brainseg_tf.pages import Navigation, wording
 from brainseg_tf.pages.index import outliers, write_index
-from brainseg_tf.prediction import Job
+from brainseg_tf.postprocessing.mixture import MixtureOptions
+from brainseg_tf.prediction import Job, Predictor
 from conftest import AFFINE, make_brain, save
+from test_segmentation import OPTIONS, Healthy, Pointing, card
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+# A browser keeps its window at least 500 pixels wide; the width of a phone is set through its debugging interface.
+WIDTHS = (1400, 768, 390)
+
+
+def predictor(options=OPTIONS, **changes) -> Predictor:
+    """With a model that needs no TensorFlow."""
+    return Predictor(card(**changes), Healthy, options)
 
 
 @pytest.fixture(scope="module")
-def page(trained, tmp_path_factory) -> Path:
+def page(tmp_path_factory) -> Path:
     """The page of a scan whose name and header are full of what must not become HTML."""
     folder = tmp_path_factory.mktemp("page")
     image = nib.Nifti1Image(make_brain(101)[0], AFFINE)
@@ -32,9 +48,37 @@ def page(trained, tmp_path_factory) -> Path:
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"DOE^JOHN"))
     scan = folder / "<img src=x onerror=alert(1)>.nii.gz"
     nib.save(image, scan)
-    result = call("predict", scan, "--out", folder / "m.nii.gz", "--model", trained, "--html", folder / "p.html", *FAST)
-    assert result.exit_code == 0, result.output
+    predictor().run(Job(scan, folder / "m.nii.gz", page=folder / "p.html"))
     return folder / "p.html"
+
+
+class Reader(HTMLParser):
+    """What a browser would read: the visible text, and the attributes of each element."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self._hidden = "", False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self._hidden = tag in ("script", "style")
+
+    def handle_endtag(self, tag):
+        self._hidden = False
+
+    def handle_data(self, data):
+        if not self._hidden:
+            self.text += data
+
+    def links(self) -> list[str]:
+        found = [value for _, each in self.elements for name, value in each.items() if name in ("href", "src")]
+        return [value for value in found if not value.startswith(("data:", "#"))]
+
+
+def read(page: Path) -> Reader:
+    return Reader(page.read_text(encoding="utf-8"))
 
 
 def layers(page: Path) -> dict[str, dict[str, object]]:
@@ -70,11 +114,8 @@ def test_the_page_holds_the_scan_and_its_maps_and_nothing_else_of_the_file(page)
     assert levels[0] == pytest.approx(levels[1], abs=(found["scan"]["high"] - found["scan"]["low"]) / 200)
 
 
-def test_the_report_says_on_which_side_a_lesion_lies(scan, trained, tmp_path):
-    result = call(
-        "predict", scan, "--out", tmp_path / "m.nii", "--model", trained, "--report", tmp_path / "r.json", *FAST
-    )
-    assert result.exit_code == 0, result.output
+def test_the_report_says_on_which_side_a_lesion_lies(scan, tmp_path):
+    predictor().run(Job(scan, tmp_path / "m.nii", report=tmp_path / "r.json"))
     report = json.loads((tmp_path / "r.json").read_text())
     (lesion, *_) = report["lesions"]
     brain = nib.load(scan).get_fdata() > 0
@@ -93,21 +134,24 @@ def test_without_the_extra_nothing_is_begun(scan, tmp_path, monkeypatch, package
     assert list(tmp_path.iterdir()) == [scan]
 
 
-def test_many_scans_get_an_index_and_a_page_each(trained, scans, tmp_path):
+def test_many_scans_get_an_index_and_a_page_each(scans, tmp_path, monkeypatch):
+    # The command with a model that needs no TensorFlow.
+    monkeypatch.setattr("brainseg_tf.saved_model.find", lambda name: SimpleNamespace(card=card(), load=Healthy))
+    monkeypatch.setattr("brainseg_tf_cli.predict.import_tensorflow", lambda: None)
     folder = tmp_path / "scans"
     shutil.copytree(scans, folder)
     (folder / "sub-00_FLAIR.nii.gz").write_bytes(b"nonsense")
     save(make_brain(5, lesion=False)[0], folder / "sub-03_FLAIR.nii.gz")
     out, index = tmp_path / "out", tmp_path / "index.html"
-    arguments = ("predict", folder, "--out-dir", out, "--model", trained, "--html", index, *FAST)
+    arguments = ("predict", folder, "--out-dir", out, "--model", "perfect", "--html", index, *FAST)
     assert call(*arguments).exit_code == 1
     text = index.read_text(encoding="utf-8")
-    names = re.findall(r">(sub-\d+_FLAIR\.nii\.gz)<", text)
+    names = re.findall(r'<td class="scan">(?:<a [^>]*>)?(sub-\d+_FLAIR\.nii\.gz)<', text)
     assert names[0] == "sub-00_FLAIR.nii.gz"
-    assert sorted(set(names)) == [f"sub-{number:02}_FLAIR.nii.gz" for number in range(4)]
+    assert sorted(names) == [f"sub-{number:02}_FLAIR.nii.gz" for number in range(4)]
     assert "is not a readable NIfTI file" in text
-    linked = set(re.findall(r'(?:href|src)="(?!data:)([^"]+)"', text))
-    assert linked == {f"out/sub-{n:02}_FLAIR{kind}" for n in (1, 2, 3) for kind in (".html", "_thumbnail.png")}
+    linked = set(read(index).links())
+    assert linked == {f"./out/sub-{n:02}_FLAIR{kind}" for n in (1, 2, 3) for kind in (".html", "_thumbnail.png")}
     assert all((tmp_path / link).is_file() for link in linked)
     # A page that is gone is made again; an index is not replaced unasked.
     (out / "sub-01_FLAIR.html").unlink()
@@ -142,7 +186,228 @@ def test_outliers_are_what_lies_far_from_the_others(tmp_path):
     outcomes = [Outcome(Job(Path(f"{n}.nii.gz"), Path(f"{n}_mask.nii.gz")), one) for n, one in enumerate(odd)]
     write_index(tmp_path / "i.html", outcomes)
     text = (tmp_path / "i.html").read_text(encoding="utf-8")
-    assert re.findall(r"<td>(\d+)\.nii\.gz", text) == ["9", "10", "11", *map(str, range(9))]
+    assert re.findall(r'<td class="scan">(\d+)\.nii\.gz', text) == ["9", "10", "11", *map(str, range(9))]
+
+
+def finished(folder: Path, name: str, ml: float = 20.0) -> Outcome:
+    """A scan that is done, with a page and a thumbnail."""
+    job = Job(folder / name, folder / "m.nii", page=folder / f"{name}.html", thumbnail=folder / f"{name}.png")
+    for file in (job.page, job.thumbnail):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+    return Outcome(job, report(ml))
+
+
+ODD_NAMES = [
+    "a#b?c=d&e%20f.nii.gz",
+    "new\nline\ttab\r.nii.gz",
+    "javascript:alert(1)",
+    "https:/x",
+    "\"quotes\" 'and' <b>tags</b>.nii.gz",
+    "byte\udcff.nii.gz",
+    "\u202etxt.exe",
+    "\u60a3\u8005.nii.gz",
+    "back\\slash.nii.gz",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_any_name_is_a_link_that_leads_to_its_file_and_a_line_of_text(name, tmp_path):
+    folder = tmp_path / name / "out"
+    outcome = finished(folder, name)
+    failure = Outcome(Job(tmp_path / name, tmp_path / "m.nii"), error=f"{name}: is bad")
+    index = tmp_path / "index" / "i.html"
+    index.parent.mkdir()
+    write_index(index, [outcome, failure])
+    index.read_bytes().decode("utf-8")
+    found = read(index)
+    for link in found.links():
+        # No part of it is a scheme, a query or a fragment, and it is the file's name byte by byte.
+        assert re.fullmatch(r"\./[A-Za-z0-9._~%/-]+", link)
+        assert (index.parent / os.fsdecode(unquote_to_bytes(link))).exists()
+    assert len(found.links()) == 4
+    shown = {"new\nline\ttab\r.nii.gz": r"new\nline\ttab\r.nii.gz", "byte\udcff.nii.gz": r"byte\xff.nii.gz"}
+    assert shown.get(name, name.replace("\u202e", "\\u202e")) in found.text
+    assert not {"b", "img"} - {"img"} & {tag for tag, _ in found.elements}
+
+
+@pytest.mark.parametrize("name", ["a#b?%20<b>\n\udcff javascript:'\".nii.gz", "back\\slash.nii.gz"])
+def test_a_scans_own_page_shows_any_name_and_links_back(name, tmp_path):
+    scan = save(make_brain(3)[0], tmp_path / "scan.nii.gz")
+    scan = scan.rename(tmp_path / name)
+    page = tmp_path / "out" / f"{name}.html"
+    page.parent.mkdir()
+    job = Job(scan, tmp_path / "m.nii.gz", report=tmp_path / "r.json", figure=None)
+    result, written = segmented(scan), predictor().run(job)
+    navigation = Navigation(tmp_path / "i ndex#.html", None, tmp_path / "out" / "next.html")
+    from brainseg_tf.pages.scan import write_page
+
+    write_page(page, *result, card(), written, navigation=navigation)
+    found = read(page)
+    assert name.replace("\n", r"\n").replace("\udcff", r"\xff") in found.text
+    links = {each["rel"]: each["href"] for tag, each in found.elements if tag == "a"}
+    assert set(links) == {"up", "next"}
+    assert links["up"] == "./../i%20ndex%23.html"
+    assert links["next"].startswith(links["up"] + "#after=")
+    assert "#" not in links["next"].removeprefix(links["up"] + "#")
+
+
+def segmented(scan: Path):
+    from brainseg_tf.segmentation import segment
+    from brainseg_tf.volume import read_volume
+
+    volume = read_volume(scan)
+    return volume, segment([volume], Healthy(), card(), OPTIONS)
+
+
+def test_each_scan_has_its_neighbours():
+    given = [Path(f"{n}.html") for n in range(3)]
+    index = Path("i.html")
+    assert pages.navigation(given, index) == [
+        Navigation(index, None, given[1]),
+        Navigation(index, given[0], given[2]),
+        Navigation(index, given[1], None),
+    ]
+    assert pages.navigation(given[:1], index) == [Navigation(index, None, None)]
+    assert pages.navigation([], index) == []
+
+
+def test_an_index_of_a_batch_that_still_runs_says_how_far_it_is(tmp_path):
+    outcomes = [finished(tmp_path, "a"), finished(tmp_path, "b"), Outcome(Job(Path("c"), Path("m")), error="c: bad")]
+    write_index(tmp_path / "i.html", outcomes, total=14)
+    text = " ".join(read(tmp_path / "i.html").text.split())
+    assert "14 scans" in text
+    assert "3 of 14 done" in text
+    assert "2 segmented" in text
+    assert "1 failed" in text
+    write_index(tmp_path / "i.html", outcomes, total=3)
+    text = read(tmp_path / "i.html").text
+    assert " of 3 done" not in text
+    # Before the first scan is done.
+    write_index(tmp_path / "i.html", [], total=14)
+    assert "0 of 14 done" in read(tmp_path / "i.html").text
+
+
+def test_a_failed_scan_links_to_nothing_that_an_earlier_run_left(tmp_path):
+    done = finished(tmp_path, "a")
+    write_index(tmp_path / "i.html", [Outcome(done.job, error="a: bad")])
+    assert read(tmp_path / "i.html").links() == []
+
+
+def test_reports_of_other_versions_have_a_row_too(tmp_path):
+    """Without a field, or with something else in it: an index is made of what other runs left."""
+    odd = [{}, {"lesion_ml": "x", "brain": None, "warnings": None, "components": [1]}, {"brain": {"ml": 0}}]
+    outcomes = [Outcome(Job(Path(f"{n}.nii"), Path("m")), one) for n, one in enumerate([*odd, *[report()] * 9])]
+    write_index(tmp_path / "i.html", outcomes)
+    assert len([tag for tag, each in read(tmp_path / "i.html").elements if tag == "tr" and "id" in each]) == 12
+
+
+def test_the_bars_are_in_proportion_and_lead_to_the_scans(tmp_path):
+    volumes = [40.0, 0.0, 10.0]
+    write_index(tmp_path / "i.html", [finished(tmp_path, f"s{n}", ml) for n, ml in enumerate(volumes)])
+    elements = read(tmp_path / "i.html").elements
+    heights = [float(each["height"]) for tag, each in elements if tag == "rect" and each["class"].startswith("bar")]
+    # The chart ends at 50 ml; an empty mask has a bar that can be clicked.
+    assert heights == [1.0, 20.0, 80.0]
+    at = next(n for n, (tag, _) in enumerate(elements) if tag == "svg")
+    assert [each["href"] for tag, each in elements[at:] if tag == "a"][:3] == ["./s1.html", "./s2.html", "./s0.html"]
+
+
+def test_an_index_is_written_fast_enough_to_be_written_again_and_again(tmp_path):
+    outcomes = [finished(tmp_path, f"scan-{n}", float(n)) for n in range(500)]
+    write_index(tmp_path / "i.html", outcomes[:10], total=500)
+    start = time.process_time()
+    write_index(tmp_path / "i.html", outcomes, total=500)
+    # 50 ms and 1 ms a scan, of the processor's time: others work on this machine too.
+    assert time.process_time() - start < 0.05 + 0.001 * len(outcomes)
+
+
+def test_only_the_pages_own_scripts_may_run(page, tmp_path):
+    write_index(tmp_path / "i.html", [finished(tmp_path, "a")])
+    for file in (page, tmp_path / "i.html"):
+        text = file.read_text(encoding="utf-8")
+        policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text).group(1)
+        rules = dict(part.strip().partition(" ")[::2] for part in policy.split(";") if part.strip())
+        assert rules["default-src"] == "'none'"
+        # Nowhere an address to send anything to.
+        assert not re.search(r"https?:|\*|unsafe-eval", policy)
+        assert "unsafe" not in rules["script-src"]
+        bodies = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+        hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()}'" for body in bodies]
+        assert rules["script-src"].split() == hashes
+
+
+PYTHON = re.compile(r"None|True|False|nan|[{}\[\]]|\(\d+, |Options\(|_[a-z]+\b|'[a-z_]+':")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        OPTIONS,
+        replace(OPTIONS, median=None, components=(3,), level=0.2, match_range=True, flatten=True, closing=0.0),
+        replace(OPTIONS, score="positive", mixture=MixtureOptions(1, spread="free", lesion="smallest"), edge=0.0),
+    ],
+)
+def test_what_ran_is_told_in_words_with_units(options, scan, tmp_path):
+    job = Job(scan, tmp_path / "m.nii.gz", page=tmp_path / "p.html", report=tmp_path / "r.json")
+    written = predictor(options).run(job)
+    found = read(job.page)
+    told = found.text[found.text.index("What ran") : found.text.index("Viewer: NiiVue")]
+    assert not PYTHON.search(told), PYTHON.search(told)
+    for expected in (
+        f"brain of {written['brain']['ml']:.0f} ml",
+        "Model perfect, version 1: context variational autoencoder",
+        "Axial slices of 48 x 48 pixels of 5 mm, 5 mm apart",
+        "Components below 3 ml were removed",
+        "The outermost 3 mm of the brain were left out",
+        "s in all: ",
+    ):
+        assert expected in told
+    assert ("a ball with a radius of 3 mm" in told) == (options.closing == 3.0)
+    assert ("a level set by the user" in told) == (options.level is not None)
+
+
+def test_the_words_follow_what_ran(tmp_path, scan):
+    """A probability's window is another one, and its bias field is taken out, unless told otherwise."""
+    from brainseg_tf.segmentation import segment
+    from brainseg_tf.volume import read_volume
+
+    levels = {"probability": 0.5, "weighted": 0.4}
+    model_card = card(score="probability", healthy_levels=levels, modalities=("flair",))
+    options = replace(OPTIONS, median=None, flatten=None)
+    volume = read_volume(scan)
+    result = segment([volume], Pointing(), model_card, options)
+    written = Predictor(model_card, Pointing, options).run(Job(scan, tmp_path / "m.nii"))
+    told = dict(wording.what_ran(written, result, model_card))
+    assert "Lesions were looked for in the network's probability of a lesion" in told["Score"]
+    assert "The bias field was removed from the slices" in told["Score"]
+    assert any("13 slices x 3 x 3 pixels (65 x 15 x 15 mm)" in one for one in told["Score"])
+    text = wording.methods(written, result, model_card, {"python": "3.11.7", "tensorflow": "2.21.0"})
+    for expected in (f"brainseg-tf {__version__}", "model perfect, version 1", "FLAIR", "bias field", "Python 3.11.7"):
+        assert expected in text
+    assert not PYTHON.search(text)
+    kept = replace(options, flatten=False)
+    written = Predictor(model_card, Pointing, kept).run(Job(scan, tmp_path / "n.nii"))
+    assert "bias field" not in str(wording.what_ran(written, result, model_card))
+
+
+def test_an_option_that_nobody_has_worded_yet_is_told_without_python():
+    assert wording.words((2, 3)) == "2 and 3"
+    assert wording.words({"some_name": None, "b": [True, 0.1]}) == "some name automatic, b yes and 0.1"
+
+
+def test_the_citation_is_that_of_the_citation_file():
+    yaml = pytest.importorskip("yaml")
+    file = yaml.safe_load((Path(__file__).parents[1] / "CITATION.cff").read_text(encoding="utf-8"))
+    text = " ".join(wording.citations(card()))
+    assert f"{file['authors'][0]['name']}. {file['title']} (version {__version__})" in text
+    assert str(file["date-released"].year) in text
+    for reference in file["references"]:
+        assert reference["title"] in text
+        assert reference["authors"][0]["family-names"] in text
+        assert reference.get("doi", "") in text
+    # A model that was not trained on BraTS does not cite it.
+    assert "Menze" not in " ".join(wording.citations(card(terms="Trained on our own scans.")))
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +454,286 @@ def picture(browser) -> np.ndarray:
 
 def red(pixels: np.ndarray) -> int:
     return int(((pixels[..., 0] > 0.35) & (pixels[..., 0] > 1.4 * pixels[..., 1])).sum())
+
+
+def at_width(browser, width: int, place: str) -> None:
+    """Opens a page in a window of so many CSS pixels."""
+    # The page before it is not drawn anew in between.
+    browser.get("about:blank")
+    browser.get_log("browser")
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
+    )
+    browser.get(place)
+
+
+def screenshot(browser, name: str) -> np.ndarray:
+    """The whole page; kept in the folder BRAINSEG_SCREENSHOTS if that is set."""
+    import io
+
+    from matplotlib import image
+
+    taken = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
+    content = base64.b64decode(taken["data"])
+    if folder := os.environ.get("BRAINSEG_SCREENSHOTS"):
+        Path(folder, f"{name}.png").write_bytes(content)
+    return image.imread(io.BytesIO(content))
+
+
+def sizes(browser, selector: str) -> list[dict[str, float]]:
+    """Place, size and size of text of the elements, in CSS pixels."""
+    return browser.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].map((one) => ({...one.getBoundingClientRect().toJSON(),"
+        " font: parseFloat(getComputedStyle(one).fontSize)}))",
+        selector,
+    )
+
+
+def overflow(browser) -> list[str]:
+    """Elements that reach beyond the window's right edge, if the page can be scrolled sideways."""
+    return browser.execute_script(
+        "const width = document.documentElement.clientWidth;"
+        "return document.documentElement.scrollWidth <= innerWidth ? [] : [...document.querySelectorAll('body *')]"
+        ".filter((one) => one.getBoundingClientRect().right > width).map((one) => one.outerHTML.slice(0, 80))"
+    )
+
+
+@pytest.fixture(scope="module")
+def batch(tmp_path_factory) -> Path:
+    """The index of six scans with pages: one has failed, one has a name of 180 letters, and one is not done yet."""
+    folder = tmp_path_factory.mktemp("batch")
+    names = ["a.nii.gz", "b.nii.gz", "bad.nii.gz", f"{'long' * 45}.nii.gz", "e #1?.nii.gz", "f.nii.gz"]
+    out = folder / "out"
+    out.mkdir()
+    index = folder / "index.html"
+    jobs = [
+        Job(
+            folder / n,
+            out / f"{n}_m.nii.gz",
+            page=out / f"{n}.html",
+            thumbnail=out / f"{n}.png",
+            report=out / f"{n}.json",
+        )
+        for n in names
+    ]
+    outcomes = []
+    around = pages.navigation([job.page for job in jobs], index)
+    from brainseg_tf.pages.scan import write_page
+
+    for number, (job, navigation) in enumerate(zip(jobs[:-1], around, strict=False)):
+        if number == 2:
+            outcomes.append(Outcome(job, error=f"{job.scan}: is empty; copy or convert it again"))
+            continue
+        save(make_brain(number, lesion=number != 1)[0], job.scan)
+        written = predictor().run(replace(job, page=None))
+        volume, result = segmented(job.scan)
+        write_page(job.page, volume, result, card(), written, navigation=navigation)
+        outcomes.append(Outcome(job, written))
+    write_index(index, outcomes, total=len(jobs))
+    return index
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_index_fits_any_screen(batch, browser, width):
+    at_width(browser, width, batch.as_uri())
+    assert browser.execute_script("return innerWidth") == width
+    wait(browser, "[...document.images].every((one) => one.complete || one.loading === 'lazy')")
+    pixels = screenshot(browser, f"index-{width}")
+    assert pixels.std() > 0.02
+    assert overflow(browser) == []
+    thumbnails = sizes(browser, "td img")
+    assert len(thumbnails) == 4
+    for one in thumbnails:
+        assert one["width"] >= 80 and one["height"] >= 60
+        assert one["left"] >= 0 and one["right"] <= width
+    names = sizes(browser, "td.scan")
+    assert len(names) == 5
+    for one in names:
+        assert one["font"] >= 14
+        # Wide enough for a name to be read: not a letter a line.
+        assert one["width"] >= 150
+        assert one["right"] <= width
+    assert "failed: " in browser.find_element("id", "scans").text
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_scans_page_fits_any_screen(batch, browser, width):
+    place = batch.parent / "out" / f"{'long' * 45}.nii.gz.html"
+    at_width(browser, width, place.as_uri())
+    wait(browser, "document.getElementById('viewer').dataset.ready")
+    time.sleep(0.5)
+    assert browser.get_log("browser") == []
+    assert screenshot(browser, f"scan-{width}").std() > 0.02
+    assert overflow(browser) == []
+    (canvas,) = sizes(browser, "#canvas")
+    assert canvas["width"] >= 0.85 * min(width, 1100) and canvas["height"] >= 300
+    assert all(one["right"] <= width and one["font"] >= 13 for one in sizes(browser, "td, th, p, label, a, button"))
+    assert sizes(browser, "#slices img")[0]["right"] <= width
+    # In full size it scrolls within its own box.
+    browser.execute_script("document.getElementById('enlarge').click()")
+    assert sizes(browser, "#slices img")[0]["width"] >= 700
+    assert overflow(browser) == []
+
+
+def column(browser, number: int) -> list[str]:
+    return browser.execute_script(
+        "return [...document.querySelectorAll('#scans tbody tr')]"
+        ".map((row) => row.cells[arguments[0]].textContent.trim())",
+        number,
+    )
+
+
+def test_the_index_is_sorted_by_a_click_and_by_keys(batch, browser):
+    from selenium.webdriver.common.keys import Keys
+
+    at_width(browser, 1200, batch.as_uri())
+    first = column(browser, 1)
+    assert first[0] == "bad.nii.gz"
+    _, lesion, *_ = buttons = browser.find_elements("css selector", "th button")
+    assert [button.text for button in buttons] == ["scan", "lesion, ml", "lesions", "brain, ml", "remarks"]
+    lesion.click()
+    *filled, failed = column(browser, 2)
+    # As numbers, not as text; a failed scan has none and comes last, in both directions.
+    assert [float(one) for one in filled] == sorted(float(one) for one in filled)
+    assert failed == ""
+    assert len({len(one) for one in filled}) > 1
+    assert lesion.find_element("xpath", "..").get_attribute("aria-sort") == "ascending"
+    lesion.click()
+    assert column(browser, 2) == [*filled[::-1], ""]
+    assert lesion.find_element("xpath", "..").get_attribute("aria-sort") == "descending"
+    buttons[0].send_keys(Keys.ENTER)
+    assert column(browser, 1) == sorted(first)
+    buttons[0].send_keys(Keys.SPACE)
+    assert column(browser, 1) == sorted(first, reverse=True)
+    assert lesion.find_element("xpath", "..").get_attribute("aria-sort") is None
+    assert browser.get_log("browser") == []
+
+
+@pytest.fixture
+def without_webgl(browser):
+    """Pages open without their viewer, which takes seconds to draw in software."""
+    added = browser.execute_cdp_cmd(
+        "Page.addScriptToEvaluateOnNewDocument", {"source": "HTMLCanvasElement.prototype.getContext = () => null"}
+    )
+    yield
+    browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", {"identifier": added["identifier"]})
+
+
+def title(browser) -> str:
+    return wait(browser, "document.readyState === 'complete' && document.title").split(" \u00b7 ")[0]
+
+
+@pytest.mark.usefixtures("without_webgl")
+def test_previous_next_and_index_lead_past_what_failed_and_what_is_not_done(batch, browser):
+    out = batch.parent / "out"
+    at_width(browser, 1200, (out / "a.nii.gz.html").as_uri())
+    assert not browser.find_elements("css selector", "a[rel=prev]")
+
+    def follow(rel: str) -> None:
+        before = browser.current_url
+        browser.find_element("css selector", f"a[rel={rel}]").click()
+        wait(browser, f"location.href !== {json.dumps(before)} && document.readyState === 'complete'")
+        time.sleep(0.3)
+
+    follow("next")
+    assert title(browser) == "b.nii.gz"
+    # The next one has failed: the one after it.
+    follow("next")
+    assert title(browser) == f"{'long' * 45}.nii.gz"
+    follow("prev")
+    assert title(browser) == "b.nii.gz"
+    follow("next")
+    follow("next")
+    assert title(browser) == "e #1?.nii.gz"
+    # The last one is not done yet: the index says so.
+    follow("next")
+    assert title(browser) == "6 scans"
+    assert "not done yet" in browser.find_element("id", "notice").text
+    assert browser.find_element("css selector", "tr.here td.scan").text == "e #1?.nii.gz"
+    browser.get((out / "e%20%231%3F.nii.gz.html").as_uri().replace("%25", "%"))
+    follow("up")
+    assert title(browser) == "6 scans"
+    assert not browser.find_element("id", "notice").is_displayed()
+    # A page that this index does not know.
+    browser.get(batch.as_uri() + "#after=.%2Fother.html")
+    browser.refresh()
+    assert "not in this index" in browser.find_element("id", "notice").text
+
+
+@pytest.mark.usefixtures("without_webgl")
+def test_a_bar_leads_to_its_scan(batch, browser):
+    at_width(browser, 1200, batch.as_uri())
+    bars = browser.find_elements("css selector", "#chart a")
+    assert len(bars) == 4
+    largest = bars[-1].find_element("css selector", "title").get_attribute("textContent").split(":")[0]
+    bars[-1].click()
+    wait(browser, "document.getElementById('viewer')")
+    assert title(browser) == largest
+
+
+@pytest.mark.usefixtures("without_webgl")
+def test_methods_and_citation_are_copied_and_else_selected(page, browser):
+    at_width(browser, 1200, page.as_uri())
+    assert "no WebGL2" in browser.find_element("id", "location").text
+    browser.execute_cdp_cmd(
+        "Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    )
+    read_back = "const done = arguments[0]; navigator.clipboard.readText().then(done, (error) => done(String(error)))"
+    for name, begin in (("methods", "Lesions were segmented in the FLAIR image"), ("citation", "The brainseg-tf dev")):
+        button = browser.find_element("css selector", f"button[data-copy={name}]")
+        button.click()
+        wait(
+            browser, f"document.querySelector('button[data-copy={name}]').nextElementSibling.textContent === 'Copied.'"
+        )
+        assert browser.execute_async_script(read_back).startswith(begin)
+    # Without a clipboard, and with no way to copy at all, the text is selected.
+    browser.execute_script(
+        "Object.defineProperty(navigator, 'clipboard', {value: undefined}); document.execCommand = () => false"
+    )
+    button.click()
+    wait(
+        browser, "document.querySelector('button[data-copy=citation]').nextElementSibling.textContent.includes('Ctrl')"
+    )
+    assert browser.execute_script("return String(getSelection())").strip().startswith("The brainseg-tf developers")
+
+
+def test_the_lesion_is_a_fill_or_an_outline_and_the_directions_are_named(page, browser):
+    at_width(browser, 1200, page.as_uri())
+    wait(browser, "document.getElementById('viewer').dataset.ready")
+    select = browser.find_element("id", "style")
+    # A single plane, large: its rim is thin beside its area.
+    browser.execute_script(
+        "const view = document.getElementById('view'); view.value = '0'; view.dispatchEvent(new Event('change'))"
+    )
+    shown = picture(browser)
+    filled = red(shown)
+    # A yellow letter on each side of the plane.
+    rows, columns = np.nonzero((shown.min(axis=-1) < 0.6) & (shown[..., 0] > 0.8) & (shown[..., 1] > 0.7))
+    height, width = shown.shape[:2]
+    assert rows.min() < 0.2 * height and rows.max() > 0.8 * height
+    middle = np.abs(rows - height / 2) < 0.1 * height
+    assert columns[middle].min() < width / 2 - 0.3 * height and columns[middle].max() > width / 2 + 0.3 * height
+
+    def choose(value: str) -> None:
+        browser.execute_script(
+            "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('change'))", select, value
+        )
+
+    choose("outline")
+    outlined = picture(browser)
+    assert 20 < red(outlined) < filled / 3
+    # The inside is the scan as it is.
+    box = browser.find_element("css selector", "input[type=checkbox][data-layer='1']")
+    box.click()
+    plain = picture(browser)
+    assert red(plain) < red(outlined) / 3
+    changed = np.abs(plain - outlined).max(axis=-1) > 0.05
+    assert changed.sum() < filled / 3
+    box.click()
+    choose("fill")
+    assert red(picture(browser)) == pytest.approx(filled, rel=0.1)
+    assert browser.get_log("browser") == []
 
 
 def test_in_a_browser_the_viewer_draws_and_answers(page, browser):

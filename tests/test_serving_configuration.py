@@ -24,6 +24,16 @@ _TYPES = {
 
 
 @pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Path:
+    """A folder of models with ``small`` in two versions; the configuration depends on the folders alone."""
+    folder = tmp_path_factory.mktemp("models")
+    for version in ("1", "2"):
+        (folder / "small" / version).mkdir(parents=True)
+        (folder / "small" / version / "saved_model.pb").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
 def files(repository, tmp_path_factory):
     out = tmp_path_factory.mktemp("serving") / "configuration"
     assert write_configuration(repository, out) == [out / name for name in FILES]
@@ -96,17 +106,32 @@ def test_monitoring(files):
 
 
 def test_compose(files, repository):
-    (service,) = yaml.safe_load((files / "docker-compose.yml").read_text())["services"].values()
+    text = (files / "docker-compose.yml").read_text()
+    assert "no authentication" in text
+    (service,) = yaml.safe_load(text)["services"].values()
     assert "tensorflow/serving:" in service["image"]
-    assert service["ports"] == ["8500:8500", "8501:8501"]
-    models, config = (volume.split(":") for volume in service["volumes"])
-    assert (models[1:], config) == (["/models", "ro"], [".", "/config", "ro"])
-    assert (files / models[0]).resolve() == repository.resolve()
+    # Docker publishes a port on all addresses, past the firewall, unless one is named.
+    assert service["ports"] == ["127.0.0.1:8500:8500", "127.0.0.1:8501:8501"]
+    models, config = service["volumes"]
+    assert (models["target"], models["read_only"]) == ("/models", True)
+    assert (config["source"], config["target"], config["read_only"]) == (".", "/config", True)
+    assert (files / models["source"]).resolve() == repository.resolve()
     given = dict(argument.removeprefix("--").split("=") for argument in service["command"])
     for name in CONFIGS:
         assert f"/config/{name}" in given.values()
     assert service["healthcheck"]["test"][:3] == ["CMD", "bash", "-c"]
     assert service["read_only"]
+
+
+def test_names_of_folders_are_no_part_of_the_syntax(repository, tmp_path):
+    odd = tmp_path / 'it\'s $HOME: "models" #1'
+    shutil.copytree(repository / "small", odd / "a b$(exit 3)'?")
+    write_configuration(odd, tmp_path / "out")
+    (service,) = yaml.safe_load((tmp_path / "out" / "docker-compose.yml").read_text())["services"].values()
+    # What Compose makes of it: two dollars are one.
+    assert (tmp_path / "out" / service["volumes"][0]["source"].replace("$$", "$")).resolve() == odd.resolve()
+    asked, code = probed(tmp_path / "out", "AVAILABLE")
+    assert (asked, code) == (["/v1/models/a%20b%24%28exit%203%29%27%3F"], 0)
 
 
 @pytest.mark.skipif(
@@ -119,29 +144,97 @@ def test_compose_by_its_own_check(files):
     subprocess.run(["docker", "compose", "--file", files / "docker-compose.yml", "config", "--quiet"], check=True)
 
 
+def manifests(files, name="kubernetes.yml"):
+    """The documents of a manifest by kind."""
+    return {document["kind"]: document for document in yaml.safe_load_all((files / name).read_text())}
+
+
 def test_kubernetes_by_its_own_schemas(files):
-    documents = list(yaml.safe_load_all((files / "kubernetes.yml").read_text()))
-    assert [document["kind"] for document in documents] == ["ConfigMap", "Deployment", "Service"]
-    for document in documents:
+    documents = manifests(files)
+    assert list(documents) == ["ConfigMap", "Deployment", "Service"]
+    for document in documents.values():
         kubernetes_validate.validate(document, "1.31", strict=True)
     for name in CONFIGS:
-        assert documents[0]["data"][name] == (files / name).read_text()
-    (container,) = documents[1]["spec"]["template"]["spec"]["containers"]
-    assert container["readinessProbe"]["exec"]["command"][:2] == ["bash", "-c"]
+        assert documents["ConfigMap"]["data"][name] == (files / name).read_text()
+    (container,) = documents["Deployment"]["spec"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"] == {"cpu": "2", "memory": "4Gi"}
     assert all(mount["readOnly"] for mount in container["volumeMounts"] if mount["name"] != "scratch")
+    assert documents["Service"]["spec"]["type"] == "ClusterIP"
+    assert "no authentication" in (files / "kubernetes.yml").read_text()
+
+
+def test_kubernetes_waits_for_the_models_before_it_asks_whether_the_server_lives(files):
+    (container,) = manifests(files)["Deployment"]["spec"]["template"]["spec"]["containers"]
+    start, ready, alive = (container[f"{name}Probe"] for name in ("startup", "readiness", "liveness"))
+    assert start["exec"]["command"][:2] == ["bash", "-c"]
+    assert start["exec"] == ready["exec"]
+    assert start["periodSeconds"] * start["failureThreshold"] >= 300
+    assert "initialDelaySeconds" not in alive
+
+
+def test_the_claim_is_filled_before_the_server_starts(files):
+    documents = manifests(files, "kubernetes-models.yml")
+    assert list(documents) == ["PersistentVolumeClaim", "Pod"]
+    for document in documents.values():
+        kubernetes_validate.validate(document, "1.31", strict=True)
+    name = documents["PersistentVolumeClaim"]["metadata"]["name"]
+    loader, server = documents["Pod"]["spec"], manifests(files)["Deployment"]["spec"]["template"]["spec"]
+    claims = [
+        one["persistentVolumeClaim"] for spec in (loader, server) for one in spec["volumes"] if one["name"] == "models"
+    ]
+    assert claims == [{"claimName": name}, {"claimName": name, "readOnly": True}]
+    # What is copied to /models is what the server reads at /models, as the same user.
+    mounts = [
+        one["mountPath"]
+        for spec in (loader, server)
+        for one in spec["containers"][0]["volumeMounts"]
+        if one["name"] == "models"
+    ]
+    assert mounts == ["/models", "/models"]
+    assert loader["securityContext"] == server["securityContext"]
+    # The commands in the comment name the pod and end with its removal; it ends by itself too.
+    pod = documents["Pod"]["metadata"]["name"]
+    commands = [
+        line[2:].strip()
+        for line in (files / "kubernetes-models.yml").read_text().splitlines()
+        if "kubectl" in line[:70]
+    ]
+    assert [line.split()[1] for line in commands if line.startswith("kubectl")] == ["apply", "wait", "delete", "apply"]
+    assert sum(pod in line for line in commands) == 3
+    assert loader["activeDeadlineSeconds"] <= 3600
+    assert loader["restartPolicy"] == "Never"
+
+
+def test_the_pods_meet_the_restricted_pod_security_standard(files):
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted"""
+    pods = (
+        manifests(files)["Deployment"]["spec"]["template"]["spec"],
+        manifests(files, "kubernetes-models.yml")["Pod"]["spec"],
+    )
+    for pod in pods:
+        context = pod["securityContext"]
+        assert context["runAsNonRoot"] is True
+        assert min(context["runAsUser"], context["runAsGroup"], context["fsGroup"]) > 0
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        (container,) = pod["containers"]
+        assert container["securityContext"] == {
+            "readOnlyRootFilesystem": True,
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+        assert not any("hostPath" in volume for volume in pod["volumes"])
 
 
 def test_a_wrong_manifest_would_be_noticed(files):
-    deployment = list(yaml.safe_load_all((files / "kubernetes.yml").read_text()))[1]
+    deployment = manifests(files)["Deployment"]
     deployment["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(deployment, "1.31", strict=True)
 
 
-@pytest.mark.parametrize("state", ["AVAILABLE", "LOADING"])
-def test_the_probe_asks_for_every_model(files, state):
-    """The line of bash itself, against a server that answers as the status API does."""
+def probed(files, state):
+    """Runs the line of bash itself against a server that answers as the status API does; what was asked, exit code."""
     asked = []
 
     class Handler(socketserver.StreamRequestHandler):
@@ -149,17 +242,20 @@ def test_the_probe_asks_for_every_model(files, state):
             asked.append(self.rfile.readline().decode().split()[1])
             self.wfile.write(b'HTTP/1.0 200 OK\r\n\r\n{"state": "' + state.encode() + b'"}')
 
-    deployment = list(yaml.safe_load_all((files / "kubernetes.yml").read_text()))[1]
-    (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    *shell, line = container["readinessProbe"]["exec"]["command"]
+    (container,) = manifests(files)["Deployment"]["spec"]["template"]["spec"]["containers"]
+    *shell, line = container["startupProbe"]["exec"]["command"]
     with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         done = subprocess.run([*shell, line.replace("/8501", f"/{server.server_address[1]}")], timeout=20, check=False)
         server.shutdown()
         thread.join()
-    assert done.returncode == (state != "AVAILABLE")
-    assert asked == ["/v1/models/small"]
+    return asked, done.returncode
+
+
+@pytest.mark.parametrize("state", ["AVAILABLE", "LOADING"])
+def test_the_probe_asks_for_every_model(files, state):
+    assert probed(files, state) == (["/v1/models/small"], int(state != "AVAILABLE"))
 
 
 def test_nothing_is_replaced_unasked(files, repository):

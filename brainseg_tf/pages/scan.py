@@ -6,6 +6,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import nibabel as nib
 import numpy as np
@@ -13,6 +14,7 @@ from scipy import ndimage
 
 from brainseg_tf import figures, pages
 from brainseg_tf.model_card import ModelCard, versions
+from brainseg_tf.pages import wording
 from brainseg_tf.segmentation import Segmentation
 from brainseg_tf.volume import Volume
 
@@ -52,8 +54,11 @@ def write_page(
     card: ModelCard,
     report: dict[str, Any],
     truth: np.ndarray | None = None,
+    navigation: pages.Navigation | None = None,
 ) -> None:
     """Writes the page of a scan.
+
+    The arguments are what a prediction made; each is one whole and none follows from another.
 
     Args:
         path: HTML, one file.
@@ -62,23 +67,43 @@ def write_page(
         card: of the model.
         report: of ``Predictor.run``.
         truth: (N, H, W) bool on the model's slices, for the figure.
+        navigation: the index and the neighbours, for one of many scans.
 
     Raises:
         InputError: the place cannot be written to.
     """
     figure = io.BytesIO()
     figures.segmentation(result, figure, truth)
-    top = float(np.quantile(result.stack.images[..., 0][result.stack.brain], 0.998))
+    images = result.stack.images[..., 0]
+    top = figures.upper_limit(images[result.stack.brain])
+    installed = versions()
     pages.write(
         path,
         "scan.html",
+        [pages.viewer_source(), pages.script("scan.js")],
+        name=Path(report["scan"]).name,
         report=report,
-        card=card,
-        versions=versions(),
         layers=[vars(layer) for layer in layers(scan, result, top)],
-        niivue=pages.viewer_source(),
         figure=base64.b64encode(figure.getvalue()).decode("ascii"),
+        ran=wording.what_ran(report, result, card),
+        software=wording.software(installed),
+        methods=wording.methods(report, result, card, installed),
+        citations=wording.citations(card),
+        links=_links(path, navigation),
     )
+
+
+def _links(path: Path, navigation: pages.Navigation | None) -> dict[str, str | None] | None:
+    """URLs of the index and, through it, of the nearest pages before and after this one, see ``Navigation``."""
+    if navigation is None:
+        return None
+    index = pages.link(navigation.index, path.parent)
+    own = quote(pages.link(path, navigation.index.parent), safe="")
+    return {
+        "index": index,
+        "previous": f"{index}#before={own}" if navigation.previous else None,
+        "next": f"{index}#after={own}" if navigation.next else None,
+    }
 
 
 def layers(scan: Volume, result: Segmentation, top: float) -> list[Layer]:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
+from urllib.parse import quote
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, replacing
@@ -14,7 +16,7 @@ from brainseg_tf.serving.warmup import BATCH_SIZES
 
 STABLE, CANARY = "stable", "canary"
 CONFIGS = ("models.config", "batching.config", "monitoring.config")
-FILES = (*CONFIGS, "docker-compose.yml", "kubernetes.yml")
+FILES = (*CONFIGS, "docker-compose.yml", "kubernetes-models.yml", "kubernetes.yml")
 
 _ARGUMENTS = (
     "--model_config_file=/config/models.config",
@@ -58,10 +60,10 @@ def write_configuration(repository: Path, out: Path, *, overwrite: bool = False)
     contents["docker-compose.yml"] = _fill(
         "docker-compose.yml",
         arguments=_listed(_ARGUMENTS, 6),
-        models=json.dumps(f"{_relative(repository, out)}:/models:ro"),
-        # Compose takes a single dollar for a variable of its own.
-        probe=json.dumps(probe.replace("$", "$$")),
+        models=json.dumps(_dollars_doubled(_relative(repository, out))),
+        probe=json.dumps(_dollars_doubled(probe)),
     )
+    contents["kubernetes-models.yml"] = _fill("kubernetes-models.yml")
     contents["kubernetes.yml"] = _fill(
         "kubernetes.yml",
         files="\n".join(f"  {name}: |\n{_indented(contents[name], 4)}" for name in CONFIGS),
@@ -90,10 +92,17 @@ def models_config(models: Mapping[str, Sequence[int]]) -> str:
 
 def _probe(models: Iterable[str]) -> str:
     """A line of bash that succeeds once every model is loaded; the official image has neither curl nor wget."""
+    # The names are folders' names: they are quoted for the URL, then for the shell.
+    names = " ".join(shlex.quote(quote(os.fsencode(name), safe="")) for name in models)
     return (
-        f"for model in {' '.join(models)}; do exec 3<>/dev/tcp/127.0.0.1/8501 && "
-        "printf 'GET /v1/models/%s HTTP/1.0\\r\\n\\r\\n' $model >&3 && grep -q AVAILABLE <&3 || exit 1; done"
+        f"for model in {names}; do exec 3<>/dev/tcp/127.0.0.1/8501 && "
+        "printf 'GET /v1/models/%s HTTP/1.0\\r\\n\\r\\n' \"$model\" >&3 && grep -q AVAILABLE <&3 || exit 1; done"
     )
+
+
+def _dollars_doubled(text: str) -> str:
+    """Compose takes a single dollar for a variable of its own."""
+    return text.replace("$", "$$")
 
 
 def _fill(template: str, **values: object) -> str:

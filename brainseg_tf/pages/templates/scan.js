@@ -1,0 +1,101 @@
+"use strict";
+// Copying and the figure's size come first: they work without WebGL2 too.
+(() => {
+  const select = (element) => getSelection().selectAllChildren(element);
+  for (const button of document.querySelectorAll("button[data-copy]")) {
+    const source = document.getElementById(button.dataset.copy), status = button.nextElementSibling;
+    button.addEventListener("click", async () => {
+      let copied = false;
+      try {
+        await navigator.clipboard.writeText(source.innerText.trim());
+        copied = true;
+      } catch {
+        // No clipboard here (an old browser, a page inside another one): select the text, and copy that.
+        select(source);
+        try {
+          copied = document.execCommand("copy");
+        } catch {
+          copied = false;
+        }
+      }
+      if (!copied) select(source);
+      status.textContent = copied ? "Copied." : "Selected; copy it with Ctrl+C or Cmd+C.";
+    });
+  }
+  const enlarge = document.getElementById("enlarge");
+  enlarge.addEventListener("click", () => {
+    const full = document.getElementById("slices").classList.toggle("full");
+    enlarge.setAttribute("aria-pressed", String(full));
+  });
+})();
+(async () => {
+  const place = document.getElementById("viewer"), line = document.getElementById("location");
+  const layers = JSON.parse(document.getElementById("layers").textContent);
+  if (!document.createElement("canvas").getContext("webgl2")) {
+    place.style.display = "none";
+    line.textContent = "This browser has no WebGL2, which the viewer needs; the slices below show the same.";
+    return;
+  }
+  const text = (value) => Number(value).toPrecision(3);
+  const viewer = new niivue.Niivue({
+    backColor: [0, 0, 0, 1], isRadiologicalConvention: true, multiplanarForceRender: false, show3Dcrosshair: true,
+    crosshairWidth: 0.5, crosshairWidthUnit: "mm", crosshairColor: [0.3, 0.8, 1, 0.7], showAllOrientationMarkers: true,
+    isOrientCube: true, fontColor: [1, 0.9, 0.4, 1], fontMinPx: 15, multiplanarPadPixels: 20, tileMargin: 10,
+    dragAndDropEnabled: false, logLevel: "error",
+    onLocationChange: (at) => {
+      const mm = [...at.mm].slice(0, 3).map((one) => one.toFixed(1)).join(", ");
+      const values = at.values.slice(0, layers.length).map((one, k) => `${layers[k].name} ${text(one.value)}`);
+      line.textContent = `(${mm}) mm: ` + values.join(", ");
+      place.dataset.mm = mm;
+    },
+  });
+  await viewer.attachToCanvas(document.getElementById("canvas"));
+  const load = (layer) => niivue.NVImage.loadFromBase64({
+    base64: layer.nifti, name: layer.name + ".nii.gz", colormap: layer.colormap, colormapNegative: layer.negative,
+    cal_min: layer.low, cal_max: layer.high, opacity: layer.shown ? layer.opacity : 0,
+  });
+  for (const layer of layers) viewer.addVolume(await load(layer));
+
+  // The outline is the rim of NiiVue's drawing, one pixel of the screen wide in every plane; the fill is a volume.
+  const LESION = 1, HIDDEN = -1, NEARLY_CLEAR = 0.004;
+  const drawing = await load(layers[LESION]);
+  await viewer.binarize(drawing);
+  viewer.loadDrawing(drawing);
+  const style = document.getElementById("style"), view = document.getElementById("view");
+  const control = (kind, k) => document.querySelector(`input[type=${kind}][data-layer="${k}"]`);
+  const fade = (k) => {
+    const opacity = control("checkbox", k).checked ? Number(control("range", k).value) : 0;
+    const outlined = k === LESION && style.value === "outline" && view.value !== "4";
+    if (k === LESION) {
+      viewer.drawRimOpacity = outlined ? opacity : HIDDEN;
+      viewer.setDrawOpacity(outlined && opacity > 0 ? NEARLY_CLEAR : 0);
+    }
+    viewer.setOpacity(k, outlined ? 0 : opacity);
+  };
+  fade(LESION);
+  viewer.setSliceType(3);
+  for (const input of document.querySelectorAll("#controls input")) {
+    input.addEventListener("input", () => fade(Number(input.dataset.layer)));
+  }
+  style.addEventListener("change", () => {
+    // An outline hides nothing: it starts opaque.
+    control("range", LESION).value = style.value === "outline" ? 1 : layers[LESION].opacity;
+    fade(LESION);
+  });
+  view.addEventListener("change", () => {
+    viewer.setSliceType(Number(view.value));
+    fade(LESION);
+  });
+  const go = (row) => {
+    viewer.scene.crosshairPos = viewer.mm2frac(row.dataset.mm.split(" ").map(Number));
+    viewer.createOnLocationChange();
+    viewer.drawScene();
+  };
+  const rows = document.querySelectorAll("tr[data-mm]");
+  for (const row of rows) {
+    row.addEventListener("click", () => go(row));
+    row.addEventListener("keydown", (event) => { if (event.key === "Enter") go(row); });
+  }
+  if (rows.length) go(rows[0]);
+  place.dataset.ready = "yes";
+})();
