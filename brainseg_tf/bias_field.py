@@ -8,7 +8,8 @@ first what is not healthy, and the field is fitted to the rest.
 import numpy as np
 from scipy import ndimage
 
-from brainseg_tf.slices import Normalisation, normalise
+from brainseg_tf.options import Normalisation
+from brainseg_tf.slices import normalise
 
 # A quadratic in three dimensions bends once along each axis: enough for a coil, too little for most lesions.
 _DEGREE = 2
@@ -38,7 +39,6 @@ def flatten(images: np.ndarray, brain: np.ndarray, sick: np.ndarray, normalisati
     from sklearn.linear_model import HuberRegressor
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import PolynomialFeatures
-    from threadpoolctl import threadpool_limits
 
     healthy = brain & ~ndimage.binary_dilation(sick, iterations=_MARGIN)
     if healthy.sum() < max(_FEWEST, brain.sum() / 4):
@@ -52,8 +52,6 @@ def flatten(images: np.ndarray, brain: np.ndarray, sick: np.ndarray, normalisati
         logarithm = np.log(np.maximum(channel[brain], _DARKEST))
         field = make_pipeline(PolynomialFeatures(_DEGREE, include_bias=False), HuberRegressor(alpha=0.0))
         corrected = np.zeros_like(channel)
-        # On products as small as these, threads wait for each other longer than they work.
-        with threadpool_limits(1):
-            corrected[brain] = np.exp(logarithm - field.fit(place[samples], logarithm[samples]).predict(place))
+        corrected[brain] = np.exp(logarithm - field.fit(place[samples], logarithm[samples]).predict(place))
         flat.append(normalise(corrected, brain, normalisation))
     return np.stack(flat, axis=-1)

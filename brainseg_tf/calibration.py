@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from brainseg_tf.cohort import Patient
+from brainseg_tf.options import SliceOptions
 from brainseg_tf.postprocessing.residual import Score
 from brainseg_tf.saved_model import Reconstruction, Reconstructor
 from brainseg_tf.segmentation import HEALTHY_QUANTILE, SegmentationOptions, lesion_score
-from brainseg_tf.slices import SliceOptions, brain_mask, chosen, onto_stack, to_stack
-from brainseg_tf.volume import read_mask, read_volume
+from brainseg_tf.slices import brain_mask, chosen, onto_stack, to_stack
+from brainseg_tf.volume import read_segmentation, read_volume
 
 # A lesion has to be more likely than not, however sure a network is of healthy tissue.
 _EVEN_ODDS = 0.5
@@ -29,7 +30,7 @@ def healthy_levels(
     for patient in patients:
         scans = [read_volume(path) for path in patient.scans.values()]
         stack = to_stack(scans, brain_mask(scans[0]), options, trim)
-        truth = onto_stack(read_mask(patient.truth, scans[0]), scans[0], stack)
+        truth = onto_stack(read_segmentation(patient.truth, scans[0]), scans[0], stack)
         healthy = chosen(stack.brain, options) & ~(truth > 0).any(axis=(1, 2))
         reconstruction = model.reconstruct(stack.images) if model else Reconstruction(stack.images)
         for kind in _kinds(model, reconstruction):

@@ -14,7 +14,7 @@ from brainseg_tf.postprocessing.residual import Score
 from brainseg_tf.saved_model import Reconstruction, Reconstructor
 from brainseg_tf.segmentation import SegmentationOptions, lesion_score, locate
 from brainseg_tf.slices import Stack, brain_mask, chosen, from_stack, onto_stack, to_stack
-from brainseg_tf.volume import Volume, read_mask, read_volume
+from brainseg_tf.volume import Volume, read_segmentation, read_volume
 
 # The slices that slice-wise metrics count: with this rule 54 % of BraTS' slices remain, the paper's "about half"
 # (section 5.1). It is the same for every model, whatever slices that model learned from.
@@ -140,7 +140,7 @@ def evaluate(
         for patient in patients:
             try:
                 scans = {name: read_volume(path) for name, path in patient.scans.items()}
-                truth = read_mask(patient.truth, next(iter(scans.values())))
+                truth = read_segmentation(patient.truth, next(iter(scans.values())))
                 _run(methods, patient.name, scans, truth, result, say if tested else None)
             except InputError as error:
                 result.problems.append(f"{patient.name}: left out, {error}")

@@ -76,12 +76,33 @@ def calibration_error(counts: np.ndarray) -> float:
 
 def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of the values that are not NaN; NaN for fewer than two."""
+    return cluster_interval([[value] for value in values], seed)
+
+
+def cluster_interval(clusters: Sequence[Sequence[float] | np.ndarray], seed: int = 0) -> tuple[float, float]:
+    """Percentile interval of the mean of all values that are not NaN, by a bootstrap that draws clusters.
+
+    Values of one cluster, the slices of one patient for one, are not independent: a cluster is drawn with all of its
+    values (Davison and Hinkley 1997, section 3.8), and the mean is that of all values drawn.
+
+    Returns:
+        NaN for fewer than two clusters that hold a value.
+    """
     from scipy.stats import bootstrap
 
-    known = np.asarray(values, float)[~np.isnan(values)]
-    if known.size < 2:
+    arrays = [np.asarray(cluster, float) for cluster in clusters]
+    known = [array[~np.isnan(array)] for array in arrays]
+    sums = np.array([array.sum() for array in known if array.size])
+    counts = np.array([array.size for array in known if array.size], float)
+    if sums.size < 2:
         return float("nan"), float("nan")
-    result = bootstrap((known,), np.mean, confidence_level=CONFIDENCE, method="percentile", random_state=seed)
+
+    def mean(sums: np.ndarray, counts: np.ndarray, axis: int = -1) -> np.ndarray:
+        return sums.sum(axis=axis) / counts.sum(axis=axis)
+
+    result = bootstrap(
+        (sums, counts), mean, paired=True, confidence_level=CONFIDENCE, method="percentile", random_state=seed
+    )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 

@@ -13,7 +13,8 @@ from brainseg_tf import volume
 from brainseg_tf.cohort import Patient
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, replacing
-from brainseg_tf.slices import SliceOptions, brain_mask, chosen, onto_stack, to_stack
+from brainseg_tf.options import SliceOptions
+from brainseg_tf.slices import brain_mask, chosen, onto_stack, to_stack
 
 # Bump when the slices that the same options give change.
 _FORMAT = 2
@@ -59,7 +60,7 @@ def _cache_patient(patient: Patient, options: SliceOptions, folder: Path) -> Cac
     counts = file.with_suffix(".json")
     if not (file.exists() and counts.exists()):
         volumes = [volume.read_volume(path) for path in patient.scans.values()]
-        truth = volume.read_mask(patient.truth, volumes[0])
+        truth = volume.read_segmentation(patient.truth, volumes[0])
         stack = to_stack(volumes, brain_mask(volumes[0]), options)
         keep = chosen(stack.brain, options)
         healthy = keep & ~(onto_stack(truth, volumes[0], stack) > 0).any(axis=(1, 2))

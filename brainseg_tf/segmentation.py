@@ -17,7 +17,16 @@ from brainseg_tf.postprocessing.mixture import Mixture, MixtureOptions, fit_mixt
 from brainseg_tf.postprocessing.morphology import Lesion, close, lesions, remove_low, remove_small
 from brainseg_tf.postprocessing.residual import Score, above, erode, match_range, score_map, smooth
 from brainseg_tf.saved_model import Reconstruction, Reconstructor
-from brainseg_tf.slices import Stack, brain_mask, from_stack, sample, skull_warning, to_stack
+from brainseg_tf.slices import (
+    Stack,
+    brain_mask,
+    cut_to_head,
+    from_stack,
+    sample,
+    skull_warning,
+    to_stack,
+    volume_warning,
+)
 from brainseg_tf.volume import Volume
 
 # Share of the brain in healthy slices that a lesion's mean score has to stand above.
@@ -59,7 +68,7 @@ class SegmentationOptions:
         faintest: components are removed whose excess brightness (``edge.excess``), weighted by the score, has a mean
             below this, if the score is a probability: what is neither bright nor sure is no lesion. Beside a
             component that reaches it, half of it is enough.
-        smallest: components below this many millilitres are removed.
+        smallest: components below this many millilitres are removed, on the model's grid and on the scan's.
     """
 
     score: Score | None = None
@@ -159,7 +168,7 @@ def segment(
         model: turns slices into their healthy reconstructions.
         card: of that model.
         options: stages after the network.
-        brain: (X, Y, Z) bool on the scans' grid; found in the first scan if None.
+        brain: (X, Y, Z) bool on the scans' grid, without air, see ``find_brain``; found in the first scan if None.
 
     Raises:
         InputError: no brain in the scan, or not as many scans as the model has modalities.
@@ -167,12 +176,9 @@ def segment(
     options = options or SegmentationOptions()
     check_modalities(scans, card)
     seconds: dict[str, float] = {}
-    warnings: list[str] = []
     scan = scans[0]
     with _clock(seconds, "slices"):
-        if brain is None:
-            brain, doubts = find_brain(scan)
-            warnings += doubts
+        brain, warnings = find_brain(scan, brain)
         stack = to_stack(scans, brain, card.slices, card.trim)
     try:
         located = locate(stack, model, card, options, seconds)
@@ -181,21 +187,31 @@ def segment(
     stack, images = located.stack, located.reconstruction.images
     with _clock(seconds, "grid"):
         mask = (from_stack(located.outline.found, stack, scan) > 0.5) & brain
+        # A component that is large enough on the model's grid can fall apart on a coarser one.
+        mask = remove_small(mask, scan.voxel_ml, options.smallest)
         residual = np.where(stack.brain[..., None], stack.images - images, 0)
         middle = nib.affines.apply_affine(scan.affine, ndimage.center_of_mass(brain))[0]
         components = lesions(mask, sample(residual.mean(axis=-1), stack, scan, mask), scan.affine, middle)
     return Segmentation(mask, brain, stack, images, residual, located.outline, components, warnings, seconds)
 
 
-def find_brain(scan: Volume) -> tuple[np.ndarray, list[str]]:
-    """The brain in a scan, (X, Y, Z) bool, and a warning if its skull seems to be there still.
+def find_brain(scan: Volume, given: np.ndarray | None = None) -> tuple[np.ndarray, list[str]]:
+    """The brain in a scan, (X, Y, Z) bool, and warnings if it cannot be the brain alone.
+
+    Args:
+        scan: the scan.
+        given: (X, Y, Z) bool, a brain mask that came with it; None takes the scan for skull-stripped.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no brain.
     """
-    brain = brain_mask(scan)
-    warning = skull_warning(scan, brain)
-    return brain, [warning] if warning else []
+    if given is None:
+        brain = brain_mask(scan)
+        warnings = [skull_warning(scan, brain)]
+    else:
+        brain, cut = cut_to_head(given, scan)
+        warnings = [cut, volume_warning(scan, brain)]
+    return brain, [warning for warning in warnings if warning]
 
 
 def locate(

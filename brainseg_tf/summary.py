@@ -6,20 +6,20 @@ from typing import Any
 import numpy as np
 
 from brainseg_tf.comparison import Comparison
-from brainseg_tf.metrics import calibration_error, interval
+from brainseg_tf.metrics import calibration_error, cluster_interval, interval
 
 # Metrics whose mean over patients is reported, with its interval.
 MEANS = (
     "dice",
     "iou",
-    "iou_slice",
-    "dice_slice",
     "sensitivity",
     "precision",
     "hausdorff95",
     "average_precision",
     "brier",
 )
+# The columns of ``Comparison.slices``, whose mean over slices is reported.
+SLICE_MEANS = ("iou_slice", "dice_slice")
 SIZES = ("small", "medium", "large")
 
 
@@ -28,7 +28,8 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
 
     Returns:
         For each of ``MEANS`` its mean over the patients where it is known, and under ``<name>_interval`` the mean's
-        95 % bootstrap interval; slice-wise values are means over all slices, their intervals over patients. Dice of the
+        95 % bootstrap interval; of ``SLICE_MEANS`` the mean over all slices of all patients, and its interval by a
+        bootstrap that draws patients with all their slices. Dice of the
         smallest, middle and largest third of the lesions (``dice_small`` ...); pooled values; millilitres flagged in
         tumour-free slices (``false_ml_*``), when the method gets only these (``free_ml_*``), and in patients without a
         lesion (``healthy_ml_*``): median, 95th percentile, and the share of patients where anything is; of all
@@ -36,7 +37,7 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """
     sick = [one for one in comparisons if one.lesion_ml > 0]
     slices = np.concatenate([one.slices for one in comparisons])
-    by_patient = {name: [_value(one, name) for one in sick] for name in MEANS}
+    by_patient = {name: [getattr(one, name) for one in sick] for name in MEANS}
     numbers: dict[str, Any] = {
         "patients": len(comparisons),
         "slices": len(slices),
@@ -45,8 +46,9 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     for name, values in by_patient.items():
         numbers[name] = _mean(values)
         numbers[f"{name}_interval"] = list(interval(values))
-    for column, name in enumerate(("iou_slice", "dice_slice")):
+    for column, name in enumerate(SLICE_MEANS):
         numbers[name] = _mean(slices[:, column])
+        numbers[f"{name}_interval"] = list(cluster_interval([one.slices[:, column] for one in sick]))
     ranked = sorted(sick, key=lambda one: one.lesion_ml)
     for size, third in zip(SIZES, np.array_split(np.arange(len(ranked)), len(SIZES)), strict=True):
         numbers[f"dice_{size}"] = _mean([ranked[k].dice for k in third])
@@ -64,12 +66,6 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     numbers["reliability"] = counts.round(1).tolist()
     numbers["calibration_error"] = calibration_error(counts)
     return numbers
-
-
-def _value(comparison: Comparison, name: str) -> float:
-    if name in ("iou_slice", "dice_slice"):
-        return _mean(comparison.slices[:, ("iou_slice", "dice_slice").index(name)])
-    return getattr(comparison, name)
 
 
 def _mean(values: Sequence[float] | np.ndarray) -> float:

@@ -40,6 +40,23 @@ def test_the_rim_goes_within_slices_only():
     np.testing.assert_array_equal(erode(brain, (5.0, 2.0, 2.0), 0), brain)
 
 
+@pytest.mark.parametrize("spacing", [(5.0, 1.875, 1.875), (1.0, 0.5, 1.2)])
+@pytest.mark.parametrize("rim", [0.1, 2.0, 2.8, 3.0, 3.8])
+def test_the_rim_is_a_disc_in_millimetres(spacing, rim):
+    random = np.random.default_rng(0)
+    brain = ndimage.binary_dilation(random.random((2, 24, 20)) > 0.995, np.ones((1, 9, 9)), iterations=2)
+    inside = np.argwhere(brain)
+    padded = np.pad(brain, ((0, 0), (1, 1), (1, 1)))
+    expected = brain.copy()
+    for z, row, column in inside:
+        outside = np.argwhere(~padded[z]) - 1
+        if np.hypot(*((outside - [row, column]) * spacing[1:]).T).min() <= rim:
+            expected[z, row, column] = False
+    eroded = erode(brain, spacing, rim)
+    np.testing.assert_array_equal(eroded, expected)
+    assert eroded.sum() == brain.sum() if rim == 0.1 else eroded.sum() < brain.sum()
+
+
 def test_median_takes_specks():
     score = np.zeros((5, 12, 12), np.float32)
     score[:, 3:9, 3:9] = 0.5

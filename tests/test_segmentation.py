@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from brainseg_tf.calibration import healthy_levels
 from brainseg_tf.cohort import read_cohort
@@ -12,7 +13,7 @@ from brainseg_tf.saved_model import Reconstruction
 from brainseg_tf.segmentation import SegmentationOptions, segment
 from brainseg_tf.slices import SliceOptions
 from brainseg_tf.volume import read_volume
-from conftest import make_brain, save
+from conftest import AFFINE, make_brain, save
 
 SLICES = SliceOptions(size=48, spacing=5.0, min_brain=0.05)
 OPTIONS = SegmentationOptions(median=(1, 3, 3), smallest=3.0)
@@ -54,6 +55,19 @@ def test_the_lesion_and_nothing_else_on_the_scans_own_grid(tmp_path):
     assert set(result.seconds) == {"slices", "model", "residual", "mixture", "morphology", "edge", "grid"}
     assert result.warnings == []
     assert result.outline.mixture.means[-1] > result.outline.level == LEVELS["weighted"]
+
+
+def test_the_smallest_size_holds_on_the_scans_grid_too(tmp_path):
+    """A thin bright sheet that lies obliquely falls apart on slices of 16 mm."""
+    data, _ = make_brain(3, lesion=False, shape=(43, 47, 92))
+    affine = AFFINE @ np.diag([1, 1, 0.25, 1])
+    x, _, z = np.indices(data.shape)
+    data[(np.abs(z - 2 * x) < 3) & (data > 0)] = 900
+    scan = read_volume(save(data[:, :, ::13], tmp_path / "scan.nii", affine @ np.diag([1, 1, 13, 1])))
+    result = segment([scan], Healthy(), card(), replace(OPTIONS, closing=0.0, edge=0.0, level=0.0))
+    assert result.lesions
+    assert min(lesion.ml for lesion in result.lesions) >= OPTIONS.smallest
+    assert ndimage.label(result.mask, np.ones((3, 3, 3)))[1] == len(result.lesions)
 
 
 def test_a_healthy_scan_gives_an_empty_mask(tmp_path):

@@ -1,12 +1,17 @@
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.slices import (
     SliceOptions,
     brain_mask,
     chosen,
+    cut_to_head,
     from_stack,
     normalise,
     onto_stack,
@@ -166,8 +171,62 @@ def test_a_skull_is_noticed(tmp_path):
     assert "more than any brain" in skull_warning(large, brain_mask(large))
 
 
+def test_what_interpolation_leaves_around_a_brain_is_background(scan):
+    volume = read_volume(scan)
+    expected = brain_mask(volume)
+    random = np.random.default_rng(0)
+    near = ndimage.binary_dilation(expected, iterations=4) & ~expected
+    for amplitude, where in ((1e-4, near), (1.0, near), (1e-3, ~expected)):
+        data = volume.data + np.where(where, random.normal(0, amplitude, expected.shape), 0).astype(np.float32)
+        residue = replace(volume, data=data)
+        np.testing.assert_array_equal(brain_mask(residue), expected)
+        assert skull_warning(residue, expected) is None
+
+
+def test_air_is_cut_from_a_brain_mask(scan):
+    volume = read_volume(scan)
+    expected = brain_mask(volume)
+    brain, warning = cut_to_head(np.ones_like(expected), volume)
+    np.testing.assert_array_equal(brain, expected)
+    assert "of the brain mask is background, which was removed" in warning
+    # A tight mask, and one whose edge is a voxel off, are taken as they are.
+    loose = ndimage.binary_dilation(expected, iterations=1)
+    for given in (expected, ndimage.binary_erosion(expected), np.where(np.arange(23) == 11, loose, expected)):
+        brain, warning = cut_to_head(given, volume)
+        np.testing.assert_array_equal(brain, given)
+        assert warning is None
+    with pytest.raises(InputError, match="covers nothing but background"):
+        cut_to_head(~ndimage.binary_dilation(expected), volume)
+
+
+def test_a_brain_that_is_mostly_background_is_not_normalised(scan):
+    volume = read_volume(scan)
+    with pytest.raises(InputError, match=r"scan\.nii\.gz: half of the brain mask is as dark as its darkest voxels"):
+        to_stack([volume], np.ones(volume.data.shape, bool), SliceOptions(size=32, spacing=8.0))
+    # The same everywhere is no brain either, but nothing in it can be taken for a lesion.
+    even = normalise(np.full((2, 4, 4), 7.0), np.ones((2, 4, 4), bool), "robust")
+    assert not even.any()
+
+
+@pytest.mark.parametrize("degrees", [(20, 0, 0), (0, 15, 0), (0, 0, -15), (10, 8, 12)])
+def test_a_header_that_is_oblique_changes_no_slice(tmp_path, degrees):
+    data, _ = make_brain(0)
+    rotation = np.eye(4)
+    rotation[:3, :3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
+    straight, oblique = (
+        read_volume(save(data, tmp_path / name, turn @ AFFINE))
+        for name, turn in (("a.nii", np.eye(4)), ("b.nii", rotation))
+    )
+    expected, stack = (to_stack([one], brain_mask(one), OPTIONS) for one in (straight, oblique))
+    np.testing.assert_allclose(stack.images, expected.images, atol=1e-4)
+    np.testing.assert_allclose(stack.affine, rotation @ expected.affine, atol=1e-4)
+    # And what lies on the slices lies on the scan.
+    there = from_stack(stack.brain.astype(np.float32), stack, oblique)
+    np.testing.assert_allclose(there, from_stack(expected.brain.astype(np.float32), expected, straight), atol=1e-3)
+
+
 def test_a_brain_of_nothing_is_refused(tmp_path, scan):
-    data = np.zeros((9, 9, 9), np.float32)
+    data = np.zeros((29, 29, 29), np.float32)
     data[4, 4, 4] = 1
     with pytest.raises(InputError, match="no brain found"):
         brain_mask(read_volume(save(data, tmp_path / "dot.nii")))

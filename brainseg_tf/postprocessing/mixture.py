@@ -88,7 +88,6 @@ def fit_mixture(score: np.ndarray, where: np.ndarray, components: int, options: 
 def _start(values: np.ndarray, components: int, spread: Spread) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means, standard deviations and weights of an ordinary mixture, fitted to a part of the voxels."""
     from sklearn.mixture import GaussianMixture
-    from threadpoolctl import threadpool_limits
 
     sample = values[:: max(1, values.size // _SAMPLE)].astype(np.float64)[:, None]
     distinct = np.unique(sample)
@@ -102,9 +101,7 @@ def _start(values: np.ndarray, components: int, spread: Spread) -> tuple[np.ndar
         max_iter=200,
         random_state=0,
     )
-    # One thread is faster on so few voxels, and leaves the other cores to the scan that is under way beside this one.
-    with threadpool_limits(1):
-        mixture.fit(sample)
+    mixture.fit(sample)
     stddevs = np.broadcast_to(np.sqrt(np.ravel(mixture.covariances_)), components)
     return mixture.means_[:, 0], stddevs, mixture.weights_
 
