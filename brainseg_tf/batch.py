@@ -1,25 +1,29 @@
-"""Many scans: where their results go, several at a time, what is done already, and a line for each."""
+"""Many scans: where their results go, several at a time, what is done already, and a row for each."""
 
-import csv
 import json
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from brainseg_tf import __version__
+from brainseg_tf import __version__, results_table
 from brainseg_tf.dicom import is_series
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import make_folder, replacing, write_json
-from brainseg_tf.formats import SCANS, stem
+from brainseg_tf.files import make_folder, printable, replacing, write_json
+from brainseg_tf.formats import stem
+from brainseg_tf.pages import navigation
 from brainseg_tf.prediction import Job, Predictor
+from brainseg_tf.scan_search import DESCRIPTION, Search, bids_root, search_bids, search_folder
 from brainseg_tf.volume import is_whole
 
 MASK, BRAIN = "_mask.nii.gz", "_brain.nii.gz"
-SUMMARY = "summary.csv"
-_DESCRIPTION = "dataset_description.json"
+SUMMARY = results_table.NAME
 _BIDS = "1.10.0"
+# The index page is renewed at most this often, in seconds, and so that it takes at most this share of the time.
+_INDEX_SECONDS, _INDEX_SHARE = 5.0, 0.05
 
 
 @dataclass(frozen=True)
@@ -38,39 +42,84 @@ class Outcome:
     error: str | None = None
     kept: bool = False
 
+    @property
+    def row(self) -> results_table.Row:
+        """Its row of the summary."""
+        job = self.job
+        if self.report is None:
+            return results_table.row(job.scan, "failed", error=self.error)
+        status = "kept" if self.kept else "done"
+        return results_table.row(job.scan, status, report=self.report, mask=job.mask, report_file=job.report)
 
-def jobs_in(places: Sequence[Path], out: Path, *, pages: bool = False, strip: bool = False) -> list[Job]:
+
+@dataclass(frozen=True)
+class Batch:
+    """What is to be done.
+
+    Attributes:
+        jobs: one for each scan.
+        failed: outcomes of members that cannot be read, broken links for one.
+        left_out: members of the folders that are no scans of the model's modality, with the reason.
+    """
+
+    jobs: list[Job]
+    failed: list[Outcome] = field(default_factory=list)
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def plan_batch(
+    places: Sequence[Path], out: Path, *, index: Path | None = None, strip: bool = False, modality: str = "flair"
+) -> Batch:
     """A job for each scan among files, folders and BIDS datasets, with mask, report and figure in ``out``.
 
     ``NAME.nii.gz`` gives ``NAME_mask.nii.gz``. The FLAIR scans of a BIDS dataset (a folder with
-    dataset_description.json) give a BIDS derivative. ``out`` is created. With ``pages`` each scan gets a page and a
-    thumbnail too, with ``strip`` a brain mask.
+    dataset_description.json), or of a subject's or session's folder in one, give a BIDS derivative. ``out`` is created.
+
+    Args:
+        places: files are taken as they are; of a folder's members ``scan_search`` tells which are scans.
+        out: the folder for results.
+        index: the index page; with one, each scan gets a page and a thumbnail too.
+        strip: each scan gets a brain mask too.
+        modality: the model's first.
 
     Raises:
         InputError: there is no scan, two scans would share an output, or ``out`` cannot be created.
     """
     jobs: list[Job] = []
+    found = Search()
+    datasets = False
     for place in places:
-        if (place / _DESCRIPTION).is_file():
-            found = _bids_jobs(place, out)
+        root = bids_root(place) if place.is_dir() else None
+        if root is not None:
+            here = search_bids(root, place)
+            jobs += [_bids_job(scan, root, out) for scan in here.scans]
+            datasets = True
         elif place.is_dir() and not is_series(place):
-            found = [_job(file, out) for file in sorted(place.iterdir()) if _is_scan(file)]
+            here = search_folder(place, modality, out)
+            jobs += [_job(scan, out) for scan in here.scans]
         else:
-            found = [_job(place, out)]
-        if not found:
-            raise InputError(f"{place}: no scan (.nii, .nii.gz, .mgz, ...) in it; name a folder of scans")
-        jobs += found
-    jobs = [_wanted(job, pages=pages, strip=strip) for job in jobs]
-    masks = [job.mask for job in jobs]
-    for mask in masks:
-        if masks.count(mask) > 1:
+            here = Search([place])
+            jobs.append(_job(place, out))
+        if not here.scans and not here.failed:
+            raise InputError(_nothing_in(place, here, bids=root is not None))
+        found.failed += here.failed
+        found.left_out += here.left_out
+    jobs = [_wanted(job, pages=index is not None, strip=strip) for job in jobs]
+    for mask, count in Counter(job.mask for job in jobs).items():
+        if count > 1:
             raise InputError(f"{mask}: would be the mask of two scans; rename one, or predict them apart")
-    if any((place / _DESCRIPTION).is_file() for place in places):
+    if datasets:
         _describe(out)
     make_folder(out)
     for folder in {path.parent for job in jobs for path in job.outputs}:
         make_folder(folder)
-    return jobs
+    results = {path.resolve() for job in jobs for path in job.outputs}
+    left_out = [(file, reason) for file, reason in found.left_out if file.resolve() not in results]
+    failed = [Outcome(_job(file, out), error=f"{file}: {reason}") for file, reason in found.failed]
+    if index is not None:
+        around = navigation([job.page for job in jobs if job.page], index)
+        jobs = [replace(job, navigation=place) for job, place in zip(jobs, around, strict=True)]
+    return Batch(jobs, failed, left_out)
 
 
 def run_all(predictor: Predictor, jobs: Sequence[Job], *, workers: int = 2, proceed: bool = False) -> Iterator[Outcome]:
@@ -96,7 +145,10 @@ def run_all(predictor: Predictor, jobs: Sequence[Job], *, workers: int = 2, proc
 
 
 def attempt(predictor: Predictor, job: Job, *, proceed: bool) -> Outcome:
-    """Runs one job, or keeps what is there of it already, unless another version, model or options made that."""
+    """Runs one job, or keeps what is there of it already, unless another version, model or options made that.
+
+    Whatever goes wrong with one scan is its outcome: the other scans are done.
+    """
     try:
         report = _finished(job) if proceed else None
         if report is not None:
@@ -109,10 +161,108 @@ def attempt(predictor: Predictor, job: Job, *, proceed: bool) -> Outcome:
         return Outcome(job, predictor.run(job, overwrite=proceed))
     except InputError as error:
         return Outcome(job, error=str(error))
+    except MemoryError:
+        return Outcome(job, error=f"{job.scan}: there is too little memory; lower --workers, or give this process more")
+    except Exception as error:
+        # A reader or a library met what nobody has foreseen; in a batch that must not cost the other scans.
+        said = printable(" ".join(str(error).split()))[:300]
+        return Outcome(
+            job,
+            error=f"{job.scan}: failed unexpectedly ({type(error).__name__}: {said}); predict it by itself with "
+            "brainseg-tf --debug, and report it",
+        )
 
 
-def check_summary(path: Path, *, overwrite: bool) -> None:
-    """Refuses to lose the summary, or the index, of an earlier run.
+class Progress:
+    """Keeps the table and the index of a folder of results up to date, and tells how far a batch has come.
+
+    Args:
+        out: the folder.
+        batch: what is to be done.
+        index: the page, None if none is wanted.
+    """
+
+    def __init__(self, out: Path, batch: Batch, index: Path | None) -> None:
+        self._table, self._index = out / SUMMARY, index
+        self._total = len(batch.jobs) + len(batch.failed)
+        self._outcomes: list[Outcome] = []
+        self._start = time.perf_counter()
+        self._worked = 0
+        self._index_at, self._index_took = -_INDEX_SECONDS, 0.0
+        left_out = [results_table.row(file, "left out", error=reason) for file, reason in batch.left_out]
+        if left_out:
+            results_table.renew(self._table, left_out)
+        # So that the link from the first scan's page leads to it.
+        self.write_index()
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Of this run, so far."""
+        return self._outcomes
+
+    def add(self, outcome: Outcome) -> None:
+        """Takes an outcome into the table, and into the index if that was not renewed a moment ago."""
+        self._outcomes.append(outcome)
+        self._worked += not outcome.kept
+        results_table.renew(self._table, [outcome.row])
+        since = time.perf_counter() - self._index_at
+        if since >= max(_INDEX_SECONDS, self._index_took / _INDEX_SHARE):
+            self.write_index()
+
+    def write_index(self) -> None:
+        """Writes the index page, if one is wanted: of this run's scans, and of those that other runs did."""
+        if self._index is None:
+            return
+        from brainseg_tf.pages.index import write_index
+
+        self._index_at = time.perf_counter()
+        mine = {outcome.row["scan"] for outcome in self._outcomes}
+        others = [_outcome_of(row) for row in results_table.read(self._table) if row["scan"] not in mine]
+        known = [outcome for outcome in others if outcome is not None]
+        write_index(self._index, [*self._outcomes, *known], total=self._total + len(known))
+        self._index_took = time.perf_counter() - self._index_at
+
+    def __str__(self) -> str:
+        """For instance ``3/14``."""
+        return f"{len(self._outcomes)}/{self._total}"
+
+    @property
+    def time_left(self) -> str:
+        """For instance ``about 2 min left``; nothing before the first scan is done and after the last."""
+        left = self._total - len(self._outcomes)
+        if not left or not self._worked:
+            return ""
+        seconds = (time.perf_counter() - self._start) / self._worked * left
+        minutes = round(seconds / 60)
+        return f"about {minutes} min left" if minutes > 1 else f"about {max(1, round(seconds))} s left"
+
+
+def _outcome_of(row: results_table.Row) -> Outcome | None:
+    """The outcome that another run left in the table; None for what is no scan, or whose report is gone."""
+    scan, file = Path(row["scan"]), Path(row["report"])
+    if row["status"] == "failed":
+        return Outcome(Job(scan, Path(row["mask"])), error=row["error"])
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+        places: dict[str, Any] = {name: Path(path) for name, path in report["outputs"].items()}
+        return Outcome(Job(scan, **places), report, kept=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _nothing_in(place: Path, found: Search, *, bids: bool) -> str:
+    """Why a place has no scan."""
+    if found.left_out:
+        file, reason = found.left_out[0]
+        others = f" ({len(found.left_out) - 1} others are left out too)" if len(found.left_out) > 1 else ""
+        return f"{place}: no scan in it; {file.name} {reason}{others}"
+    if bids:
+        return f"{place}: no sub-*/anat/*_FLAIR.nii.gz in this BIDS dataset; name a folder of scans"
+    return f"{place}: no scan (.nii, .nii.gz, .mgz, ...) in it; name a folder of scans"
+
+
+def check_index(path: Path, *, overwrite: bool) -> None:
+    """Refuses to lose the index of an earlier run.
 
     Raises:
         InputError: there is one, and ``overwrite`` is not set.
@@ -120,23 +270,8 @@ def check_summary(path: Path, *, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise InputError(
             f"{path}: an earlier run wrote it; give --continue to keep what that run finished, --overwrite to do it "
-            "all again, or another --out-dir"
+            "all again, or another name"
         )
-
-
-def write_summary(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """Writes a CSV with a line for each outcome, failures included."""
-    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["scan", "status", "lesion_ml", "lesions", "seconds", "warnings", "mask", "error"])
-        for outcome in outcomes:
-            report, job = outcome.report, outcome.job
-            if report is None:
-                writer.writerow([job.scan, "failed", "", "", "", "", "", outcome.error])
-                continue
-            numbers = (report["lesion_ml"], report["components"], round(sum(report["seconds"].values()), 2))
-            status = "kept" if outcome.kept else "done"
-            writer.writerow([job.scan, status, *numbers, len(report["warnings"]), job.mask, ""])
 
 
 def _job(scan: Path, out: Path) -> Job:
@@ -159,42 +294,33 @@ def _wanted(job: Job, *, pages: bool, strip: bool) -> Job:
     return job if strip else replace(job, stripped=None)
 
 
-def _bids_jobs(dataset: Path, out: Path) -> list[Job]:
-    """Jobs of ``sub-X/[ses-Y/]anat/*_FLAIR.nii[.gz]``, named as BIDS names derived masks."""
-    jobs = []
-    for scan in sorted(file for place in ("sub-*/anat", "sub-*/ses-*/anat") for file in dataset.glob(f"{place}/*")):
-        if not (_is_scan(scan) and stem(scan).endswith("_FLAIR")):
-            continue
-        entities = stem(scan).removesuffix("_FLAIR")
-        place = out / scan.parent.relative_to(dataset)
-        figures = out / scan.relative_to(dataset).parts[0] / "figures"
-        jobs.append(
-            Job(
-                scan,
-                place / f"{entities}_label-lesion{MASK}",
-                figure=figures / f"{entities}_label-lesion_mask.png",
-                page=out / f"{entities}_label-lesion_mask.html",
-                thumbnail=figures / f"{entities}_label-lesion_thumbnail.png",
-                stripped=place / f"{entities}_desc-brain_mask.nii.gz",
-                report=place / f"{entities}_label-lesion_mask.json",
-            )
-        )
-    if not jobs:
-        raise InputError(f"{dataset}: no sub-*/anat/*_FLAIR.nii.gz in this BIDS dataset; name a folder of scans")
-    return jobs
+def _bids_job(scan: Path, dataset: Path, out: Path) -> Job:
+    """The job of ``sub-X/[ses-Y/]anat/*_FLAIR.nii[.gz]``, with outputs named as BIDS names derived masks."""
+    entities = stem(scan).removesuffix("_FLAIR")
+    place = out / scan.parent.relative_to(dataset)
+    figures = out / scan.relative_to(dataset).parts[0] / "figures"
+    return Job(
+        scan,
+        place / f"{entities}_label-lesion{MASK}",
+        figure=figures / f"{entities}_label-lesion_mask.png",
+        page=out / f"{entities}_label-lesion_mask.html",
+        thumbnail=figures / f"{entities}_label-lesion_thumbnail.png",
+        stripped=place / f"{entities}_desc-brain_mask.nii.gz",
+        report=place / f"{entities}_label-lesion_mask.json",
+    )
 
 
 def _describe(out: Path) -> None:
     """Makes a folder a BIDS derivative; one of somebody else's making is left alone."""
-    file = out / _DESCRIPTION
+    file = out / DESCRIPTION
     if file.exists():
-        if '"brainseg-tf"' not in file.read_text(encoding="utf-8"):
+        if '"brainseg-tf"' not in file.read_text(encoding="utf-8", errors="replace"):
             raise InputError(f"{file}: is another dataset's; choose another --out-dir")
         return
     make_folder(out)
     # What BIDS has no names for; its validator passes over it.
     with replacing(out / ".bidsignore") as beside:
-        beside.write_text(f"{SUMMARY}\n*.html\nsub-*/figures\n", encoding="utf-8")
+        beside.write_text(f"{SUMMARY}\n.{SUMMARY}.lock\n*.html\nsub-*/figures\n", encoding="utf-8")
     write_json(
         file,
         {
@@ -211,17 +337,7 @@ def _finished(job: Job) -> dict[str, Any] | None:
     if job.report is None or not all(path.is_file() for path in job.outputs) or not is_whole(job.mask):
         return None
     try:
-        return json.loads(job.report.read_text(encoding="utf-8"))
-    except ValueError:
+        report = json.loads(job.report.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
-
-
-def _is_scan(file: Path) -> bool:
-    if file.is_dir():
-        return is_series(file)
-    return (
-        file.is_file()
-        and file.name.lower().endswith(SCANS)
-        and not file.name.startswith(".")
-        and not file.name.endswith((MASK, BRAIN))
-    )
+    return report if isinstance(report, dict) else None

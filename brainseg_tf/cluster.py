@@ -11,6 +11,7 @@ from brainseg_tf import __version__
 from brainseg_tf.batch import Outcome, attempt
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import check_writable
+from brainseg_tf.pages import Navigation
 from brainseg_tf.prediction import Job, Predictor
 from brainseg_tf.saved_model import find
 from brainseg_tf.segmentation import SegmentationOptions
@@ -36,7 +37,8 @@ def run_on_cluster(
 
     Args:
         address: the scheduler's, ``tcp://host:8786``.
-        model: a shipped model's name or a model folder; each worker loads it once.
+        model: what ``saved_model.find`` takes, the same on every worker (``ModelFolder.reference``); each worker loads
+            it once.
         options: stages after the network.
         jobs: in the order that the outcomes come in.
         skull_strip, overwrite, proceed: as in ``Predictor`` and ``batch.run_all``.
@@ -59,7 +61,6 @@ def run_on_cluster(
         raise InputError(f"{address}: no Dask scheduler answers there; check the address and that it runs") from error
     with client:
         _check_workers(client, address)
-        model = str(Path(model).resolve()) if Path(model).is_dir() else model
         waiting = []
         for job in jobs:
             taken = None if overwrite or proceed else _taken(job)
@@ -89,6 +90,9 @@ def _taken(job: Job) -> Outcome | None:
 def _absolute(job: Job) -> Job:
     """The job as a worker in another folder needs it."""
     places: dict[str, Any] = {name: path.resolve() for name, path in vars(job).items() if isinstance(path, Path)}
+    if job.navigation:
+        index, previous, after = job.navigation.index, job.navigation.previous, job.navigation.next
+        places["navigation"] = Navigation(index.resolve(), previous and previous.resolve(), after and after.resolve())
     return replace(job, **places)
 
 
@@ -120,8 +124,11 @@ def _predictor(model: str, options: SegmentationOptions, skull_strip: str | None
     import tensorflow as tf
     from distributed import get_worker
 
+    from brainseg_tf.resources import limit_threads
+
     threads = get_worker().state.nthreads
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
+    limit_threads()
     found = find(model)
     return Predictor(found.card, found.load, options, overwrite=overwrite, skull_strip=skull_strip)

@@ -1,4 +1,4 @@
-"""The one kind of error that a user can cause and mend."""
+"""The one kind of error that a user can cause and mend, and the one kind of warning."""
 
 
 class InputError(Exception):
@@ -6,3 +6,7 @@ class InputError(Exception):
 
     The message is one line: the file or option it is about, what is wrong, and the remedy.
     """
+
+
+class InputWarning(UserWarning):
+    """Something about the user's files or machine is less safe than usual; the message is one line."""

@@ -5,28 +5,58 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
 
-from brainseg_tf import __version__
+from brainseg_tf import __version__, dicom
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import check_writable, write_json
+from brainseg_tf.files import check_writable, replacing, write_json
 from brainseg_tf.formats import stem
 from brainseg_tf.metrics import dice, iou
 from brainseg_tf.model_card import ModelCard
+from brainseg_tf.pages import Navigation
 from brainseg_tf.saved_model import Reconstruction, Reconstructor
 from brainseg_tf.segmentation import Segmentation, SegmentationOptions, find_brain, segment
 from brainseg_tf.skull_strip import strip
 from brainseg_tf.slices import from_stack, onto_stack
 from brainseg_tf.uncertainty import spread
-from brainseg_tf.volume import Volume, check_name, read_mask, read_on_same_grid, read_volume, write_dicom, write_map
+from brainseg_tf.volume import (
+    Volume,
+    check_name,
+    read_mask,
+    read_on_same_grid,
+    read_segmentation,
+    read_volume,
+    write_dicom,
+    write_map,
+)
 
-# How BraTS and BIDS end a file's name, and the modality that it means.
-_NAMED = {"flair": "flair", "t1": "t1", "t1w": "t1", "t1ce": "t1ce", "t1gd": "t1ce", "t2": "t2", "t2w": "t2"}
+# Parts of a file's name, as BraTS, BIDS and scanners write them, and the modality that they mean.
+_MODALITIES = {
+    "flair": "flair",
+    "t1": "t1",
+    "t1w": "t1",
+    "t1ce": "t1ce",
+    "t1c": "t1ce",
+    "t1gd": "t1ce",
+    "t2": "t2",
+    "t2w": "t2",
+    "t2star": "t2*",
+    "t2starw": "t2*",
+    "pd": "pd",
+    "pdw": "pd",
+    "dwi": "dwi",
+    "adc": "adc",
+    "swi": "swi",
+    "bold": "bold",
+    "asl": "asl",
+    "angio": "angio",
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +71,7 @@ class Job:
         figure, residual, reconstruction, probability, uncertainty, page, thumbnail, report: further outputs;
         dicom: the mask as a DICOM segmentation, for a DICOM series;
         stripped: the brain mask that the user's own tool made.
+        navigation: the index and the neighbours of the page.
     """
 
     scan: Path
@@ -58,6 +89,7 @@ class Job:
     page: Path | None = None
     thumbnail: Path | None = None
     report: Path | None = None
+    navigation: Navigation | None = None
 
     @property
     def maps(self) -> list[Path]:
@@ -66,10 +98,16 @@ class Job:
         return [self.mask, *(path for path in maps if path)]
 
     @property
+    def named_outputs(self) -> dict[str, Path]:
+        """The outputs by what they are, the mask first."""
+        inputs = ("scan", "modalities", "brain", "truth", "navigation")
+        places = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in inputs}
+        return {name: path for name, path in places.items() if path}
+
+    @property
     def outputs(self) -> list[Path]:
         """All of them."""
-        others = (self.dicom, self.figure, self.page, self.thumbnail, self.report)
-        return [*self.maps, *(path for path in others if path)]
+        return list(self.named_outputs.values())
 
 
 class Predictor:
@@ -99,7 +137,7 @@ class Predictor:
         self._server, self._strip, self._copies = server, skull_strip, copies
         self._card, self._load, self._options, self._overwrite = card, load, options, overwrite
         self._model: Future[Reconstructor] | None = None
-        self._starting, self._drawing = Lock(), Lock()
+        self._starting = Lock()
 
     def run(self, job: Job, *, overwrite: bool = False) -> dict[str, Any]:
         """Segments one scan and writes what the job asks for; returns the report.
@@ -115,7 +153,7 @@ class Predictor:
         self._check_outputs(job, self._overwrite or overwrite)
         scans = self._read(job)
         brain, doubts = self._brain(job, scans[0])
-        truth = read_mask(job.truth, scans[0]) if job.truth else None
+        truth = read_segmentation(job.truth, scans[0]) if job.truth else None
         read = time.perf_counter()
         # The files are sound. While the model is loaded, which takes seconds, the slices are cut.
         model = _Coming(self._start_loading())
@@ -162,13 +200,13 @@ class Predictor:
 
     def _brain(self, job: Job, scan: Volume) -> tuple[np.ndarray, list[str]]:
         if self._strip is not None:
-            return strip(self._strip, scan), []
+            return find_brain(scan, strip(self._strip, scan))
         if job.brain is None:
             return find_brain(scan)
         brain = read_mask(job.brain, scan)
         if not brain.any():
             raise InputError(f"{job.brain}: is empty; give a mask that covers the brain")
-        return brain, []
+        return find_brain(scan, brain)
 
     def _check_outputs(self, job: Job, overwrite: bool) -> None:
         for path in job.maps:
@@ -184,6 +222,7 @@ class Predictor:
                 raise InputError(f"{job.scan}: is no folder of DICOM slices; --save-dicom-seg needs one")
             if job.dicom.suffix != ".dcm":
                 raise InputError(f"{job.dicom}: the name must end in .dcm")
+            dicom.check_segmentation(job.scan)
 
     def _read(self, job: Job) -> list[Volume]:
         card = self._card
@@ -202,8 +241,8 @@ class Predictor:
     def _doubts(self, job: Job) -> list[str]:
         """A warning if the scan's name says that it is of another modality than the model's."""
         expected = self._card.modalities[0]
-        named = _NAMED.get(re.split(r"[^a-z0-9]+", stem(job.scan).lower())[-1], expected)
-        if named == expected:
+        named = other_modality(job.scan, expected)
+        if named is None:
             return []
         return [f"{job.scan}: is {named} by its name, model {self._card.name} is for {expected}; the mask may be wrong"]
 
@@ -212,6 +251,7 @@ class Predictor:
         return {
             "scan": str(job.scan),
             "mask": str(job.mask),
+            "outputs": {name: str(path) for name, path in job.named_outputs.items()},
             "lesion_ml": round(sum(one.ml for one in result.lesions), 4),
             "components": len(result.lesions),
             "lesions": [asdict(one) for one in result.lesions],
@@ -243,8 +283,21 @@ class Predictor:
         truth: np.ndarray | None,
         report: dict[str, Any],
     ) -> None:
+        """Writes all outputs beside their places, then renames them: the report first, the mask last.
+
+        After a failure none of them is there, and where the mask is, the others are.
+        """
         start = time.perf_counter()
-        scan = scans[0]
+        with ExitStack() as places:
+            staged = {name: places.enter_context(replacing(path)) for name, path in job.named_outputs.items()}
+            beside = replace(job, **dict[str, Any](staged))
+            self._write_maps(beside, scans[0], result, unsure)
+            self._draw(beside, scans[0], result, truth, report)
+            if beside.report:
+                result.seconds["write"] = round(time.perf_counter() - start, 3)
+                write_json(beside.report, report)
+
+    def _write_maps(self, job: Job, scan: Volume, result: Segmentation, unsure: np.ndarray | None) -> None:
         for path, maps in (
             (job.residual, result.residual),
             (job.reconstruction, result.reconstruction),
@@ -254,23 +307,17 @@ class Predictor:
             if path and maps is not None:
                 channels = [from_stack(maps[..., c], result.stack, scan) for c in range(maps.shape[-1])]
                 write_map(path, channels[0] if len(channels) == 1 else np.stack(channels, axis=-1), scan)
-        if job.figure or job.page or job.thumbnail:
-            # matplotlib draws one figure at a time.
-            with self._drawing:
-                self._draw(job, scan, result, truth, report)
         if job.stripped:
             write_map(job.stripped, result.brain, scan)
         if job.dicom:
             write_dicom(job.dicom, result.mask, scan)
-        # The mask comes last but for the report: where it stands, the rest is whole.
         write_map(job.mask, result.mask, scan)
-        if job.report:
-            result.seconds["write"] = round(time.perf_counter() - start, 3)
-            write_json(job.report, report)
 
     def _draw(
         self, job: Job, scan: Volume, result: Segmentation, truth: np.ndarray | None, report: dict[str, Any]
     ) -> None:
+        if not (job.figure or job.page or job.thumbnail):
+            return
         from brainseg_tf import figures
 
         outlined = None if truth is None else onto_stack(truth, scan, result.stack) > 0.5
@@ -281,7 +328,13 @@ class Predictor:
         if job.page:
             from brainseg_tf.pages.scan import write_page
 
-            write_page(job.page, scan, result, self._card, report, outlined)
+            write_page(job.page, scan, result, self._card, report, outlined, job.navigation)
+
+
+def other_modality(scan: Path, expected: str) -> str | None:
+    """The modality that a scan's name says, if it is another than the expected one and names that nowhere."""
+    named = [_MODALITIES[part] for part in re.split(r"[^a-z0-9]+", stem(scan).lower()) if part in _MODALITIES]
+    return named[-1] if named and expected not in named else None
 
 
 class _Coming:

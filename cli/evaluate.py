@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def _names(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for one in given for name in one.split(",") if name))
+    names = [name for one in given for name in one.split(",")]
+    if not all(names):
+        raise click.BadParameter("a name is empty; give models' names or folders, with commas between")
+    return tuple(dict.fromkeys(names))
 
 
 def _baselines(context: click.Context, parameter: click.Parameter, given: str) -> list[str]:
@@ -133,6 +136,11 @@ def evaluate(
     import_tensorflow()
     from brainseg_tf import figures, protocol, reports
     from brainseg_tf.files import write_json
+    from brainseg_tf.keras_backend import use_defaults
+    from brainseg_tf.resources import limit_threads
+
+    use_defaults()
+    limit_threads()
 
     def say(comparison: "Comparison") -> None:
         click.echo(f"{comparison.patient:28} {comparison.method:14} Dice {comparison.dice:.3f}")

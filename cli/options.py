@@ -44,8 +44,8 @@ def _preset(context: click.Context, parameter: click.Parameter, name: str) -> No
         context.default_map = PAPER
 
 
-def _odd(context: click.Context, parameter: click.Parameter, value: int) -> int:
-    if value % 2 == 0:
+def _odd(context: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
+    if value is not None and value % 2 == 0:
         raise click.BadParameter(f"{value} has no middle voxel; give an odd number")
     return value
 
@@ -85,8 +85,9 @@ _STAGES = [
     click.option(
         "--median",
         type=click.IntRange(1),
-        help="Edge of the median filter in pixels; 1 turns it off.  [default: 5, over 3 slices; of a probability "
-        "3, over 13]",
+        callback=_odd,
+        help="Edge of the median filter in pixels, an odd number; 1 turns it off.  [default: 5, over 3 slices; of a "
+        "probability 3, over 13]",
     ),
     click.option(
         "--mixture-components",

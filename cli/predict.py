@@ -2,7 +2,9 @@
 
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from brainseg_tf_cli.options import FILE, segmentation_options, shipped_names, s
 from brainseg_tf_cli.quiet import import_tensorflow
 
 if TYPE_CHECKING:
+    from brainseg_tf.batch import Batch, Outcome, Progress
     from brainseg_tf.prediction import Job
     from brainseg_tf.saved_model import Reconstructor
 
@@ -152,16 +155,18 @@ def predict(
 
         pages.check_installed()
 
-    from brainseg_tf.batch import BRAIN, SUMMARY, check_summary, jobs_in, run_all, write_summary
-    from brainseg_tf.files import check_writable
+    from brainseg_tf.batch import BRAIN
     from brainseg_tf.formats import stem
     from brainseg_tf.prediction import Job, Predictor
     from brainseg_tf.saved_model import best_for, find
 
-    found = find(model) if model else best_for(["flair", *modalities])
+    found = best_for(["flair", *modalities]) if model is None else find(model)
 
     def load() -> "Reconstructor":
+        from brainseg_tf.resources import limit_threads
+
         import_tensorflow()
+        limit_threads()
         if server is None:
             return found.load()
         from brainseg_tf.serving.remote import Served, connect
@@ -195,44 +200,71 @@ def predict(
         _show(job, predictor.run(job))
         return
     assert out_dir is not None  # Either of the two, see above.
-    check_summary(out_dir / SUMMARY, overwrite=overwrite or proceed)
-    if html is not None:
-        check_summary(html, overwrite=overwrite or proceed)
-    jobs = jobs_in(scans, out_dir, pages=html is not None, strip=skull_strip is not None)
-    if html is not None:
-        check_writable(html, overwrite=True)
+    strip, replaced = skull_strip is not None, overwrite or proceed
+    batch = _plan(scans, out_dir, card.modalities[0], html, strip=strip, overwrite=replaced)
+    running: Iterator[Outcome]
     if scheduler:
         from brainseg_tf.cluster import run_on_cluster
 
-        name = model or found.card.name
         running = run_on_cluster(
-            scheduler, name, options, jobs, skull_strip=skull_strip, overwrite=overwrite, proceed=proceed
+            scheduler,
+            found.reference,
+            options,
+            batch.jobs,
+            skull_strip=skull_strip,
+            overwrite=overwrite,
+            proceed=proceed,
         )
     else:
-        running = run_all(predictor, jobs, workers=workers, proceed=proceed)
-    outcomes = []
+        from brainseg_tf.batch import run_all
+        from brainseg_tf.resources import workers_for_memory
+
+        workers, remark = workers_for_memory(workers)
+        if remark:
+            _warn(remark)
+        running = run_all(predictor, batch.jobs, workers=workers, proceed=proceed)
+    _run_batch(batch, running, out_dir, html)
+
+
+def _plan(
+    scans: tuple[Path, ...], out_dir: Path, modality: str, html: Path | None, *, strip: bool, overwrite: bool
+) -> "Batch":
+    """The jobs of several scans; what an earlier run made is refused unless it may be kept or replaced."""
+    from brainseg_tf.batch import SUMMARY, check_index, plan_batch
+    from brainseg_tf.files import check_writable
+    from brainseg_tf.results_table import check
+
+    if html is not None:
+        check_index(html, overwrite=overwrite)
+    batch = plan_batch(scans, out_dir, index=html, strip=strip, modality=modality)
+    check(out_dir / SUMMARY, [job.mask for job in batch.jobs], overwrite=overwrite)
+    if html is not None:
+        check_writable(html, overwrite=True)
+    for file, reason in batch.left_out:
+        _warn(f"{file}: left out, {reason}")
+    return batch
+
+
+def _run_batch(batch: "Batch", running: "Iterator[Outcome]", out_dir: Path, html: Path | None) -> None:
+    """Shows each outcome as it comes, and keeps table and index up to date."""
+    from brainseg_tf.batch import Progress
+
+    progress = Progress(out_dir, batch, html)
     try:
-        for outcome in running:
-            outcomes.append(outcome)
-            if outcome.report is None:
-                click.echo(f"Error: {outcome.error}", err=True)
-            else:
-                _show(outcome.job, outcome.report)
+        for outcome in chain(batch.failed, running):
+            progress.add(outcome)
+            _show_outcome(outcome, progress)
     except KeyboardInterrupt:
+        total = len(batch.jobs) + len(batch.failed)
         click.echo(
-            f"Error: interrupted after {len(outcomes)} of {len(jobs)} scans; --continue does the others", err=True
+            f"Error: interrupted after {len(progress.outcomes)} of {total} scans; --continue does the others", err=True
         )
         sys.exit(130)
     finally:
-        if outcomes:
-            write_summary(out_dir / SUMMARY, outcomes)
-        if outcomes and html is not None:
-            from brainseg_tf.pages.index import write_index
-
-            write_index(html, outcomes)
-    failures = sum(outcome.error is not None for outcome in outcomes)
+        progress.write_index()
+    failures = sum(outcome.error is not None for outcome in progress.outcomes)
     if failures:
-        click.echo(f"Error: {failures} of {len(jobs)} scans failed", err=True)
+        click.echo(f"Error: {failures} of {len(progress.outcomes)} scans failed", err=True)
         sys.exit(1)
 
 
@@ -253,9 +285,28 @@ def _modalities(others: tuple[str, ...]) -> dict[str, Path]:
     return {name: Path(file) for name, _, file in pairs}
 
 
-def _show(job: "Job", report: dict[str, Any]) -> None:
+def _warn(text: str) -> None:
+    from brainseg_tf.files import printable
+
+    click.echo(f"Warning: {printable(text)}", err=True)
+
+
+def _show_outcome(outcome: "Outcome", progress: "Progress") -> None:
+    """A line for a scan of several, with how far the batch has come; on a terminal also how long it will take."""
+    from brainseg_tf.files import printable
+
+    left = f", {progress.time_left}" if sys.stdout.isatty() and progress.time_left else ""
+    if outcome.report is None:
+        click.echo(f"Error: [{progress}] {printable(outcome.error)}", err=True)
+    else:
+        _show(outcome.job, outcome.report, f"[{progress}{left}] ")
+
+
+def _show(job: "Job", report: dict[str, Any], prefix: str = "") -> None:
+    from brainseg_tf.files import printable
+
     for warning in report["warnings"]:
-        click.echo(f"Warning: {warning}", err=True)
+        _warn(warning)
     count = len(report["lesions"])
     what = (
         f"{report['lesion_ml']:.1f} ml in {count} lesion{'s' * (count != 1)}"
@@ -263,4 +314,4 @@ def _show(job: "Job", report: dict[str, Any]) -> None:
         else "no lesion found, empty mask"
     )
     agreement = f", Dice {report['dice']:.3f}" if "dice" in report else ""
-    click.echo(f"{job.mask}: {what}{agreement}")
+    click.echo(f"{prefix}{printable(job.mask)}: {what}{agreement}")

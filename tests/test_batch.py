@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from test_cli import FAST, call, fails
 
-from brainseg_tf.batch import jobs_in, run_all
+from brainseg_tf.batch import Progress, plan_batch, run_all
 from brainseg_tf.errors import InputError
 from brainseg_tf.prediction import Job, Predictor
 from brainseg_tf.saved_model import find
@@ -25,6 +26,13 @@ def rows(out):
         return list(csv.DictReader(file))
 
 
+LOCK = ".summary.csv.lock"
+
+
+def hidden(out):
+    return sorted(file.name for file in out.iterdir() if file.name.startswith("."))
+
+
 def masks(out):
     return {file.name: np.asarray(nib.load(file).dataobj) for file in sorted(out.rglob("*_mask.nii.gz"))}
 
@@ -35,7 +43,9 @@ def test_two_at_once_give_what_one_after_another_gives(trained, scans, tmp_path)
         result = call("predict", scans, "--out-dir", out, "--model", trained, "--workers", workers, *FAST)
         assert result.exit_code == 0, result.output
         # In the scans' order, whichever was done first.
-        assert [Path(line.split(": ")[0]).name for line in result.stdout.splitlines()] == list(masks(out))
+        lines = [line.split("] ", 1) for line in result.stdout.splitlines()]
+        assert [Path(line.split(": ")[0]).name for _, line in lines] == list(masks(out))
+        assert [count for count, _ in lines] == ["[1/3", "[2/3", "[3/3"]
     one, two = masks(tmp_path / "1"), masks(tmp_path / "2")
     assert one.keys() == two.keys()
     for name, mask in one.items():
@@ -124,7 +134,7 @@ def test_a_disk_that_fills_up_keeps_what_is_finished(trained, scans, tmp_path, m
     assert all("cannot be written (No space left on device)" in line for line in lines[:2])
     assert lines[2] == "Error: 2 of 3 scans failed"
     assert list(masks(out)) == ["sub-00_FLAIR_mask.nii.gz"]
-    assert not [file for file in out.iterdir() if file.name.startswith(".")]
+    assert hidden(out) == [LOCK]
     assert call(*arguments, "--continue").exit_code == 0
     assert len(masks(out)) == 3
     assert [line["status"] for line in rows(out)] == ["kept", "done", "done"]
@@ -142,6 +152,7 @@ def test_a_bids_dataset_gives_a_bids_derivative(trained, tmp_path):
     assert result.exit_code == 0, result.output
     assert {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()} == {
         ".bidsignore",
+        LOCK,
         "dataset_description.json",
         "summary.csv",
         "sub-01/anat/sub-01_label-lesion_mask.nii.gz",
@@ -167,16 +178,16 @@ def test_another_datasets_description_is_left_alone(tmp_path):
     save(make_brain(1)[0], data / "sub-01" / "anat" / "sub-01_FLAIR.nii.gz")
     (data / "dataset_description.json").write_text('{"Name": "mine"}')
     with pytest.raises(InputError, match="is another dataset's; choose another --out-dir"):
-        jobs_in([data], data)
+        plan_batch([data], data)
     assert (data / "dataset_description.json").read_text() == '{"Name": "mine"}'
-    assert len(jobs_in([data], tmp_path / "out")) == len(jobs_in([data], tmp_path / "out")) == 1
+    assert len(plan_batch([data], tmp_path / "out").jobs) == len(plan_batch([data], tmp_path / "out").jobs) == 1
 
 
 def test_a_bids_dataset_without_flair_is_refused(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "dataset_description.json").write_text("{}")
     with pytest.raises(InputError, match=r"no sub-\*/anat/\*_FLAIR.nii.gz in this BIDS dataset"):
-        jobs_in([tmp_path / "data"], tmp_path / "out")
+        plan_batch([tmp_path / "data"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -215,7 +226,7 @@ def test_ctrl_c_loses_nothing_that_is_finished(trained, scans, tmp_path):
     assert 1 <= len(done) < 40
     assert all(mask.any() for mask in done.values())
     assert len(list(out.glob("*_report.json"))) == len(done)
-    assert not [file.name for file in out.iterdir() if file.name.startswith(".")]
+    assert hidden(out) == [LOCK]
     assert 1 <= len(rows(out)) <= len(done)
 
 
@@ -240,3 +251,149 @@ def test_a_model_that_could_not_be_loaded_is_tried_again(trained, scan, tmp_path
     assert second.error is None
     assert len(tries) == 2
     assert not jobs[0].mask.exists() and jobs[1].mask.exists()
+
+
+class Fake:
+    """A predictor without a network; it fails with what stands in the scan's name."""
+
+    def run(self, job, *, overwrite=False):
+        error = {"memory": MemoryError(), "unicode": UnicodeEncodeError("utf-8", "\udce9", 0, 1, "surrogates\nno")}.get(
+            job.scan.name.split(".")[0]
+        )
+        if error:
+            raise error
+        job.mask.write_bytes(b"mask")
+        outputs = {"mask": str(job.mask), "report": str(job.report)}
+        report = {"lesion_ml": 1.0, "components": 1, "seconds": {"model": 1.0}, "warnings": [], "outputs": outputs}
+        report |= {
+            "lesions": [{}],
+            "brain": {"ml": 1000.0, "median_intensity": 3.0},
+            "model": {"name": "m", "version": 1},
+        }
+        job.report.write_text(json.dumps(report))
+        return report
+
+
+def test_whatever_one_scan_raises_the_others_are_done(tmp_path):
+    places = [tmp_path / f"{name}.nii.gz" for name in ("a", "memory", "unicode", "b")]
+    batch = plan_batch(places, tmp_path / "out")
+    outcomes = list(run_all(Fake(), batch.jobs))
+    assert [outcome.error is None for outcome in outcomes] == [True, False, False, True]
+    assert "memory.nii.gz: there is too little memory; lower --workers" in outcomes[1].error
+    assert "unicode.nii.gz: failed unexpectedly (UnicodeEncodeError:" in outcomes[2].error
+    assert "\n" not in outcomes[2].error and outcomes[2].error.isprintable()
+
+
+def test_the_table_has_every_scan_that_is_finished_at_any_moment(tmp_path):
+    places = [tmp_path / f"{number}.nii.gz" for number in range(5)]
+    batch = plan_batch(places, tmp_path / "out")
+    progress = Progress(tmp_path / "out", batch, tmp_path / "out" / "index.html")
+    running = run_all(Fake(), batch.jobs, workers=1)
+    for number, outcome in enumerate(running, start=1):
+        progress.add(outcome)
+        assert [Path(line["scan"]) for line in rows(tmp_path / "out")] == places[:number]
+        assert str(progress) == f"{number}/5"
+        assert bool(progress.time_left) == (number < 5)
+        # Renewed at once at first, then every few seconds; and at the end.
+        assert "of 5 done" in (tmp_path / "out" / "index.html").read_text()
+    progress.write_index()
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert all(f"{number}.nii.gz" in page for number in range(5))
+
+
+def test_runs_with_one_folder_for_results_keep_each_others_scans(tmp_path):
+    out, index = tmp_path / "out", tmp_path / "out" / "index.html"
+    batches = [plan_batch([tmp_path / f"{name}.nii.gz"], out) for name in ("a", "memory", "b")]
+    both = [Progress(out, batch, index) for batch in batches]
+    for progress, batch in zip(both, batches, strict=True):
+        for outcome in run_all(Fake(), batch.jobs):
+            progress.add(outcome)
+    for progress in both:
+        progress.write_index()
+    assert {Path(line["scan"]).name: line["status"] for line in rows(out)} == {
+        "a.nii.gz": "done",
+        "memory.nii.gz": "failed",
+        "b.nii.gz": "done",
+    }
+    page = index.read_text()
+    assert all(f"{name}.nii.gz" in page for name in ("a", "memory", "b"))
+
+
+def test_two_commands_at_once_into_one_folder(trained, scans, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", "from brainseg_tf_cli.main import run; run()", "predict", "--model", trained]
+    running = [
+        subprocess.Popen(
+            [str(part) for part in (*command, scans / f"sub-0{number}_FLAIR.nii.gz", "--out-dir", out, *FAST)]
+        )
+        for number in (0, 1)
+    ]
+    assert [one.wait(120) for one in running] == [0, 0]
+    assert [(Path(line["scan"]).name, line["status"]) for line in sorted(rows(out), key=lambda line: line["scan"])] == [
+        ("sub-00_FLAIR.nii.gz", "done"),
+        ("sub-01_FLAIR.nii.gz", "done"),
+    ]
+
+
+def test_names_of_every_kind_and_members_that_are_no_scans(trained, scans, tmp_path):
+    folder, out = tmp_path / "scans", tmp_path / "out"
+    folder.mkdir()
+    names = [os.fsdecode(b"caf\xe9.nii.gz"), "a#?%20.nii.gz", "two\nlines.nii.gz", f"{'x' * 245}.nii.gz"]
+    for name in names:
+        shutil.copy(scans / "sub-00_FLAIR.nii.gz", folder / name)
+    (folder / "annexed.nii.gz").symlink_to("gone")
+    shutil.copy(scans / "sub-00_FLAIR.nii.gz", folder / "a_T1w.nii.gz")
+    result = call("predict", folder, "--out-dir", out, "--model", trained, "--html", out / "index.html", *FAST)
+    assert result.exit_code == 1, result.output
+    found = {line["scan"].removeprefix(f"{folder}/"): line for line in rows(out)}
+    assert {name: line["status"] for name, line in found.items()} == {
+        "annexed.nii.gz": "failed",
+        "a#?%20.nii.gz": "done",
+        "caf\\xe9.nii.gz": "done",
+        "two\\nlines.nii.gz": "done",
+        names[3]: "failed",
+        "a_T1w.nii.gz": "left out",
+    }
+    assert "bytes, 255 are allowed here; shorten the scan's name" in found[names[3]]["error"]
+    assert "is a link to a file that is not there" in found["annexed.nii.gz"]["error"]
+    assert (out / os.fsdecode(b"caf\xe9_mask.nii.gz")).is_file()
+    assert not [file for file in out.iterdir() if file.name.startswith("xxx")]
+    lines = result.stderr.splitlines()
+    assert len(lines) == 4, lines  # Two scans failed, one member is left out, and their number.
+    assert "a_T1w.nii.gz: left out, is t1 by its name" in lines[0]
+    assert lines[-1] == "Error: 2 of 5 scans failed"
+    assert all(line.isprintable() for line in (*lines, *result.stdout.splitlines()))
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "caf\\xe9.nii.gz" in page
+    assert "./a%23%3F%2520.html" in page
+
+
+def test_a_scan_that_fails_while_it_is_written_leaves_nothing(trained, scan, tmp_path, monkeypatch):
+    from brainseg_tf import prediction
+
+    def fail(*arguments):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(prediction, "write_map", fail)
+    out = tmp_path / "out"
+    result = call("predict", scan, "--out-dir", out, "--model", trained, *FAST)
+    assert result.exit_code == 1
+    assert sorted(file.name for file in out.iterdir()) == [LOCK, "summary.csv"]
+    assert [line["status"] for line in rows(out)] == ["failed"]
+
+
+def test_a_batch_that_is_killed_keeps_its_rows(trained, scans, tmp_path):
+    many, out = tmp_path / "scans", tmp_path / "out"
+    many.mkdir()
+    for number in range(30):
+        shutil.copy(scans / "sub-00_FLAIR.nii.gz", many / f"sub-{number:02}_FLAIR.nii.gz")
+    command = [sys.executable, "-c", "from brainseg_tf_cli.main import run; run()", "predict", many, "--model", trained]
+    process = subprocess.Popen([str(part) for part in (*command, "--out-dir", out, *FAST)], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.readline()
+    process.kill()
+    process.wait(30)
+    process.stdout.close()
+    done = rows(out)
+    assert 2 <= len(done) < 30
+    assert {line["status"] for line in done} == {"done"}

@@ -12,7 +12,7 @@ from test_batch import masks, rows
 from test_cli import FAST, call, fails
 
 from brainseg_tf import cluster
-from brainseg_tf.batch import jobs_in
+from brainseg_tf.batch import plan_batch
 from brainseg_tf.errors import InputError
 from brainseg_tf.segmentation import SegmentationOptions
 
@@ -54,7 +54,7 @@ def test_a_worker_that_is_killed_loses_no_scan(workers, trained, scans, tmp_path
     for number in range(30):
         shutil.copy(scans / "sub-00_FLAIR.nii.gz", many / f"sub-{number:02}_FLAIR.nii.gz")
     out = tmp_path / "out"
-    jobs = jobs_in([many], out)
+    jobs = plan_batch([many], out).jobs
 
     def kill_one():
         while len(list(out.glob("*_report.json"))) < 3:

@@ -1,0 +1,52 @@
+import subprocess
+import sys
+
+import pytest
+
+from brainseg_tf import resources
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "wanted", "expected"), [(None, 4, 4), (8000, 4, 4), (2000, 4, 2), (1300, 2, 1), (100, 2, 1)]
+)
+def test_workers_follow_the_memory(monkeypatch, free_mib, wanted, expected):
+    monkeypatch.setattr(resources, "available_memory", lambda: free_mib and free_mib * 2**20)
+    workers, remark = resources.workers_for_memory(wanted)
+    assert workers == expected
+    assert (remark is None) == (workers == wanted)
+    if remark:
+        assert f"{expected} scan(s) at a time instead of {wanted}" in remark
+
+
+def test_a_limit_of_the_process_counts():
+    code = (
+        "import resource; from brainseg_tf.resources import available_memory\n"
+        "free = available_memory(); assert free is None or free > 2**20, free\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31)); print(available_memory())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 2**30 < int(done.stdout) < 2**31
+
+
+def test_the_least_limit_counts(monkeypatch, tmp_path):
+    files = {
+        "/proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 5000 kB\n",
+        "/sys/fs/cgroup/memory.max": "4096000\n",
+        "/sys/fs/cgroup/memory.current": "1096000\n",
+    }
+    monkeypatch.setattr(resources, "_lines", lambda file: files.get(file, "").splitlines())
+    monkeypatch.setattr(resources, "_process", lambda: None)
+    assert resources.available_memory() == 3_000_000
+    files["/sys/fs/cgroup/memory.max"] = "max\n"
+    assert resources.available_memory() == 5000 * 1024
+    files.clear()
+    assert resources.available_memory() is None
+
+
+def test_one_thread_for_the_rest_of_the_process():
+    code = (
+        "import numpy; from brainseg_tf.resources import limit_threads; from threadpoolctl import threadpool_info\n"
+        "limit_threads(); print({pool['num_threads'] for pool in threadpool_info()})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "{1}"
