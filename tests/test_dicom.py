@@ -1,15 +1,38 @@
 """A series of DICOM slices in, a DICOM segmentation out."""
 
+import os
+import shutil
+import warnings
+
 import highdicom as hd
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    UID,
+    EnhancedMRImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    MediaStorageDirectoryStorage,
+    MRImageStorage,
+    RLELossless,
+    SegmentationStorage,
+    generate_uid,
+)
 from test_cli import FAST, call, fails
+from test_formats import open_folder, somebody_else  # noqa: F401
 
+from brainseg_tf.dicom import check_segmentation, is_series
+from brainseg_tf.errors import InputError
+from brainseg_tf.volume import read_volume, write_dicom
 from conftest import AFFINE, make_brain, save
+
+MISSING = object()
 
 
 def write_series(folder, data, affine, series=None, **changes):
@@ -40,7 +63,12 @@ def write_series(folder, data, affine, series=None, **changes):
         one.ImagePositionPatient = [f"{x:.8g}" for x in (lps @ [0, 0, k, 1])[:3]]
         one.PixelData = np.rint(data[:, :, k].T / 0.5).astype(np.uint16).tobytes()
         for name, value in changes.items():
-            setattr(one, name, value(k) if callable(value) else value)
+            value = value(k) if callable(value) else value
+            if value is MISSING:
+                delattr(one, name)
+            else:
+                setattr(one, name, value)
+        meta.MediaStorageSOPInstanceUID = one.get("SOPInstanceUID", meta.MediaStorageSOPInstanceUID)
         one.save_as(folder / f"{(k * 7) % data.shape[2]:03}_{k}.dcm", enforce_file_format=True)
     return folder
 
@@ -105,31 +133,656 @@ def test_folders_of_series_are_scans_and_an_empty_mask_is_a_segmentation_too(tra
     assert not hd.seg.segread(out / "healthy_mask.dcm").pixel_array.any()
 
 
-def test_series_that_make_no_volume_are_refused(trained, tmp_path):
-    data = make_brain(101)[0][..., 5:15]
-    two = write_series(tmp_path / "two", data, AFFINE)
-    write_series(two, data[..., :3], AFFINE)
-    gap = write_series(tmp_path / "gap", data, AFFINE)
-    next(file for file in gap.iterdir() if file.name.endswith("_4.dcm")).unlink()
-    tilted = write_series(
-        tmp_path / "tilted", data, AFFINE, ImageOrientationPatient=lambda k: [1, 0, 0, 0, 1 - k % 2, k % 2]
-    )
-    cut = write_series(tmp_path / "cut", data, AFFINE)
-    for file in cut.iterdir():
-        file.write_bytes(file.read_bytes()[:1500])
-    for folder, message in (
-        (two, "DICOM series; give each"),
-        (gap, "make no volume"),
-        (tilted, "make no volume"),
-        (cut, "series|volume|damaged"),
-    ):
-        error = fails(call("predict", folder, "--out", tmp_path / "m.nii.gz", "--model", trained))
-        assert any(part in error for part in message.split("|")), error
-        assert not (tmp_path / "m.nii.gz").exists()
-
-
 def test_a_segmentation_needs_a_series_and_a_dcm_name(series, scan, trained, tmp_path):
     options = ("--out", tmp_path / "m.nii.gz", "--model", trained, "--save-dicom-seg")
     assert "is no folder of DICOM slices" in fails(call("predict", scan, *options, tmp_path / "m.dcm"))
     assert "must end in .dcm" in fails(call("predict", series, *options, tmp_path / "m.nii"))
     assert list(tmp_path.iterdir()) == [scan]
+
+
+# --- What lies in folders of slices ---
+
+DATA = np.rint(make_brain(101)[0] / 0.5) * 0.5
+COUNT = DATA.shape[2]
+COLUMNS, ROWS = DATA.shape[:2]
+NORMAL = -1  # of AFFINE's slices, along z
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_series(tmp_path / "series", DATA, AFFINE)
+
+
+def first(folder):
+    """The file of the slice that was written first."""
+    return slice_of(folder, 0)
+
+
+def slice_of(folder, k):
+    return next(file for file in folder.iterdir() if file.name.endswith(f"_{k}.dcm"))
+
+
+def edit(file, target=None, **changes):
+    """Changes attributes of a file, or writes them to another one."""
+    one = pydicom.dcmread(file)
+    for name, value in changes.items():
+        if value is MISSING:
+            delattr(one, name)
+        else:
+            setattr(one, name, value)
+    one.file_meta.MediaStorageSOPClassUID = one.get("SOPClassUID", one.file_meta.MediaStorageSOPClassUID)
+    one.save_as(target or file)
+    return target or file
+
+
+def check_read(folder, *notes):
+    """The volume is that of all slices, and these things are said about it, and no others."""
+    volume = read_volume(folder)
+    # LPS of a volume whose first two axes point to the left and to the back.
+    expected = nib.Nifti1Image(DATA, AFFINE)
+    turn = nib.orientations.ornt_transform(nib.io_orientation(AFFINE), nib.orientations.axcodes2ornt("LPS"))
+    np.testing.assert_array_equal(volume.data, expected.as_reoriented(turn).get_fdata())
+    np.testing.assert_allclose(volume.affine, expected.as_reoriented(turn).affine, atol=1e-3)
+    assert len(volume.doubts) == len(notes), volume.doubts
+    for doubt, note in zip(volume.doubts, notes, strict=True):
+        assert note in doubt
+        assert doubt.isprintable()
+    return volume
+
+
+def refused(folder, message, read=read_volume):
+    with pytest.raises(InputError, match=message) as error:
+        read(folder)
+    said = str(error.value)
+    assert said.isprintable()
+    assert str(folder) in said
+    # No name of a Python attribute or type.
+    assert not any(word in said for word in ("object", "attribute", "Dataset", "FileDataset", "NoneType", "__"))
+    return said
+
+
+def strip_preamble(file, meta=True):
+    content = file.read_bytes()[132:]
+    if not meta:
+        content = content[12 + int.from_bytes(content[8:12], "little") :]
+    file.write_bytes(content)
+
+
+def apple_double(file):
+    file.write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(200))
+
+
+def dicomdir(folder, file, in_data_set):
+    """A directory: its class may stand in the file's own header only."""
+    one = pydicom.dcmread(first(folder), stop_before_pixels=True)
+    one.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    for name in ("Rows", "Columns", "SeriesInstanceUID", "SOPInstanceUID"):
+        delattr(one, name)
+    one.SOPClassUID = MediaStorageDirectoryStorage
+    if not in_data_set:
+        del one.SOPClassUID
+    one.save_as(file)
+
+
+def test_hidden_files_directories_and_notes_are_passed_over(folder, tmp_path):
+    for file in list(folder.iterdir()):
+        apple_double(folder / f"._{file.name}")
+    for k in range(60):
+        apple_double(folder / f"._{k}.dcm")
+    dicomdir(folder, folder / "DICOMDIR", in_data_set=False)
+    dicomdir(folder, folder / "other", in_data_set=True)
+    (folder / ".DS_Store").write_bytes(bytes(300))
+    (folder / "notes.txt").write_text("lesion in the left hemisphere " * 10)
+    (folder / "Thumbs.db").touch()
+    (folder / "subfolder").mkdir()
+    os.mkfifo(folder / "pipe")
+    report = pydicom.dcmread(first(folder), stop_before_pixels=True)
+    report.SOPClassUID = UID("1.2.840.10008.5.1.4.1.1.88.11")
+    for name in ("Rows", "Columns"):
+        delattr(report, name)
+    report.SeriesInstanceUID, report.Modality = generate_uid(), "SR"
+    report.save_as(folder / "report.dcm")
+    edit(first(folder), folder / "seg.dcm", SOPClassUID=SegmentationStorage, Modality="SEG", SeriesInstanceUID="1.2.3")
+    assert is_series(folder)
+    check_read(folder)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("._1.dcm", "DICOMDIR", "other", ".DS_Store", "notes.txt", "report.dcm", "seg.dcm"):
+        shutil.copy(folder / name, alone)
+    assert not is_series(alone)
+    refused(alone, "is a folder without DICOM slices")
+
+
+@pytest.mark.parametrize("meta", [True, False])
+@pytest.mark.parametrize("which", [range(COUNT), range(COUNT - 8, COUNT), [0]])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_slices_without_preamble_are_read(folder, meta, which, syntax):
+    for k in which:
+        file = slice_of(folder, k)
+        if syntax != ExplicitVRLittleEndian:
+            one = pydicom.dcmread(file)
+            if syntax == ExplicitVRBigEndian:
+                one.PixelData = one.pixel_array.byteswap().tobytes()
+            one.file_meta.TransferSyntaxUID = syntax
+            pydicom.dcmwrite(
+                file,
+                one,
+                implicit_vr=syntax.is_implicit_VR,
+                little_endian=syntax.is_little_endian,
+                enforce_file_format=True,
+            )
+        strip_preamble(file, meta)
+    assert is_series(folder)
+    check_read(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x08\x00\x05\x00CS" + bytes(500),
+        b"\x02\x00\x00\x00UL\x04\x00" + bytes(500),
+        b"\x08\x00\x08\x00\x10\x00\x00\x00" + b"x" * 500,
+        b"\x08\x00",
+        b"",
+    ],
+)
+def test_what_only_begins_like_dicom_is_none(tmp_path, folder, content):
+    place = tmp_path / "binary"
+    place.mkdir()
+    (place / "data").write_bytes(content)
+    assert not is_series(place)
+    (folder / "data").write_bytes(content)
+    check_read(folder)
+
+
+def test_a_series_is_found_among_thousands_of_other_files(folder):
+    for k in range(3000):
+        (folder / f"{k:05}.json").write_bytes(b"{}")
+    assert is_series(folder)
+    for file in folder.glob("*.dcm"):
+        file.unlink()
+    assert not is_series(folder)
+    assert not is_series(folder / "missing")
+
+
+@pytest.mark.parametrize("name", ["MR..{}.IMA", ".hidden{}", "IM{}", "1.2.840.{}"])
+def test_slices_may_have_any_name(folder, name):
+    for k, file in enumerate(list(folder.iterdir())):
+        file.rename(folder / name.format(k))
+    assert is_series(folder)
+    check_read(folder)
+
+
+def damage(file, what):
+    if what == "empty":
+        file.write_bytes(b"")
+    elif what == "zeros":
+        file.write_bytes(bytes(file.stat().st_size))
+    elif what == "text":
+        file.write_text("<html>Access denied</html>" * 20)
+    elif what == "link to nothing":
+        file.unlink()
+        file.symlink_to(file.with_name("gone"))
+    else:
+        file.write_bytes(file.read_bytes()[: {"early": 250, "late": 1500, "pixels": -100}[what]])
+
+
+@pytest.mark.parametrize("name", ["{}.dcm", "IM{}"])
+@pytest.mark.parametrize("what", ["empty", "zeros", "text", "link to nothing", "early", "late", "pixels"])
+def test_a_damaged_slice_is_named_also_at_the_end_of_the_stack(folder, what, name):
+    files = [slice_of(folder, k) for k in range(COUNT)]
+    for k, file in enumerate(files):
+        file.rename(folder / name.format(k))
+    damage(folder / name.format(COUNT - 1), what)
+    said = refused(folder, "named like the slices|damaged or cut off|is a link to a file that is not there")
+    assert name.format(COUNT - 1) in said
+
+
+def test_a_series_of_links_to_nothing_is_one(tmp_path):
+    (tmp_path / "1.dcm").symlink_to(tmp_path / "annex" / "1")
+    assert is_series(tmp_path)
+    refused(tmp_path, "1.dcm: is a link to a file that is not there; fetch it")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of POSIX")
+def test_slices_that_may_not_be_read_are_said(open_folder):  # noqa: F811
+    place = write_series(open_folder / "series", DATA, AFFINE)
+    read_volume(place)  # highdicom is imported while it may be
+    file = slice_of(place, 3)
+    file.chmod(0)
+    with somebody_else(place):
+        assert is_series(place)
+        said = refused(place, r"cannot be read \(Permission denied\); change its permissions")
+        assert file.name in said
+    for one in place.iterdir():
+        one.chmod(0)
+    with somebody_else(place):
+        assert is_series(place)
+        refused(place, "Permission denied")
+    place.chmod(0)
+    with somebody_else(place):
+        assert not is_series(place)
+        refused(place, "no permission to read it")
+
+
+# --- Copies, echoes, localizers ---
+
+
+def test_of_copies_one_is_used(folder):
+    shutil.copy(slice_of(folder, 5), folder / "copy.dcm")
+    check_read(folder, "1 file is a copy of another; it is not used")
+    # Exported twice, each time with identifiers of its own.
+    edit(slice_of(folder, 6), folder / "again.dcm", SOPInstanceUID=generate_uid())
+    with_both = "1 file is a copy of another", "1 file is a copy of another"
+    check_read(folder, *with_both)
+
+
+def test_one_identifier_for_all_slices_loses_none(tmp_path):
+    place = write_series(tmp_path / "series", DATA, AFFINE, SOPInstanceUID="1.2.3")
+    check_read(place)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"EchoTime": 90.0}, r"\(echo times 10.0, 90.0\)"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "P"]}, r"image types ORIGINAL/PRIMARY/M, ORIGINAL/PRIMARY/P"),
+        ({}, r"\(echoes, repetitions, or magnitude and phase\)"),
+    ],
+)
+def test_several_images_at_one_position_are_refused(tmp_path, changes, words):
+    common = {"EchoTime": 10.0, "ImageType": ["ORIGINAL", "PRIMARY", "M"]}
+    place = write_series(tmp_path / "series", DATA, AFFINE, **common)
+    for k, file in enumerate(list(place.iterdir())):
+        one = pydicom.dcmread(file)
+        pixels = (one.pixel_array // 2).tobytes()
+        edit(file, place / f"second_{k}.dcm", SOPInstanceUID=generate_uid(), PixelData=pixels, **changes)
+    refused(place, rf"holds up to 2 images at one position.*{words}")
+
+
+def localizer(folder, k, **changes):
+    return edit(
+        slice_of(folder, k),
+        folder / f"localizer{k}.dcm",
+        SOPInstanceUID=generate_uid(),
+        ImageOrientationPatient=[0, 1, 0, 0, 0, -1],
+        ImagePositionPatient=[0, -100, 100],
+        **changes,
+    )
+
+
+def test_a_localizer_in_the_series_is_left_out_with_a_word(folder):
+    localizer(folder, 0, Rows=20, Columns=20, PixelData=bytes(800))
+    check_read(folder, "1 slice of another plane (localizer) left out: localizer0.dcm")
+    for k in range(1, 8):
+        localizer(folder, k, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    check_read(folder, "8 slices of another plane (localizer) left out: localizer1.dcm, localizer2.dcm")
+
+
+def test_a_localizer_alone_is_refused(tmp_path):
+    planes = [[1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, -1], [1, 0, 0, 0, 0, -1]]
+    place = write_series(
+        tmp_path / "series",
+        DATA[:, :, :9],
+        AFFINE,
+        ImageOrientationPatient=lambda k: planes[k % 3],
+        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
+    )
+    refused(place, "lie in several planes")
+
+
+def test_two_series_are_told_apart(folder):
+    other = write_series(
+        folder.with_name("other"), DATA[..., :3], AFFINE, SeriesDescription="t1 mprage", SeriesNumber=7
+    )
+    for file in other.iterdir():
+        file.rename(folder / f"t1_{file.name}")
+    said = refused(folder, "holds 2 DICOM series; give each a folder of its own")
+    assert "7 't1 mprage' of 3 files" in said
+    assert f"3 'unnamed' of {COUNT} files" in said
+
+
+# --- Stacks ---
+
+
+def z_of(k):
+    return -50 + 5.0 * k
+
+
+def at(x=0.0, y=0.0, z=None):
+    """Positions in LPS of the slices of AFFINE."""
+    return lambda k: [-84 + x * k, -96 + y * k, z_of(k) if z is None else z(k)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ImagePositionPatient": MISSING}, rf"{COUNT} of {COUNT} slices have no position"),
+        ({"ImagePositionPatient": lambda k: MISSING if k == 4 else at()(k)}, rf"1 of {COUNT} slices have no position"),
+        ({"ImageOrientationPatient": MISSING}, "have no orientation"),
+        ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "have no orientation"),
+        ({"PixelSpacing": MISSING}, "have no pixel size"),
+        ({"ImageOrientationPatient": lambda k: [1, 0, 0, 0, 1 - k % 2, k % 2]}, "lie in several planes"),
+        ({"ImagePositionPatient": at(y=5 * np.tan(np.deg2rad(15)))}, r"gantry tilt of 15 degrees"),
+        ({"ImagePositionPatient": at(z=lambda k: -50 + 5 * k + 1.5 * (k % 2))}, "mm apart; convert it with dcm2niix"),
+        (
+            {"ImagePositionPatient": at(z=lambda k: -50 + 5 * k + 5 * (k > 7))},
+            "5 mm apart but 10 mm after 003_7|slices are missing",
+        ),
+        ({"PixelSpacing": lambda k: [4.2, 4.0] if k else [4.2, 3.5]}, r"has 4.2 x 3.5 mm where others have 4.2 x 4.0"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "holds mosaics"),
+        ({"ImageType": "MOSAIC"}, "holds mosaics"),
+        ({"NumberOfFrames": 2}, "images of which some have several frames"),
+    ],
+)
+def test_what_is_no_regular_stack_is_refused(tmp_path, changes, message):
+    place = write_series(tmp_path / "series", DATA, AFFINE, **changes)
+    for read in (read_volume, check_segmentation):
+        refused(place, message, read)
+
+
+def test_a_missing_slice_is_found_anywhere_inside(folder):
+    slice_of(folder, COUNT - 2).unlink()
+    refused(folder, "5 mm apart but 10 mm after .*slices are missing")
+
+
+def test_one_slice_of_another_size_is_named(folder):
+    file = edit(slice_of(folder, COUNT - 1), Rows=20, Columns=30, PixelData=bytes(1200))
+    assert file.name in refused(folder, f"has 20 x 30 pixels where others have {ROWS} x {COLUMNS}")
+
+
+def test_one_slice_is_no_volume(tmp_path):
+    refused(write_series(tmp_path / "series", DATA[:, :, :1], AFFINE), "holds one slice")
+
+
+def test_colour_is_refused(tmp_path):
+    place = write_series(
+        tmp_path / "series",
+        DATA,
+        AFFINE,
+        SamplesPerPixel=3,
+        PhotometricInterpretation="RGB",
+        PlanarConfiguration=0,
+        BitsAllocated=8,
+        BitsStored=8,
+        HighBit=7,
+        PixelData=bytes(3 * ROWS * COLUMNS + (ROWS * COLUMNS) % 2),
+    )
+    refused(place, "holds images in colour")
+
+
+@pytest.mark.parametrize("digits", [1, 2])
+def test_positions_with_few_digits_are_a_regular_stack(tmp_path, digits):
+    place = write_series(
+        tmp_path / "series", DATA, AFFINE, ImagePositionPatient=at(z=lambda k: round(-50 + 5.4321 * k, digits))
+    )
+    volume = read_volume(place)
+    assert volume.data.shape[2] == COUNT
+    assert volume.spacing[2] == pytest.approx(5.4321, abs=0.01)
+    assert volume.doubts == ()
+
+
+def test_cosines_with_few_digits_are_a_stack(tmp_path):
+    tilt = 0.2
+    place = write_series(
+        tmp_path / "series",
+        DATA,
+        AFFINE,
+        ImageOrientationPatient=lambda k: [1, 0, 0, 0, round(np.cos(tilt), 3 + k % 2), round(np.sin(tilt), 3 + k % 2)],
+        ImagePositionPatient=lambda k: [
+            -84,
+            round(-96 - 5 * k * np.sin(tilt), 2),
+            round(-50 + 5 * k * np.cos(tilt), 2),
+        ],
+    )
+    volume = read_volume(place)
+    np.testing.assert_allclose(volume.spacing, (4, 4.2, 5), atol=0.01)
+    np.testing.assert_allclose(volume.affine[:3, 2] / 5, [0, np.sin(tilt), np.cos(tilt)], atol=2e-3)
+
+
+# --- Pixels ---
+
+
+def test_padding_is_background(tmp_path):
+    stored = np.rint(DATA.transpose(2, 1, 0) / 0.5).astype(np.int16)
+    padded = np.where(stored == 0, -2000, stored).astype(np.int16)
+    for value in (-2000, 63536):
+        place = write_series(
+            tmp_path / f"series{value}", DATA, AFFINE, PixelRepresentation=1, PixelData=lambda k: padded[k].tobytes()
+        )
+        for file in place.iterdir():
+            one = pydicom.dcmread(file)
+            one.add_new("PixelPaddingValue", "SS" if value < 0 else "US", value)
+            one.save_as(file)
+        check_read(place)
+
+
+def test_a_slope_for_each_slice_and_inverted_grey_are_undone(tmp_path):
+    stored = np.rint(DATA.transpose(2, 1, 0) / 0.5).astype(np.uint16)
+    place = write_series(
+        tmp_path / "slopes",
+        DATA,
+        AFFINE,
+        RescaleSlope=lambda k: f"{0.5 / (1 + k % 3):.12g}",
+        PixelData=lambda k: (stored[k] * (1 + k % 3)).tobytes(),
+    )
+    np.testing.assert_allclose(
+        read_volume(place).data, check_read(write_series(tmp_path / "b", DATA, AFFINE)).data, rtol=1e-6
+    )
+    place = write_series(
+        tmp_path / "inverted",
+        DATA,
+        AFFINE,
+        PhotometricInterpretation="MONOCHROME1",
+        BitsStored=12,
+        HighBit=11,
+        RescaleSlope="1",
+        PixelData=lambda k: (4095 - stored[k]).astype(np.uint16).tobytes(),
+    )
+    np.testing.assert_allclose(read_volume(place).data, read_volume(tmp_path / "b").data * 2)
+
+
+def test_pixels_that_no_decoder_reads_are_said(folder):
+    for file in folder.iterdir():
+        one = pydicom.dcmread(file)
+        one.file_meta.TransferSyntaxUID = JPEG2000Lossless
+        one.PixelData = encapsulate([b"\xff\x4f\xff\x51" + bytes(60)])
+        one["PixelData"].VR = "OB"
+        one.save_as(file)
+    refused(folder, r"its pixels \(JPEG 2000 .*\) cannot be decoded here; pip install")
+    check_segmentation(folder)  # needs no pixels
+
+
+def test_compressed_pixels_are_read(folder):
+    for file in folder.iterdir():
+        one = pydicom.dcmread(file)
+        one.compress(RLELossless)
+        one.save_as(file)
+    check_read(folder)
+
+
+# --- Multi-frame ---
+
+
+def write_enhanced(folder, *, order=None, frames=COUNT, **changes):
+    """One file with all slices, as scanners of today send it."""
+    source = write_series(folder.with_name("source"), DATA, AFFINE)
+    one = pydicom.dcmread(slice_of(source, 0))
+    shutil.rmtree(source)
+    one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    orientation, spacing = one.ImageOrientationPatient, one.PixelSpacing
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "RescaleSlope"):
+        delattr(one, name)
+    del one.RescaleIntercept
+    order = list(order or range(frames))
+    one.NumberOfFrames = frames
+    one.PixelData = np.rint(DATA.transpose(2, 1, 0) / 0.5).astype(np.uint16)[order].tobytes()
+
+    def data_set(**values):
+        made = pydicom.Dataset()
+        for name, value in values.items():
+            setattr(made, name, value)
+        return made
+
+    organization = generate_uid()
+    one.DimensionOrganizationSequence = [data_set(DimensionOrganizationUID=organization)]
+    one.DimensionIndexSequence = [
+        data_set(
+            DimensionIndexPointer=0x00200032, FunctionalGroupPointer=0x00209113, DimensionOrganizationUID=organization
+        )
+    ]
+    one.SharedFunctionalGroupsSequence = [
+        data_set(
+            PixelMeasuresSequence=[data_set(PixelSpacing=spacing, SliceThickness=5)],
+            PlaneOrientationSequence=[data_set(ImageOrientationPatient=orientation)],
+            PixelValueTransformationSequence=[data_set(RescaleSlope="0.5", RescaleIntercept="0", RescaleType="US")],
+        )
+    ]
+    one.PerFrameFunctionalGroupsSequence = [
+        data_set(
+            PlanePositionSequence=[data_set(ImagePositionPatient=[-84, -96, z_of(k)])],
+            FrameContentSequence=[data_set(DimensionIndexValues=[k + 1], StackID="1", InStackPositionNumber=k + 1)],
+        )
+        for k in order
+    ]
+    for name, value in changes.items():
+        if value is MISSING:
+            delattr(one, name)
+        else:
+            setattr(one, name, value)
+    folder.mkdir()
+    one.save_as(folder / "enhanced.dcm", enforce_file_format=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "order", [None, range(COUNT - 1, -1, -1), np.random.default_rng(0).permutation(COUNT).tolist()]
+)
+def test_an_enhanced_multi_frame_image_is_read(tmp_path, order):
+    place = write_enhanced(tmp_path / "enhanced", order=order)
+    assert is_series(place)
+    volume = check_read(place)
+    check_segmentation(place)
+    mask = volume.data > 500
+    write_dicom(tmp_path / "seg.dcm", mask, volume)
+    assert hd.seg.segread(tmp_path / "seg.dcm").pixel_array.sum() == mask.sum() > 10
+
+
+def test_an_enhanced_image_without_frame_of_reference_has_a_volume_but_no_segmentation(tmp_path):
+    place = write_enhanced(tmp_path / "enhanced", FrameOfReferenceUID=MISSING)
+    check_read(place)
+    refused(place, "has no Frame of Reference UID", check_segmentation)
+
+
+def test_a_multi_frame_image_that_is_no_stack_is_refused(tmp_path):
+    twice = [k // 2 for k in range(COUNT)]
+    refused(
+        write_enhanced(tmp_path / "echoes", order=twice), "multi-frame image whose frames are not one regular stack"
+    )
+    lost = write_enhanced(tmp_path / "lost", PerFrameFunctionalGroupsSequence=MISSING)
+    refused(lost, "multi-frame image whose frames are not one regular stack")
+    two = write_enhanced(tmp_path / "two")
+    edit(two / "enhanced.dcm", two / "second.dcm", SOPInstanceUID=generate_uid())
+    refused(two, "holds 2 images of which some have several frames")
+
+
+# --- Segmentations of series that were anonymised ---
+
+REMOVED = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
+    *("AccessionNumber", "ReferringPhysicianName", "SeriesNumber", "Modality", "Manufacturer"),
+)
+
+
+def written_segmentation(place, path):
+    check_segmentation(place)
+    volume = read_volume(place)
+    mask = volume.data > 500
+    write_dicom(path, mask, volume)
+    written = hd.seg.segread(path)
+    assert written.pixel_array.sum() == mask.sum() > 10
+    return written
+
+
+def test_what_an_anonymiser_removed_is_empty_in_the_segmentation(tmp_path):
+    place = write_series(tmp_path / "series", DATA, AFFINE, **dict.fromkeys(REMOVED, MISSING))
+    written = written_segmentation(place, tmp_path / "seg.dcm")
+    for name in REMOVED[:9]:
+        assert name in written
+        assert not written.get(name)
+
+
+@pytest.mark.parametrize(
+    "invalid",
+    [
+        {"PatientSex": "unknown"},
+        {"PatientBirthDate": "removed"},
+        {"StudyDate": "2020", "StudyTime": "noon"},
+        {"PatientID": "x" * 80},
+        {"AccessionNumber": "y" * 40, "StudyID": "z" * 40},
+    ],
+)
+def test_what_an_anonymiser_spoilt_is_empty_in_the_segmentation(tmp_path, invalid):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, while the test writes such values
+        place = write_series(tmp_path / "series", DATA, AFFINE, **invalid)
+    written = written_segmentation(place, tmp_path / "seg.dcm")
+    assert not any(written.get(name) for name in invalid)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"FrameOfReferenceUID": MISSING}, "has no Frame of Reference UID, .*leave out --save-dicom-seg"),
+        ({"FrameOfReferenceUID": lambda k: generate_uid()}, "differ in their Frame of Reference UID"),
+        ({"StudyInstanceUID": MISSING}, "has no Study Instance UID"),
+        ({"SeriesInstanceUID": MISSING}, "has no Series Instance UID"),
+        ({"SOPInstanceUID": MISSING}, "has no SOP Instance UID"),
+    ],
+)
+def test_a_series_that_cannot_be_referred_to_is_read_but_has_no_segmentation(tmp_path, changes, message):
+    place = write_series(tmp_path / "series", DATA, AFFINE, **changes)
+    volume = check_read(place)
+    refused(place, message, check_segmentation)
+    with pytest.raises(InputError, match=message):
+        write_dicom(tmp_path / "seg.dcm", volume.data > 500, volume)
+    assert not (tmp_path / "seg.dcm").exists()
+
+
+def test_no_pixel_is_read_to_check_for_a_segmentation(folder, monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError("pixels were read")
+
+    monkeypatch.setattr(pydicom.dataset.Dataset, "convert_pixel_data", fail)
+    check_segmentation(folder)
+
+
+def test_headers_that_are_invalid_are_one_line_or_read(tmp_path, capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        place = write_series(
+            tmp_path / "series",
+            DATA,
+            AFFINE,
+            PatientBirthDate="?",
+            SliceThickness="5.000000000000000001",
+            WindowCenter="",
+        )
+    check_read(place)
+    check_segmentation(place)
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+    for file in place.iterdir():
+        file.write_bytes(file.read_bytes().replace(b"IS\x02\x001 ", b"IS\x02\x00x "))
+    read_volume(place)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_folder_with_bytes_that_are_not_utf8_is_read(folder):
+    odd = folder.rename(folder.with_name(os.fsdecode(b"caf\xe9\n")))
+    shutil.copy(slice_of(odd, 5), odd / os.fsdecode(b"copy\xe9.dcm"))
+    check_read(odd, "caf\\xe9\\n: 1 file is a copy of another")
+    damage(slice_of(odd, 5), "pixels")
+    with pytest.raises(InputError) as error:
+        read_volume(odd)
+    assert str(error.value).isprintable()

@@ -1,6 +1,14 @@
 """Scans as people have them: other formats, odd grids, odd numbers."""
 
+import gzip
+import importlib.util
+import os
 import shutil
+import stat
+import struct
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -8,7 +16,7 @@ import pytest
 import SimpleITK
 from nibabel.processing import resample_from_to
 from scipy import ndimage
-from test_cli import FAST, call, fails
+from test_cli import FAST, call
 
 from brainseg_tf import formats
 from brainseg_tf.errors import InputError
@@ -130,11 +138,327 @@ def test_without_the_extra_its_formats_are_refused(tmp_path, monkeypatch, packag
         (path / "1.dcm").write_bytes(bytes(128) + b"DICM")
     else:
         path.write_text("NRRD0004")
-    found = formats.importlib.util.find_spec
-    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda one: None if one == package else found(one))
-    error = fails(call("predict", path, "--out", tmp_path / "m.nii.gz"))
-    assert f"{package}; pip install 'brainseg-tf[formats]'" in error
-    assert not (tmp_path / "m.nii.gz").exists()
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda one: None if one == package else found(one))
+    with pytest.raises(InputError, match=rf"{package}; pip install 'brainseg-tf\[formats\]'"):
+        read_volume(path)
+
+
+# --- Headers that are odd ---
+
+
+def rewrite(path, place, content):
+    """Writes bytes into the header of an uncompressed file."""
+    whole = bytearray(path.read_bytes())
+    whole[place : place + len(content)] = content
+    path.write_bytes(whole)
+    return path
+
+
+@pytest.fixture
+def counted(tmp_path):
+    """A scan of whole numbers, and their values in LPS."""
+    data = np.rint(make_brain(4)[0]).astype(np.int16)
+    image = nib.Nifti1Image(data, AFFINE)
+    image.set_qform(AFFINE, code=1)
+    image.set_sform(AFFINE, code=1)
+    nib.save(image, tmp_path / "s.nii")
+    return tmp_path / "s.nii", data
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("slope", "offset", "expected"),
+    [
+        (2, 5, lambda data: 2.0 * data + 5),
+        (0, 5, lambda data: data),
+        (0, INF, lambda data: data),
+        (1, NAN, lambda data: data),
+        (2, NAN, lambda data: data),
+        (NAN, NAN, lambda data: data),
+        (NAN, 5, lambda data: data),
+        (INF, 0, None),
+        (-INF, 0, None),
+        (1, INF, None),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".img"])
+def test_a_scaling_that_is_no_number_is_none(tmp_path, counted, slope, offset, expected, suffix):
+    path, data = counted
+    if suffix == ".img":
+        nib.save(nib.Nifti1Pair(data, AFFINE), tmp_path / "s.img")
+        path = tmp_path / "s.img"
+    # Bytes 112 to 120 are scl_slope and scl_inter.
+    rewrite(path.with_suffix(".hdr") if suffix == ".img" else path, 112, struct.pack("<ff", slope, offset))
+    if suffix == ".nii.gz":
+        path = path.rename(tmp_path / "s.nii.gz")
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    if expected is None:
+        with pytest.raises(InputError, match=r"scaling \(scl_slope, scl_inter\) is infinite; set it to 1 and 0"):
+            read_volume(path)
+        return
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.data, expected(data))
+    assert len(volume.doubts) == (slope == 2 and offset != 5)
+
+
+def test_an_sform_that_is_none_gives_way_to_the_qform(tmp_path, counted):
+    path, data = counted
+    for rows in (np.zeros(12), np.full(12, np.nan), np.tile([1, 0, 0, 0], 3)):
+        rewrite(path, 280, np.asarray(rows, "<f4").tobytes())
+        volume = read_volume(path)
+        assert [one.partition(": ")[2] for one in volume.doubts] == ["its sform is no orientation; the qform is used"]
+        np.testing.assert_allclose(volume.source.affine, AFFINE, atol=1e-4)
+        np.testing.assert_array_equal(volume.data, data)
+        write_map(tmp_path / "mask.nii", volume.data > 500, volume)
+        mask = nib.load(tmp_path / "mask.nii")
+        np.testing.assert_allclose(mask.affine, AFFINE, atol=1e-4)
+        assert (mask.header["qform_code"], mask.header["sform_code"]) == (1, 0)
+
+
+def test_a_qform_that_is_none_gives_way_to_the_sform(counted):
+    path, data = counted
+    rewrite(path, 256, struct.pack("<fff", 3, 3, 3))  # no unit quaternion
+    volume = read_volume(path)
+    assert [one.partition(": ")[2] for one in volume.doubts] == ["its qform is no orientation; the sform is used"]
+    np.testing.assert_allclose(volume.source.affine, AFFINE)
+    np.testing.assert_array_equal(volume.data, data)
+
+
+def test_no_form_at_all_is_refused(counted):
+    path, _ = counted
+    rewrite(path, 256, struct.pack("<fff", 3, 3, 3))
+    rewrite(path, 280, bytes(48))
+    with pytest.raises(InputError, match="no usable orientation|not a readable NIfTI file"):
+        read_volume(path)
+
+
+# --- Names ---
+
+
+@pytest.mark.parametrize(
+    ("name", "saved_as"),
+    [
+        ("plain.nii.gz", "s.nii"),
+        ("zipped.nii", "s.nii.gz"),
+        ("UPPER.NII.GZ", "s.nii.gz"),
+        ("Mixed.Nii.Gz", "s.nii"),
+        ("UPPER.NII", "s.nii"),
+        ("plain.mgz", "s.mgh"),
+        ("zipped.mgh", "s.mgz"),
+        ("UPPER.MGZ", "s.mgz"),
+        ("UPPER.NRRD", "s.nrrd"),
+        ("Mixed.Mha", "s.mha"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_a_file_is_read_by_its_content_not_by_its_name(tmp_path, name, saved_as, dtype):
+    data = np.rint(make_brain(4)[0]).astype(dtype)
+    path = tmp_path / saved_as
+    if path.suffix in (".nrrd", ".mha"):
+        as_itk(data, AFFINE, path)
+    else:
+        nib.save((nib.MGHImage if ".mg" in saved_as else nib.Nifti1Image)(data, AFFINE), path)
+    volume = read_volume(path.rename(tmp_path / name))
+    np.testing.assert_array_equal(volume.data, data)
+    np.testing.assert_allclose(volume.source.affine, AFFINE, atol=1e-4)
+    write_map(tmp_path / "mask.nii.gz", volume.data > 400, volume)
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj), data > 400)
+
+
+def test_a_scaled_file_that_is_gzip_against_its_name_is_scaled(tmp_path, counted):
+    path, data = counted
+    rewrite(path, 112, struct.pack("<ff", 0.5, 3))
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    np.testing.assert_array_equal(read_volume(path).data, 0.5 * data + 3)
+
+
+def test_a_file_cut_off_that_is_gzip_against_its_name_is_refused(tmp_path, counted):
+    path, _ = counted
+    path.write_bytes(gzip.compress(path.read_bytes())[:-300])
+    with pytest.raises(InputError, match="not a readable NIfTI file|damaged or cut off"):
+        read_volume(path)
+
+
+NAMES = {
+    "a byte that is not UTF-8": os.fsdecode(b"caf\xe9"),
+    "a line feed": "two\nlines",
+    "an escape": "red\x1b[31m",
+    "255 bytes": "x",
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mgz", ".nrrd", ".mha", ".mhd", ".hdr"])
+def test_any_name_is_read(tmp_path, name, suffix):
+    data = np.rint(make_brain(4)[0])
+    path = tmp_path / f"{NAMES[name]}{suffix}"
+    if name == "255 bytes":
+        path = tmp_path / f"{'x' * (255 - len(suffix))}{suffix}"
+    plain = tmp_path / f"plain{suffix}"
+    if suffix in (".nrrd", ".mha", ".mhd"):
+        as_itk(data, AFFINE, plain)
+    elif suffix == ".hdr":
+        nib.save(nib.Nifti1Pair(data, AFFINE), plain)
+        plain.with_suffix(".img").rename(path.with_suffix(".img"))
+    else:
+        nib.save((nib.MGHImage if suffix == ".mgz" else nib.Nifti1Image)(data, AFFINE), plain)
+    volume = read_volume(plain.rename(path))
+    np.testing.assert_array_equal(volume.data, data)
+    # What is wrong with it is said in one line that can be printed.
+    path.write_bytes(b"no image")
+    with pytest.raises(InputError) as error:
+        read_volume(path)
+    assert str(error.value).isprintable()
+    str(error.value).encode("utf-8")
+
+
+# --- Files that cannot be read ---
+
+
+def test_pipes_sockets_and_devices_are_refused_unopened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.nii.gz")
+    (tmp_path / "link.nrrd").symlink_to(tmp_path / "pipe.nii.gz")
+    (tmp_path / "null.nii").symlink_to("/dev/null")
+    nib.save(nib.Nifti1Pair(make_brain(4)[0], AFFINE), tmp_path / "pair.hdr")
+    (tmp_path / "pair.img").unlink()
+    os.mkfifo(tmp_path / "pair.img")
+    for name in ("pipe.nii.gz", "link.nrrd", "null.nii", "pair.hdr"):
+        with pytest.raises(InputError, match="is a pipe, a socket or a device"):
+            read_volume(tmp_path / name)
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    (tmp_path / "annexed.nii.gz").symlink_to(tmp_path / "objects" / "MD5E-s1")
+    (tmp_path / "file").touch()
+    for name, message in (
+        ("missing.nii", "no such file"),
+        ("annexed.nii.gz", "is a link to a file that is not there; fetch it"),
+        ("file/scan.nii", "no such file"),
+        ("nul\0.nii", "cannot be opened"),
+        ("x" * 300 + ".nii", "cannot be opened"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_volume(tmp_path / name)
+
+
+def test_a_meta_image_finds_its_data_under_any_name(tmp_path):
+    data = np.rint(make_brain(4)[0])
+    as_itk(data, AFFINE, tmp_path / "s.mhd")
+    (tmp_path / "s.raw").rename(tmp_path / "the data = of a.scan")
+    header = (tmp_path / "s.mhd").read_text().replace("s.raw", "the data = of a.scan")
+    (tmp_path / "s.mhd").write_text(f"Comment = a: b = c\n{header}")
+    np.testing.assert_array_equal(read_volume(tmp_path / "s.mhd").data, data)
+    SimpleITK.WriteImage(SimpleITK.ReadImage(str(tmp_path / "s.mhd")), str(tmp_path / "c.mha"), True)
+    np.testing.assert_array_equal(read_volume(tmp_path / "c.mha").data, data)
+
+
+@pytest.mark.parametrize("what", ["cut off", "without data", "text", "no dimensions", "too few sizes", "strange type"])
+def test_a_damaged_meta_image_is_one_line_and_nothing_else(tmp_path, capfd, what):
+    path = as_itk(make_brain(4)[0], AFFINE, tmp_path / "s.mhd")
+    if what == "cut off":
+        (tmp_path / "s.raw").write_bytes((tmp_path / "s.raw").read_bytes()[:-1])
+    elif what == "without data":
+        (tmp_path / "s.raw").unlink()
+    elif what == "text":
+        path.write_text("this is no image")
+    else:
+        header = path.read_text()
+        changes = {
+            "no dimensions": ("NDims = 3\n", ""),
+            "too few sizes": ("DimSize = 43 47", "DimSize = 43"),
+            "strange type": ("MET_FLOAT", "MET_F"),
+        }
+        assert changes[what][0] in header
+        path.write_text(header.replace(*changes[what]))
+    with pytest.raises(InputError, match="s.mhd: is damaged or cut off"):
+        read_volume(path)
+    assert capfd.readouterr() == ("", "")
+
+
+@contextmanager
+def somebody_else(folder):
+    """Runs a block as a user without rights; root may read everything."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that everybody can enter; pytest's own is for its user only."""
+    folder = Path(tempfile.mkdtemp(prefix="brainseg-tf-test-"))
+    folder.chmod(0o755)
+    yield folder
+    for place in (folder, *folder.iterdir()):
+        place.chmod(0o700)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of POSIX")
+def test_what_may_not_be_read_is_said(open_folder):
+    data = make_brain(4)[0]
+    for name in ("a.nii", "b.nii.gz", "c.mgz"):
+        nib.save((nib.MGHImage if name == "c.mgz" else nib.Nifti1Image)(data, AFFINE), open_folder / name)
+    as_itk(data, AFFINE, open_folder / "d.nrrd")
+    for file in list(open_folder.iterdir()):
+        file.chmod(0)
+    (open_folder / "folder").mkdir()
+    (open_folder / "folder" / "scan.nii").touch()
+    (open_folder / "folder").chmod(0)
+    assert stat.S_IMODE((open_folder / "a.nii").stat().st_mode) == 0
+    with somebody_else(open_folder):
+        for name in ("a.nii", "b.nii.gz", "c.mgz", "d.nrrd", "folder", "folder/scan.nii"):
+            with pytest.raises(InputError, match="no permission to read it; change its permissions"):
+                read_volume(open_folder / name)
+
+
+@pytest.mark.parametrize(
+    "fault", [RuntimeError("of\nthe library"), RecursionError(), AttributeError("_x"), SystemError()]
+)
+def test_whatever_a_reader_raises_is_one_line(tmp_path, monkeypatch, fault):
+    def fail(*args, **kwargs):
+        raise fault
+
+    data = make_brain(4)[0]
+    nib.save(nib.Nifti1Image(data, AFFINE), tmp_path / "s.nii.gz")
+    nib.save(nib.MGHImage(data, AFFINE), tmp_path / "s.mgz")
+    as_itk(data, AFFINE, tmp_path / "s.nrrd")
+    monkeypatch.setattr(formats, "ArrayProxy", fail)
+    monkeypatch.setattr(nib, "load", fail)
+    monkeypatch.setattr(SimpleITK.ImageFileReader, "Execute", fail)
+    for name in ("s.nii.gz", "s.mgz", "s.nrrd"):
+        with pytest.raises(InputError) as error:
+            read_volume(tmp_path / name)
+        assert str(error.value).startswith(str(tmp_path / name))
+        assert "\n" not in str(error.value)
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_file(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise MemoryError
+
+    nib.save(nib.Nifti1Image(make_brain(4)[0], AFFINE), tmp_path / "s.nii.gz")
+    monkeypatch.setattr(formats, "ArrayProxy", fail)
+    with pytest.raises(MemoryError):
+        read_volume(tmp_path / "s.nii.gz")
+
+
+def test_nibabels_remarks_do_not_reach_the_terminal(tmp_path, counted, capfd):
+    path, _ = counted
+    rewrite(path, 76, struct.pack("<f", 0.3))  # pixdim[0], which nibabel corrects and tells of
+    read_volume(path)
+    rewrite(path, 80, struct.pack("<f", -4))
+    read_volume(path)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.volume import read_mask, read_on_same_grid, read_volume, write_map
+from brainseg_tf.volume import is_whole, read_mask, read_on_same_grid, read_segmentation, read_volume, write_map
+from conftest import AFFINE, make_brain, save
 
-AXES = [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+# Voxels of 1 ml: a small array has the size of a head.
+LARGE = np.diag([10.0, 10, 10, 1])
 
 
 def oblique(order: tuple[int, ...], signs: tuple[int, ...], tilt: float = 0.2) -> np.ndarray:
     turn = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
     affine = np.eye(4)
-    affine[:3, :3] = turn @ np.eye(3)[:, list(order)] @ np.diag(np.array(signs) * [0.9, 1.1, 3.0])
+    affine[:3, :3] = turn @ np.eye(3)[:, list(order)] @ np.diag(np.array(signs) * [9, 11, 30])
     affine[:3, 3] = [12.5, -7, 31]
     return affine
 
@@ -48,14 +50,14 @@ def test_any_orientation_becomes_lps_and_returns_exactly(tmp_path, order, signs)
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 def test_dtypes_scaling_and_endianness(tmp_path, dtype, kind):
     data = (np.arange(4 * 5 * 6) % 200).reshape(4, 5, 6).astype(dtype)
-    image = kind(data, np.diag([2, 2, 2.5, 1]), kind.header_class(endianness=">" if ">" in dtype else "<"))
+    image = kind(data, np.diag([20, 20, 25, 1]), kind.header_class(endianness=">" if ">" in dtype else "<"))
     image.header.set_slope_inter(0.5, 3)
     image.header.set_data_dtype(dtype)
     nib.save(image, tmp_path / "in.nii.gz")
     volume = read_volume(tmp_path / "in.nii.gz")
     expected = nib.load(tmp_path / "in.nii.gz").get_fdata()
     np.testing.assert_allclose(volume.data, expected[::-1, ::-1], rtol=1e-6)
-    assert volume.voxel_ml == pytest.approx(0.01)
+    assert volume.voxel_ml == pytest.approx(10)
     write_map(tmp_path / "mask.nii", volume.data > 50, volume)
     mask = nib.load(tmp_path / "mask.nii")
     assert type(mask) is kind
@@ -65,7 +67,7 @@ def test_dtypes_scaling_and_endianness(tmp_path, dtype, kind):
 
 def test_a_single_frame_is_squeezed(tmp_path):
     data = np.random.default_rng(0).random((4, 5, 6, 1))
-    nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "in.nii")
+    nib.save(nib.Nifti1Image(data, LARGE), tmp_path / "in.nii")
     assert read_volume(tmp_path / "in.nii").data.shape == (4, 5, 6)
 
 
@@ -77,36 +79,34 @@ def damaged(folder: Path, what: str) -> Path:
     elif what == "text":
         file.write_text("this is no image")
     elif what == "truncated":
-        nib.save(nib.Nifti1Image(data, np.eye(4)), file)
+        nib.save(nib.Nifti1Image(data, LARGE), file)
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     elif what == "truncated nii":
         file = file.with_suffix("")
-        nib.save(nib.Nifti1Image(data, np.eye(4)), file)
+        nib.save(nib.Nifti1Image(data, LARGE), file)
         file.write_bytes(file.read_bytes()[:-100])
     elif what == "4D":
-        nib.save(nib.Nifti1Image(np.stack([data, data], -1), np.eye(4)), file)
+        nib.save(nib.Nifti1Image(np.stack([data, data], -1), LARGE), file)
     elif what == "2D":
-        nib.save(nib.Nifti1Image(data[..., 0], np.eye(4)), file)
+        nib.save(nib.Nifti1Image(data[..., 0], LARGE), file)
     elif what == "zero":
-        nib.save(nib.Nifti1Image(data * 0, np.eye(4)), file)
+        nib.save(nib.Nifti1Image(data * 0, LARGE), file)
     elif what == "constant":
-        nib.save(nib.Nifti1Image(data * 0 + 3, np.eye(4)), file)
+        nib.save(nib.Nifti1Image(data * 0 + 3, LARGE), file)
     elif what == "nan":
         data[3, 3, 3] = np.nan
-        nib.save(nib.Nifti1Image(data, np.eye(4)), file)
+        nib.save(nib.Nifti1Image(data, LARGE), file)
     elif what == "infinite":
         data[3, 3, 3] = np.inf
-        nib.save(nib.Nifti1Image(data, np.eye(4)), file)
+        nib.save(nib.Nifti1Image(data, LARGE), file)
     elif what == "colour":
-        nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]), np.eye(4)), file)
+        nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]), LARGE), file)
     elif what == "no affine":
         image = nib.Nifti1Image(data, None)
         image.header["srow_x"], image.header["sform_code"] = 0, 1
         nib.save(image, file)
     elif what == "flat axes":
-        nib.save(
-            nib.Nifti1Image(data, np.diag([1, 1, 1, 1]) + 1e5 * np.eye(4)[[1, 0, 3, 2]] @ np.diag([1, 0, 0, 0])), file
-        )
+        nib.save(nib.Nifti1Image(data, LARGE + 1e6 * np.eye(4)[[1, 0, 3, 2]] @ np.diag([1, 0, 0, 0])), file)
     elif what == "metres":
         nib.save(nib.Nifti1Image(data, np.diag([500, 500, 500, 1])), file)
     elif what == "huge":
@@ -117,7 +117,7 @@ def damaged(folder: Path, what: str) -> Path:
         file.write_bytes(header.binaryblock + bytes(100))
     elif what == "negative":
         file = file.with_suffix("")
-        nib.save(nib.Nifti1Image(data, np.eye(4)), file)
+        nib.save(nib.Nifti1Image(data, LARGE), file)
         content = bytearray(file.read_bytes())
         content[42:44] = (-12).to_bytes(2, "little", signed=True)  # dim[1]
         file.write_bytes(content)
@@ -175,3 +175,301 @@ def test_maps_need_a_nifti_name(tmp_path, scan):
     volume = read_volume(scan)
     with pytest.raises(InputError, match=r"must end in \.nii"):
         write_map(tmp_path / "mask.png", volume.data, volume)
+
+
+# --- Units and sizes ---
+
+UNITS_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
+
+
+def in_unit(path, unit, affine, data=None):
+    """A scan whose header is in a unit, with the qform and the sform of a scanner."""
+    image = nib.Nifti1Image(make_brain(1)[0] if data is None else data, affine)
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=1)
+    image.header.set_xyzt_units(unit, "sec")
+    nib.save(image, path)
+    return path
+
+
+def scaled(affine, factor):
+    return np.diag([factor, factor, factor, 1]) @ affine
+
+
+@pytest.mark.parametrize("unit", UNITS_MM)
+def test_a_header_in_any_unit_is_read_in_millimetres_and_the_mask_has_its_unit(tmp_path, unit):
+    affine = scaled(AFFINE, 1 / UNITS_MM[unit])
+    path = in_unit(tmp_path / "scan.nii.gz", unit, affine)
+    volume = read_volume(path)
+    expected = read_volume(in_unit(tmp_path / "mm.nii.gz", "mm", AFFINE))
+    assert volume.doubts == ()
+    np.testing.assert_allclose(volume.affine, expected.affine, rtol=1e-5, atol=1e-3)
+    assert volume.voxel_ml == pytest.approx(4 * 4.2 * 5 / 1000, rel=1e-5)
+    write_map(tmp_path / "mask.nii.gz", volume.data > 500, volume)
+    mask = nib.load(tmp_path / "mask.nii.gz")
+    assert mask.header.get_xyzt_units() == (unit, "unknown")
+    np.testing.assert_allclose(mask.affine, affine, rtol=1e-5)
+    np.testing.assert_allclose(mask.header.get_zooms(), nib.affines.voxel_sizes(affine), rtol=1e-5)
+    # Masks of one place are of one grid, whatever their units.
+    in_mm = save(expected.data[::-1, ::-1] > 500, tmp_path / "other.nii.gz")
+    assert volume.source.shape == nib.load(in_mm).shape
+    read_mask(tmp_path / "mask.nii.gz", expected)
+
+
+@pytest.mark.parametrize(("unit", "field"), [("meter", "197 m"), ("micron", "197 micrometres")])
+def test_a_unit_that_no_head_fits_gives_way_to_millimetres(tmp_path, unit, field):
+    volume = read_volume(in_unit(tmp_path / "scan.nii.gz", unit, AFFINE))
+    np.testing.assert_allclose(volume.spacing, (4, 4.2, 5), rtol=1e-5)
+    assert len(volume.doubts) == 1
+    assert f"which makes a field of {field}; its numbers are taken for millimetres" in volume.doubts[0]
+    write_map(tmp_path / "mask.nii.gz", volume.data > 500, volume)
+    mask = nib.load(tmp_path / "mask.nii.gz")
+    assert mask.header.get_xyzt_units()[0] == "mm"
+    np.testing.assert_allclose(mask.affine, AFFINE)
+
+
+def test_a_code_that_is_no_unit_is_the_millimetre(tmp_path):
+    path = in_unit(tmp_path / "scan.nii", "mm", AFFINE)
+    content = bytearray(path.read_bytes())
+    content[123] = 7  # xyzt_units
+    path.write_bytes(content)
+    volume = read_volume(path)
+    np.testing.assert_allclose(volume.spacing, (4, 4.2, 5), rtol=1e-5)
+    write_map(tmp_path / "mask.nii", volume.data > 500, volume)
+    assert nib.load(tmp_path / "mask.nii").header.get_xyzt_units()[0] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((0.05, 0.05, 0.05), r"a head within 1.15 mm x 2.15 mm x 2.35 mm; repair its voxel sizes"),
+        ((0.2, 0.2, 5), r"a head within 8.6 mm x 9.4 mm x 115 mm; repair"),
+        ((4, 4, 0.01), r"voxels of 10 micrometres; repair"),
+        ((60, 4, 4), r"a field of 2.58 m; repair"),
+    ],
+)
+@pytest.mark.parametrize("unit", ["mm", "unknown"])
+def test_sizes_that_no_head_has_are_refused(tmp_path, sizes, message, unit):
+    with pytest.raises(InputError, match=message):
+        read_volume(in_unit(tmp_path / "scan.nii.gz", unit, np.diag([*sizes, 1.0])))
+
+
+def test_a_slab_of_two_thin_slices_is_no_small_head(tmp_path):
+    slab = in_unit(tmp_path / "slab.nii.gz", "mm", np.diag([4, 4.2, 1.0, 1]), make_brain(1)[0][:, :, 10:12])
+    assert read_volume(slab).data.shape == (43, 47, 2)
+
+
+# --- Values ---
+
+
+@pytest.mark.parametrize("factor", [1e30, 1e40, 1e200, 1e-12, 1e-50, 1e-300])
+def test_values_that_float32_cannot_hold_are_scaled(tmp_path, factor):
+    data = make_brain(1)[0].astype(np.float64)
+    volume = read_volume(save(data * factor, tmp_path / "scan.nii.gz"))
+    expected = read_volume(save(data, tmp_path / "plain.nii.gz"))
+    assert expected.doubts == ()
+    np.testing.assert_allclose(volume.data, expected.data * (1000 / data.max()), rtol=1e-5)
+    assert [
+        f"its values reach {data.max() * factor:.3g} in size; they are scaled to 1000" in one for one in volume.doubts
+    ]
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1.0, 1e6])
+def test_values_that_float32_holds_are_left_alone(tmp_path, factor):
+    data = make_brain(1)[0] * factor
+    volume = read_volume(save(data, tmp_path / "scan.nii.gz"))
+    np.testing.assert_array_equal(volume.data, data.astype(np.float32))
+    assert volume.doubts == ()
+
+
+@pytest.mark.parametrize("value", [3.4e38, -3.4e38, 1e100])
+@pytest.mark.parametrize("where", ["background", "one voxel"])
+def test_a_value_out_of_all_proportion_is_refused(tmp_path, value, where):
+    data = make_brain(1)[0].astype(np.float64)
+    data[data == 0 if where == "background" else (20, 20, 10)] = value
+    with pytest.raises(InputError, match="far from all others; replace them by 0"):
+        read_volume(save(data, tmp_path / "scan.nii.gz"))
+
+
+# --- Masks and segmentations ---
+
+
+@pytest.fixture
+def volume(scan):
+    return read_volume(scan)
+
+
+def on_grid(path, data, affine=AFFINE):
+    """Data in LPS, on the grid of the test scans (RAS from left posterior, so the first two axes are as in LPS)."""
+    image = nib.Nifti1Image(data, affine)
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        # The far corner of 47 voxels of 4.2 mm: 0.0096 x 46 = 0.44 mm and 0.0015 x 46 = 0.07 mm.
+        (np.diag([1, 4.2096 / 4.2, 1, 1]), False),
+        (np.diag([1, 4.2015 / 4.2, 1, 1]), True),
+        (np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0.15 / 5], [0, 0, 0, 1]]), False),
+        (np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0.05 / 5], [0, 0, 0, 1]]), True),
+    ],
+)
+def test_grids_are_compared_where_they_are_furthest_apart(tmp_path, volume, change, same):
+    data = np.zeros(volume.source.shape, np.uint8)
+    data[20:23, 20:23, 10] = 1
+    mask = on_grid(tmp_path / "mask.nii.gz", data, AFFINE @ change)
+    if same:
+        assert read_mask(mask, volume).sum() == 9
+        return
+    with pytest.raises(
+        InputError, match=r"another grid than .*scan.nii.gz, 0\.\d+ mm away at a corner|\d+ micrometres"
+    ):
+        read_mask(mask, volume)
+
+
+@pytest.mark.parametrize("read", [read_mask, read_segmentation])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_mask_with_nan_is_refused(tmp_path, volume, read, value):
+    data = np.zeros(volume.source.shape, np.float32)
+    data[20, 20, 10] = value
+    with pytest.raises(InputError, match="NaN or infinite values"):
+        read(on_grid(tmp_path / "mask.nii.gz", data), volume)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
+def test_labels_of_any_type_are_a_segmentation(tmp_path, volume, dtype):
+    data = np.zeros(volume.source.shape, dtype)
+    data[20:23, 20, 10], data[20:22, 21, 10], data[20, 22, 10] = 1, 2, 4
+    found = read_segmentation(on_grid(tmp_path / "seg.nii.gz", data), volume)
+    assert found.dtype == bool
+    np.testing.assert_array_equal(found, data > 0)
+
+
+def test_a_segmentation_may_be_empty_or_scaled(tmp_path, volume):
+    data = np.zeros(volume.source.shape, np.uint8)
+    assert not read_segmentation(on_grid(tmp_path / "empty.nii.gz", data), volume).any()
+    data[20:23, 20, 10] = 255
+    image = nib.Nifti1Image(data, AFFINE)
+    image.header.set_slope_inter(1 / 255, 0)
+    nib.save(image, tmp_path / "scaled.nii.gz")
+    # nibabel stores 255 with the slope, and 255 / 255 in float32 need not be 1 to the last bit.
+    assert read_segmentation(tmp_path / "scaled.nii.gz", volume).sum() == 3
+
+
+def wrong_segmentation(what, scan):
+    truth = np.zeros(scan.shape, np.float32)
+    truth[20:23, 20, 10] = 1
+    if what == "probabilities":
+        return np.where(truth > 0, 0.7, 0).astype(np.float32)
+    if what == "negative":
+        return truth - 1
+    if what == "ones":
+        return np.ones_like(truth)
+    if what == "brain":
+        return (scan > 0).astype(np.float32)
+    return np.rint(scan)  # the scan itself
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("probabilities", "holds fractions, as a probability map does"),
+        ("negative", "holds negative numbers"),
+        ("ones", r"covers 100 % of the head and 100 % of the field"),
+        ("brain", r"covers 100 % of the head"),
+        ("scan", r"covers 100 % of the head"),
+    ],
+)
+def test_what_is_no_segmentation_is_refused(tmp_path, volume, what, message):
+    data = wrong_segmentation(what, make_brain(1)[0])
+    path = on_grid(tmp_path / "seg.nii.gz", data)
+    with pytest.raises(InputError, match=message) as error:
+        read_segmentation(path, volume)
+    assert str(path) in str(error.value)
+
+
+def test_nearly_all_of_a_scan_without_background_is_no_segmentation(tmp_path):
+    data = make_brain(1)[0][12:31, 14:33, 6:17]  # inside the brain
+    scan = read_volume(on_grid(tmp_path / "scan.nii.gz", data))
+    for share, refused in ((0.9, True), (0.4, False)):
+        seg = np.zeros(data.shape, np.uint8)
+        seg[: round(share * len(seg))] = 1
+        path = on_grid(tmp_path / f"seg{share}.nii.gz", seg)
+        if refused:
+            with pytest.raises(InputError, match="% of the head"):
+                read_segmentation(path, scan)
+        else:
+            np.testing.assert_array_equal(read_segmentation(path, scan), seg > 0)
+
+
+# --- What goes on from a scan's header ---
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_a_map_has_the_place_of_its_scan_and_nothing_else(tmp_path, kind):
+    image = kind(make_brain(1)[0], AFFINE)
+    image.set_qform(AFFINE, code=1)
+    image.set_sform(AFFINE, code=4)
+    header = image.header
+    header.set_xyzt_units("mm", "sec")
+    header.set_intent("t test", (10,), name="Doe^John")
+    header.set_dim_info(0, 1, 2)
+    secret = b"Doe^John"
+    free = ("descrip", "aux_file", "intent_name", "data_type", "db_name", "unused_str")
+    for name in free:
+        if name in header:
+            header[name] = secret
+    numbers = (
+        "cal_max",
+        "cal_min",
+        "glmax",
+        "glmin",
+        "slice_end",
+        "slice_duration",
+        "slice_code",
+        "toffset",
+        "extents",
+    )
+    for name in numbers:
+        if name in header:
+            header[name] = 5
+    header.extensions.append(nib.nifti1.Nifti1Extension("comment", secret))
+    nib.save(image, tmp_path / "scan.nii")
+    assert secret in (tmp_path / "scan.nii").read_bytes()
+    volume = read_volume(tmp_path / "scan.nii")
+    write_map(tmp_path / "mask.nii", volume.data > 500, volume)
+    assert secret not in (tmp_path / "mask.nii").read_bytes()
+    mask = nib.load(tmp_path / "mask.nii")
+    assert type(mask) is kind
+    assert mask.header.get_intent() == ("none", (), "")
+    assert mask.header["descrip"].item() == b"brainseg-tf"
+    assert len(mask.header.extensions) == 0
+    assert [mask.header[name].item() for name in numbers if name in mask.header] == [0.0] * (
+        9 if "glmax" in header else 6
+    )
+    assert (mask.header["qform_code"], mask.header["sform_code"]) == (1, 4)
+    np.testing.assert_allclose(mask.header.get_zooms(), (4, 4.2, 5), rtol=1e-6)
+    assert mask.header.get_data_shape() == volume.source.shape
+    np.testing.assert_array_equal(mask.affine, image.affine)
+
+
+def test_a_map_of_a_scan_without_qform_has_the_voxel_sizes_of_its_sform(tmp_path):
+    image = nib.Nifti1Image(make_brain(1)[0], None)
+    image.set_sform(AFFINE, code=2)
+    image.header["pixdim"][1:4] = 1
+    image.header["qform_code"] = 0
+    nib.save(nib.Nifti1Image(image.dataobj, None, image.header), tmp_path / "scan.nii")
+    volume = read_volume(tmp_path / "scan.nii")
+    write_map(tmp_path / "mask.nii", volume.data > 500, volume)
+    mask = nib.load(tmp_path / "mask.nii")
+    np.testing.assert_allclose(mask.header["pixdim"][1:4], (4, 4.2, 5), rtol=1e-6)
+    assert (mask.header["qform_code"], mask.header["sform_code"]) == (0, 2)
+
+
+def test_a_whole_file_is_told_from_a_damaged_one(tmp_path, scan):
+    assert is_whole(scan)
+    (tmp_path / "cut.nii.gz").write_bytes(scan.read_bytes()[:-200])
+    (tmp_path / "empty.nii.gz").touch()
+    assert not any(is_whole(tmp_path / name) for name in ("cut.nii.gz", "empty.nii.gz", "missing.nii.gz"))
