@@ -58,7 +58,7 @@ def test_many_scans_through_one_server(urls, trained, scan, tmp_path):
         (["--server-version", "7"], "model small version 7: is not served"),
         (["--server-label", "best"], "model small label best: is not served"),
         (["--server-ca", "nowhere.pem"], "nowhere.pem: no such file"),
-        (["--model", "cvae", "--server-model", "small"], "its slices is"),
+        (["--model", "cvae", "--server-model", "small"], "its slices.size is 48, that of cvae is 128"),
         (["--server", "localhost"], "localhost: is no server's address"),
         (["--server", "grpc://localhost:1"], "no answer from TensorFlow Serving"),
         (["--server", "http://localhost:1"], "no answer from TensorFlow Serving"),
