@@ -1,15 +1,18 @@
 """Packaging. ``cli`` and ``saved_models`` are installed under names that clash with nobody's."""
 
+import re
 from pathlib import Path
 
 from setuptools import setup
 
 HERE = Path(__file__).parent
+# The one place of the version number. Read, not imported: what the package imports is not installed yet.
+(VERSION,) = re.findall(r'^__version__ = "(.+)"$', (HERE / "brainseg_tf/__init__.py").read_text("utf-8"), re.MULTILINE)
 MODEL_FILES = ["*/*/saved_model.pb", "*/*/fingerprint.pb", "*/*/variables/*", "*/*/assets.extra/*"]
 
 setup(
     name="brainseg-tf",
-    version="0.8.1",
+    version=VERSION,
     description="Outlines lesions in brain MR images without ever having seen a labelled one",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -51,7 +54,8 @@ setup(
         "click>=8.2,<8.6",
         "matplotlib>=3.9,<3.12",
         "packaging>=24",
-        "filelock>=3.16,<5",
+        "filelock>=4.2.12,<5",
+        "pathspec>=0.12,<2",
     ],
     extras_require={
         "dask": ["distributed>=2025.2"],

@@ -7,4 +7,4 @@ The way of the data, one module each::
 ``segmentation.segment`` walks that road; ``training.fit`` makes the models. Nothing heavy is imported here.
 """
 
-__version__ = "0.8.1"
+__version__ = "0.9.0"

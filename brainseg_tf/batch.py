@@ -1,6 +1,7 @@
 """Many scans: where their results go, several at a time, what is done already, and a row for each."""
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from brainseg_tf.files import make_folder, printable, replacing, write_json
 from brainseg_tf.formats import stem
 from brainseg_tf.pages import navigation
 from brainseg_tf.prediction import Job, Predictor
-from brainseg_tf.scan_search import DESCRIPTION, Search, bids_root, search_bids, search_folder
+from brainseg_tf.scan_search import DESCRIPTION, NOT_READABLE, Search, bids_root, is_folder, search_bids, search_folder
 from brainseg_tf.volume import is_whole
 
 MASK, BRAIN = "_mask.nii.gz", "_brain.nii.gz"
@@ -89,12 +90,14 @@ def plan_batch(
     found = Search()
     datasets = False
     for place in places:
-        root = bids_root(place) if place.is_dir() else None
-        if root is not None:
+        root = bids_root(place) if is_folder(place) else None
+        if is_folder(place) and not os.access(place, os.R_OK | os.X_OK):
+            here = Search(failed=[(place, NOT_READABLE)])
+        elif root is not None:
             here = search_bids(root, place)
             jobs += [_bids_job(scan, root, out) for scan in here.scans]
             datasets = True
-        elif place.is_dir() and not is_series(place):
+        elif is_folder(place) and not is_series(place):
             here = search_folder(place, modality, out)
             jobs += [_job(scan, out) for scan in here.scans]
         else:
@@ -283,7 +286,8 @@ def _job(scan: Path, out: Path) -> Job:
         page=out / f"{name}.html",
         thumbnail=out / f"{name}_thumbnail.png",
         stripped=out / f"{name}{BRAIN}",
-        dicom=out / f"{name}_mask.dcm" if scan.is_dir() else None,
+        dicom=out / f"{name}_mask.dcm" if is_folder(scan) else None,
+        dicom_required=False,
         report=out / f"{name}_report.json",
     )
 
@@ -334,7 +338,8 @@ def _describe(out: Path) -> None:
 
 def _finished(job: Job) -> dict[str, Any] | None:
     """The report that an earlier run left, if all is there and the mask is whole, else None."""
-    if job.report is None or not all(path.is_file() for path in job.outputs) or not is_whole(job.mask):
+    wanted = [path for name, path in job.named_outputs.items() if name != "dicom" or job.dicom_required]
+    if job.report is None or not all(path.is_file() for path in wanted) or not is_whole(job.mask):
         return None
     try:
         report = json.loads(job.report.read_text(encoding="utf-8"))

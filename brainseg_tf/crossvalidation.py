@@ -1,19 +1,28 @@
 """k-fold cross-validation by patient of a model's recipe: every patient is a test patient once."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
+from brainseg_tf import card_schema
 from brainseg_tf.cohort import Split
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import write_json
+from brainseg_tf.files import printable, write_json
+from brainseg_tf.json_file import read_json
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.recipes import FitOptions, from_card
-from brainseg_tf.saved_model import ModelFolder, find, newest_version
-from brainseg_tf.training import Say, fit
+from brainseg_tf.saved_model import ModelFolder, newest_version, open_folder
+from brainseg_tf.schema import Items, MismatchError, Record, Text, Whole
+
+_FOLDS = Record(
+    {
+        "seed": Whole(),
+        "folds": Items(Record({side: Items(Text(), unique=True) for side in card_schema.SIDES}), least=2),
+    }
+)
+_REMEDY = "restore it from a copy, or choose another --out"
 
 
 def folds(names: Sequence[str], count: int, validation: float, seed: int) -> list[Split]:
@@ -46,22 +55,35 @@ def recorded_folds(file: Path, names: Sequence[str], count: int, validation: flo
     """The folds that ``file`` (JSON) holds, or new ones, written there.
 
     Raises:
-        InputError: the file is of other patients or another number of folds.
+        InputError: the file is damaged, or is of other patients, another seed or another number of folds.
     """
     if not file.exists():
         splits = folds(names, count, validation, seed)
         write_json(file, {"seed": seed, "folds": [asdict(split) for split in splits]})
         return splits
-    recorded = json.loads(file.read_text(encoding="utf-8"))["folds"]
-    splits = [Split(**{side: tuple(names) for side, names in one.items()}) for one in recorded]
-    if len(splits) != count or {name for split in splits for name in split.test} != set(names):
-        raise InputError(f"{file}: was made for other patients or another number of folds; choose another --out")
+    recorded = read_json(file, _FOLDS, what="a record of folds", remedy=_REMEDY)
+    try:
+        for number, one in enumerate(recorded["folds"]):
+            card_schema.check_sides(one, f"folds[{number}]")
+    except MismatchError as mismatch:
+        raise InputError(f"{printable(file)}: is damaged ({mismatch}); {_REMEDY}") from mismatch
+    splits = [Split(**one) for one in recorded["folds"]]
+    tested = sorted(name for split in splits for name in split.test)
+    if len(splits) != count or tested != sorted(names) or recorded["seed"] != seed:
+        raise InputError(
+            f"{printable(file)}: was made for other patients, another seed or another number of folds; choose another "
+            "--out"
+        )
     return splits
 
 
-def train_fold(data: Path, card: ModelCard, split: Split, seed: int, run: Path, cache: Path, say: Say) -> ModelFolder:
+def train_fold(
+    data: Path, card: ModelCard, split: Split, seed: int, run: Path, cache: Path, say: Callable[[str], None]
+) -> ModelFolder:
     """Trains a model's recipe on one split, or takes up where a killed run stopped; a finished run is not redone."""
+    from brainseg_tf.training import fit
+
     if not run.is_dir() or newest_version(run) is None:
         options: FitOptions = replace(from_card(card), seed=seed)
         fit(data, run, options, split=split, resume=(run / "run.json").exists(), cache=cache, say=say)
-    return find(str(run))
+    return open_folder(run)

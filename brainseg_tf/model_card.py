@@ -1,18 +1,29 @@
 """The model card: everything that a prediction depends on and a reader should know, beside the weights."""
 
+import hashlib
 import json
+import os
 import platform
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from brainseg_tf import card_schema
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import make_folder, replacing, write_json
+from brainseg_tf.files import make_folder, printable, replacing, write_json
+from brainseg_tf.json_file import parse_json
+from brainseg_tf.options import SliceOptions
 from brainseg_tf.postprocessing.residual import Score
-from brainseg_tf.slices import SliceOptions
+from brainseg_tf.recipes import FitOptions
+from brainseg_tf.schema import MismatchError
 
 FILE = Path("assets.extra", "model_card.json")
+# The card's own entry among its checksums.
+OWN = FILE.as_posix()
+_WHAT = "a model card of this version of brainseg-tf"
+_REMEDY = "export the model again"
 PAPER_IOU = {"cvae": 0.417, "dcvae": 0.392, "dae": 0.326}
 TERMS = (
     "Trained on BraTS 2019 data, which are for research, with citation (Menze 2015, Bakas 2017, Bakas 2018). "
@@ -67,7 +78,9 @@ class ModelCard:
         versions: of Python and the packages that made it.
         metrics: on the test patients, filled in by ``evaluate --update-card``.
         terms: of the data.
-        checksums: SHA-256 of each file of the SavedModel but those in ``assets.extra``, by path; filled in at export.
+        checksums: SHA-256 of each file of the version folder, by path; filled in at export. The card's own entry is
+            its ``digest``, which ``write`` fills in. Cards up to version 0.8.1 have none of the files in
+            ``assets.extra``.
     """
 
     name: str
@@ -90,15 +103,29 @@ class ModelCard:
     @property
     def dice(self) -> float:
         """Mean Dice by patient of the model's own cut, as far as it was measured, else 0."""
-        return self.metrics["network"]["own"]["dice"] if self.metrics else 0.0
+        measured = self.metrics["network"]["own"]["dice"] if self.metrics else None
+        return 0.0 if measured is None else measured
 
     def write(self, version_folder: Path) -> None:
-        """Writes the card as JSON and Markdown into ``assets.extra`` of a SavedModel."""
+        """Writes the card as JSON and Markdown into ``assets.extra`` of a SavedModel, with a checksum of itself.
+
+        Checksums of other files of ``assets.extra`` are added where the card has none.
+
+        Raises:
+            InputError: the card does not keep to the schema, or the folder cannot be written to.
+        """
         file = version_folder / FILE
         make_folder(file.parent)
-        write_json(file, asdict(self))
+        beside_it = {name: found for name, found in checksums(version_folder).items() if is_extra(name)}
+        content = asdict(replace(self, checksums={**beside_it, **self.checksums}))
+        content["checksums"][OWN] = digest(content)
+        try:
+            card_schema.check(content)
+        except MismatchError as mismatch:
+            raise InputError(f"{printable(file)}: cannot be written ({mismatch}); {_REMEDY}") from mismatch
+        write_json(file, content)
         with replacing(file.with_suffix(".md")) as beside:
-            beside.write_text(self.markdown(), encoding="utf-8")
+            beside.write_text(replace(self, checksums=content["checksums"]).markdown(), encoding="utf-8")
 
     def markdown(self) -> str:
         """The card for a reader."""
@@ -140,27 +167,81 @@ class ModelCard:
 
 
 def read_card(version_folder: Path) -> ModelCard:
-    """Reads the card of a version folder.
+    """Reads the card of a version folder, and checks the type and range of every field.
 
     Raises:
-        InputError: there is none, or it is not one of ours.
+        InputError: there is none, or it does not keep to the schema.
     """
+    content = _read(version_folder)
+    sides: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in content["data"].items()
+    }
+    known = {
+        "slices": SliceOptions(**content["slices"]),
+        "data": TrainingData(**sides),
+        "modalities": tuple(content["modalities"]),
+    }
+    return ModelCard(**{**content, **known})
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a card's canonical JSON (keys in order, no blanks) without the card's own checksum."""
+    others = {name: value for name, value in content["checksums"].items() if name != OWN}
+    canonical = json.dumps({**content, "checksums": others}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def digest_on_disk(version_folder: Path) -> str:
+    """``digest`` of the card that lies in a version folder.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return digest({"checksums": {}, **_read(version_folder)})
+
+
+def _read(version_folder: Path) -> dict[str, Any]:
     file = version_folder / FILE
-    if not file.is_file():
-        raise InputError(f"{version_folder}: no {FILE} in it; name a model that brainseg-tf fit exported")
+    if not os.path.lexists(file):
+        raise InputError(f"{printable(version_folder)}: no {FILE} in it; name a model that brainseg-tf fit exported")
+    content: dict[str, Any] = parse_json(file, what=_WHAT, remedy=_REMEDY)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        content["slices"] = SliceOptions(**content["slices"])
-        sides: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in content["data"].items()
-        }
-        content["data"] = TrainingData(**sides)
-        content["modalities"] = tuple(content["modalities"])
-        return ModelCard(**content)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{file}: is not a model card of this version of brainseg-tf; export the model again"
-        ) from error
+        card_schema.check(content)
+    except MismatchError as mismatch:
+        raise InputError(f"{printable(file)}: is not {_WHAT} ({mismatch}); {_REMEDY}") from mismatch
+    return content
+
+
+def checksums(version_folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a version folder, by its path in it.
+
+    Left out are the card, whose checksum is that of its content (``digest``); its Markdown, which is made of it and
+    which nothing reads; and hidden files, which file managers leave.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    found = {}
+    try:
+        for file in sorted(version_folder.rglob("*")):
+            name = file.relative_to(version_folder)
+            hidden = any(part.startswith(".") for part in name.parts)
+            if file.is_file() and not hidden and name not in (FILE, FILE.with_suffix(".md")):
+                found[name.as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        place = printable(error.filename or version_folder)
+        raise InputError(f"{place}: cannot be read ({error.strerror}); check its permissions") from error
+    return found
+
+
+def is_extra(name: str) -> bool:
+    """Whether a file, by its path in a version folder, is none of the SavedModel's own."""
+    return name.startswith(f"{FILE.parent.as_posix()}/")
+
+
+def training_options(options: FitOptions) -> dict[str, Any]:
+    """What ``ModelCard.training`` holds of a run's options: those that have no other field in the card."""
+    return {name: value for name, value in asdict(options).items() if name in card_schema.TRAINING.required}
 
 
 def versions() -> dict[str, str]:

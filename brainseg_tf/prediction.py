@@ -72,6 +72,7 @@ class Job:
         dicom: the mask as a DICOM segmentation, for a DICOM series;
         stripped: the brain mask that the user's own tool made.
         navigation: the index and the neighbours of the page.
+        dicom_required: whether a series that no segmentation can refer to is refused; if not, it gets a warning.
     """
 
     scan: Path
@@ -90,6 +91,7 @@ class Job:
     thumbnail: Path | None = None
     report: Path | None = None
     navigation: Navigation | None = None
+    dicom_required: bool = True
 
     @property
     def maps(self) -> list[Path]:
@@ -100,7 +102,7 @@ class Job:
     @property
     def named_outputs(self) -> dict[str, Path]:
         """The outputs by what they are, the mask first."""
-        inputs = ("scan", "modalities", "brain", "truth", "navigation")
+        inputs = ("scan", "modalities", "brain", "truth", "navigation", "dicom_required")
         places = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in inputs}
         return {name: path for name, path in places.items() if path}
 
@@ -151,8 +153,10 @@ class Predictor:
         """
         start = time.perf_counter()
         self._check_outputs(job, self._overwrite or overwrite)
+        job, doubts = _without_impossible(job)
         scans = self._read(job)
-        brain, doubts = self._brain(job, scans[0])
+        brain, more = self._brain(job, scans[0])
+        doubts += more
         truth = read_segmentation(job.truth, scans[0]) if job.truth else None
         read = time.perf_counter()
         # The files are sound. While the model is loaded, which takes seconds, the slices are cut.
@@ -222,7 +226,6 @@ class Predictor:
                 raise InputError(f"{job.scan}: is no folder of DICOM slices; --save-dicom-seg needs one")
             if job.dicom.suffix != ".dcm":
                 raise InputError(f"{job.dicom}: the name must end in .dcm")
-            dicom.check_segmentation(job.scan)
 
     def _read(self, job: Job) -> list[Volume]:
         card = self._card
@@ -329,6 +332,23 @@ class Predictor:
             from brainseg_tf.pages.scan import write_page
 
             write_page(job.page, scan, result, self._card, report, outlined, job.navigation)
+
+
+def _without_impossible(job: Job) -> tuple[Job, list[str]]:
+    """The job without a DICOM segmentation that cannot be made, with a sentence for the user.
+
+    Raises:
+        InputError: it cannot be made, and is required.
+    """
+    if job.dicom is None:
+        return job, []
+    try:
+        dicom.check_segmentation(job.scan)
+    except InputError as error:
+        if job.dicom_required:
+            raise
+        return replace(job, dicom=None), [f"{error}; the mask is written as NIfTI alone"]
+    return job, []
 
 
 def other_modality(scan: Path, expected: str) -> str | None:

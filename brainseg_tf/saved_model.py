@@ -1,8 +1,9 @@
 """SavedModels: exporting a network with its card, finding one by name or folder, and reconstructing slices with it."""
 
-import hashlib
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -11,13 +12,16 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import replacing
-from brainseg_tf.model_card import ModelCard, read_card
+from brainseg_tf.files import make_folder, printable, replacing
+from brainseg_tf.model_card import OWN, ModelCard, checksums, digest_on_disk, is_extra, read_card
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
     from brainseg_tf.models.objective import ContextModel
+
+# Before a shipped model's name it says that no folder is meant.
+SHIPPED = "shipped:"
 
 
 @dataclass(frozen=True)
@@ -70,20 +74,39 @@ class ModelFolder:
         return LocalModel(self.path)
 
     def check(self) -> None:
-        """Refuses a model whose files are not those that its card was written for.
+        """Refuses a model whose files are not those that its card was written for, or whose card was edited.
+
+        Cards of older versions have no checksums of themselves and of what a server needs, or none at all; what they
+        do not have is not checked.
 
         Raises:
             InputError: a file is damaged, missing, new or another model's.
         """
-        if not self.card.checksums:
-            return  # Exported before cards had them.
         expected, found = self.card.checksums, checksums(self.path)
+        if self.checks_card:
+            found[OWN] = digest_on_disk(self.path)
+        has_model = not all(map(is_extra, expected))
         for name in sorted({*expected, *found}):
-            if expected.get(name) != found.get(name):
+            covered = self.checks_card if is_extra(name) else has_model
+            if covered and expected.get(name) != found.get(name):
                 raise InputError(
-                    f"{self.path / name}: is not the file that the model card was written for; install brainseg-tf or "
-                    "export the model again"
+                    f"{printable(self.path / name)}: is not the file that the model card was written for; install "
+                    "brainseg-tf or export the model again"
                 )
+
+    @property
+    def checks_card(self) -> bool:
+        """Whether the card has a checksum of itself; if not, it was exported before cards had one."""
+        return OWN in self.card.checksums
+
+    @property
+    def reference(self) -> str:
+        """What ``find`` takes for this very model, in any folder and on a machine with the same files.
+
+        ``shipped:NAME/VERSION``, or an absolute path.
+        """
+        home, path = _home().resolve(), self.path.resolve()
+        return f"{SHIPPED}{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else str(path)
 
     @property
     def megabytes(self) -> float:
@@ -115,22 +138,11 @@ class LocalModel:
         return {name: values.numpy() for name, values in self._serve(images=images).items()}
 
 
-def checksums(version_folder: Path) -> dict[str, str]:
-    """SHA-256 of each file of a SavedModel but those in ``assets.extra``, by its path in the folder."""
-    files = sorted(file for file in version_folder.rglob("*") if file.is_file())
-    names = {file.relative_to(version_folder).as_posix(): file for file in files}
-    return {
-        name: hashlib.sha256(file.read_bytes()).hexdigest()
-        for name, file in names.items()
-        if not name.startswith("assets.extra/")
-    }
-
-
 def export(model: "ContextModel", card: ModelCard, version_folder: Path) -> None:
     """Writes a SavedModel with its signatures, card and warmup requests, in one step."""
-    import keras
     import tensorflow as tf
 
+    from brainseg_tf.keras_backend import keras
     from brainseg_tf.serving.signatures import signatures
     from brainseg_tf.serving.warmup import write_warmup
 
@@ -142,8 +154,10 @@ def export(model: "ContextModel", card: ModelCard, version_folder: Path) -> None
         archive.add_endpoint(name, signature, images)
     with replacing(version_folder) as beside, written(version_folder):
         archive.write_out(str(beside), verbose=False)
-        replace(card, checksums=checksums(beside)).write(beside)
+        make_folder((beside / OWN).parent)
         write_warmup(beside, card, named)
+        # Last, since its checksums are those of all other files.
+        replace(card, checksums=checksums(beside)).write(beside)
 
 
 @contextmanager
@@ -163,28 +177,73 @@ def written(path: Path) -> Iterator[None]:
 
 
 def shipped() -> list[ModelFolder]:
-    """The newest version of every model that came with the package, by name."""
+    """The newest version of every model that came with the package, by name.
+
+    Raises:
+        InputError: a card is damaged.
+    """
+    return [open_folder(folder) for folder in shipped_folders().values()]
+
+
+def shipped_folders() -> dict[str, Path]:
+    """The folder of the newest version of every model that came with the package, by the model's name."""
     home = _home()
-    folders = [newest_version(place) for place in sorted(home.iterdir()) if place.is_dir()] if home.is_dir() else []
-    return [ModelFolder(folder, read_card(folder)) for folder in folders if folder is not None]
+    places = sorted(place for place in home.iterdir() if place.is_dir()) if home.is_dir() else []
+    newest = {place.name: newest_version(place) for place in places}
+    return {name: folder for name, folder in newest.items() if folder is not None}
 
 
 def find(name_or_folder: str) -> ModelFolder:
     """Finds a shipped model by name, or any exported model by its folder (the newest version in it).
 
+    Args:
+        name_or_folder: What has a ``/``, or begins with ``.`` or ``~``, is a folder and nothing else. A bare word is a
+            shipped model's name, or else a folder here; one that is both is refused. ``shipped:NAME`` is a shipped
+            model and nothing else, ``shipped:NAME/VERSION`` one of its versions.
+
     Raises:
-        InputError: there is no such model.
+        InputError: there is no such model, or two are meant.
     """
-    folder = Path(name_or_folder)
-    for place in (_home() / name_or_folder, folder):
-        if place.is_dir():
-            version = newest_version(place)
-            if version is not None:
-                return ModelFolder(version, read_card(version))
-    if folder.is_dir():
-        raise InputError(f"{folder}: no SavedModel in it; name a model folder, or a shipped model (brainseg-tf models)")
-    names = ", ".join(model.card.name for model in shipped()) or "none"
-    raise InputError(f"{name_or_folder}: no such model; shipped are {names}, or give a folder that fit made")
+    text = str(name_or_folder)
+    if not text.strip():
+        raise InputError(f"the model's name is empty; {_choices()}")
+    if text.startswith(SHIPPED):
+        return open_folder(_shipped_place(text))
+    if "/" in text or os.sep in text or text.startswith((".", "~")):
+        place = _expanded(text)
+        if not os.path.lexists(place):
+            names = ", ".join(shipped_folders())
+            raise InputError(f"{printable(text)}: no such folder; a shipped model is named without a path ({names})")
+        return open_folder(place)
+    folder, shipped_one = Path(text), shipped_folders().get(text)
+    if shipped_one is None:
+        return open_folder(folder)
+    if _is_folder(folder) and not folder.samefile(shipped_one.parent):
+        raise InputError(
+            f"{text}: is a shipped model and a folder here; give {SHIPPED}{text} for the shipped model, or ./{text} "
+            "for the folder"
+        )
+    return open_folder(shipped_one)
+
+
+def open_folder(folder: Path) -> ModelFolder:
+    """The exported model in a folder, or its newest version.
+
+    Raises:
+        InputError: there is none, or it has no sound card.
+    """
+    shown = printable(folder)
+    try:
+        if folder.is_file():
+            raise InputError(f"{shown}: is a file; name the folder of the model")
+        if not folder.is_dir():
+            raise InputError(f"{shown}: no such model; {_choices()}")
+        version = newest_version(folder)
+    except OSError as error:
+        raise InputError(f"{shown}: cannot be read ({error.strerror}); name a model folder that can") from error
+    if version is None:
+        raise InputError(f"{shown}: no SavedModel in it; name a model folder, or a shipped model (brainseg-tf models)")
+    return ModelFolder(version, read_card(version))
 
 
 def best_for(modalities: Sequence[str]) -> ModelFolder:
@@ -209,8 +268,10 @@ def best_for(modalities: Sequence[str]) -> ModelFolder:
 
 def version_folders(folder: Path) -> list[Path]:
     """The subfolders that are versions of one model, the newest last."""
-    numbered = [place for place in folder.iterdir() if place.name.isdigit() and (place / "saved_model.pb").is_file()]
-    return sorted(numbered, key=lambda place: int(place.name))
+    # Other digits than ASCII's are no number to a server, and some are none to int.
+    numbered = [place for place in folder.iterdir() if re.fullmatch("[0-9]{1,18}", place.name)]
+    models = [place for place in numbered if (place / "saved_model.pb").is_file()]
+    return sorted(models, key=lambda place: int(place.name))
 
 
 def newest_version(folder: Path) -> Path | None:
@@ -222,3 +283,34 @@ def newest_version(folder: Path) -> Path | None:
 
 def _home() -> Path:
     return Path(str(resources.files("brainseg_tf_saved_models")))
+
+
+def _choices() -> str:
+    return f"shipped are {', '.join(shipped_folders()) or 'none'}, or give a folder that fit made"
+
+
+def _shipped_place(reference: str) -> Path:
+    name, slash, version = reference.removeprefix(SHIPPED).partition("/")
+    newest = shipped_folders().get(name)
+    if newest is None:
+        raise InputError(f"{printable(reference)}: no such model; {_choices()}")
+    versions = {place.name: place for place in version_folders(newest.parent)}
+    if slash and version not in versions:
+        raise InputError(f"{printable(reference)}: no such version of it; there are {', '.join(versions)}")
+    return versions[version] if slash else newest
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _expanded(text: str) -> Path:
+    """A path whose ``~`` the shell has left alone."""
+    folder = Path(text)
+    if text.startswith("~") and not os.path.lexists(folder):
+        with suppress(RuntimeError, ValueError):  # There is no such user, or no HOME.
+            return folder.expanduser()
+    return folder

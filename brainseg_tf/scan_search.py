@@ -1,5 +1,6 @@
 """Which members of a folder or a BIDS dataset are scans to segment, and why the others are not."""
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from brainseg_tf.prediction import other_modality
 from brainseg_tf.readers import reading
 
 DESCRIPTION = "dataset_description.json"
+NOT_READABLE = "is a folder that may not be read; change its permissions"
 # What stands beside scans and is none: descriptions, tables, pictures, and the second files of two-file formats.
 _COMPANIONS = (
     ".json",
@@ -65,6 +67,14 @@ class Search:
             self.scans.append(file)
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder, as far as that may be known."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def members(folder: Path) -> list[Path]:
     """The members of a folder by name, without hidden ones.
 
@@ -87,17 +97,19 @@ def search_folder(folder: Path, modality: str, own: Path) -> Search:
     """
     found = Search()
     for file in members(folder):
-        if file.is_dir() and not is_series(file):
+        if is_folder(file) and not os.access(file, os.R_OK | os.X_OK):
+            found.failed.append((file, NOT_READABLE))
+        elif is_folder(file) and not is_series(file):
             if file.resolve() != own.resolve():
                 found.left_out.append((file, "is a folder without DICOM slices; name it too to have it searched"))
-        elif not file.name.lower().endswith(_COMPANIONS) or file.is_dir():
+        elif is_folder(file) or not file.name.lower().endswith(_COMPANIONS):
             found.sort(file, modality)
     return found
 
 
 def bids_root(place: Path) -> Path | None:
     """The BIDS dataset that a folder is, or is a subject's, session's or ``anat`` folder of; None if it is neither."""
-    if (place / DESCRIPTION).is_file():
+    if os.access(place / DESCRIPTION, os.R_OK):
         return place
     absolute = place.absolute()
     anatomical = absolute.name == "anat" or (place / "anat").is_dir() or any(place.glob("ses-*/anat"))
@@ -146,7 +158,7 @@ def _bids_ignored(root: Path) -> Callable[[str], bool]:
 
 def _not_a_scan(file: Path, modality: str) -> str | None:
     """Why a file is no scan to segment, None if it is one."""
-    if file.is_dir():
+    if is_folder(file):
         return None
     if not file.name.lower().endswith(SCANS):
         return f"has no ending of a scan ({', '.join(SCANS)}); rename it, or name it by itself"

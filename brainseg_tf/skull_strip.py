@@ -11,7 +11,6 @@ import nibabel as nib
 import numpy as np
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.formats import NIFTI
 from brainseg_tf.volume import Volume, read_mask
 
 SCAN, MASK = "{scan}", "{mask}"
@@ -41,16 +40,14 @@ def strip(command: str, scan: Volume) -> np.ndarray:
             f"--skull-strip: no folder for temporary files ({error.strerror}); set TMPDIR to one with room in it"
         ) from error
     with workplace as folder:
-        source, target = scan.path.absolute(), Path(folder, "brain.nii.gz")
-        if scan.path.is_dir() or not scan.path.name.endswith(NIFTI):
-            source = Path(folder, "scan.nii.gz")
-            try:
-                nib.save(scan.source, source)
-            except OSError as error:
-                raise InputError(
-                    f"{folder}: no room for a copy of {scan.path} ({error.strerror or error}); set TMPDIR to another "
-                    "folder"
-                ) from error
+        source, target = Path(folder, "scan.nii.gz"), Path(folder, "brain.nii.gz")
+        try:
+            # A copy: whatever the scan's format, name and header are, the tool gets what was read here.
+            nib.save(scan.source, source)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: no room for a copy of {scan.path} ({error.strerror or error}); set TMPDIR to another folder"
+            ) from error
         words = [word.replace(SCAN, str(source)).replace(MASK, str(target)) for word in shlex.split(command)]
         returncode, output = _run(words, scan.path)
         if returncode:

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from brainseg_tf.background import find_background, foreground
+from brainseg_tf.background import find_background, foreground, head
 from brainseg_tf.errors import InputError
 from brainseg_tf.head_alignment import head_axes
 from brainseg_tf.options import Normalisation, SliceOptions
@@ -24,7 +24,7 @@ LARGEST_BRAIN_ML = 2200.0
 # Pixels between the brain and the edge of trimmed slices: what a network holds of the edge stays out of the brain.
 _CLEAR = 8
 # A given brain mask of which more than this share is air is cut to the head.
-_MOST_AIR = 0.05
+_MOST_AIR = 0.1
 # The median of brain tissue, from its 1st to its 99th percentile, lies at 0.2 to 0.7; that of a mask over air at 0.
 _LEAST_MEDIAN = 0.02
 # Robust normalisation puts the brain's median here; what lies 1 / 0.3 = 3.3 times as high is clipped.
@@ -86,16 +86,15 @@ def cut_to_head(brain: np.ndarray, volume: Volume) -> tuple[np.ndarray, str | No
         volume: its scan.
 
     Returns:
-        The mask, as it was if at most a twentieth of it is air; and a sentence for the user if it was changed.
+        The mask, as it was if at most a tenth of it is air; and a sentence for the user if it was changed.
 
     Raises:
         InputError: nothing of the mask lies in the head.
     """
-    head = ndimage.binary_fill_holes(foreground(volume.data))
-    air = 1 - np.count_nonzero(brain & head) / np.count_nonzero(brain)
+    inside = brain & head(volume.data)
+    air = 1 - np.count_nonzero(inside) / np.count_nonzero(brain)
     if air <= _MOST_AIR:
         return brain, None
-    inside = brain & head
     if not inside.any():
         raise InputError(f"{volume.path}: the brain mask covers nothing but background; check --brain-mask")
     return inside, f"{volume.path}: {air:.0%} of the brain mask is background, which was removed; check --brain-mask"

@@ -1,30 +1,29 @@
 """Training: from a folder of patients to a SavedModel with its card (section 5.2). Resumable after any kill."""
 
 import csv
-import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from brainseg_tf import figures, models, saved_model
+from brainseg_tf import figures, models, runs, saved_model
 from brainseg_tf.calibration import healthy_levels
 from brainseg_tf.cohort import Cohort, Split, read_cohort, split_patients
-from brainseg_tf.corruption import corrupt
+from brainseg_tf.corruption import CorruptionTask, corrupt
 from brainseg_tf.distribution import Distribution, steps_in_epoch
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import alone, make_folder, replacing, write_json
-from brainseg_tf.model_card import ModelCard, TrainingData, versions
-from brainseg_tf.models.objective import ContextModel, Corruption
+from brainseg_tf.files import alone, make_folder, printable, replacing
+from brainseg_tf.keras_backend import keras
+from brainseg_tf.model_card import ModelCard, TrainingData, training_options, versions
+from brainseg_tf.models.objective import ContextModel
 from brainseg_tf.pipeline import CachedSlices, batches, cache_slices, ordered_batches
 from brainseg_tf.recipes import FitOptions
+from brainseg_tf.runs import read_history
 from brainseg_tf.workers import Strategy
+
+__all__ = ["KerasReconstructor", "Run", "Say", "compiled", "fit", "read_history"]
 
 Say = Callable[[str], None]
 
@@ -43,11 +42,18 @@ def fit(
 ) -> Path:
     """Trains a network on the healthy slices of a cohort and exports it.
 
+    A run that is resumed can be lengthened: the options may have more epochs than it was begun with (or fewer, but not
+    fewer than it has behind it). From there on the learning rate follows the cosine of the new number of epochs, so it
+    rises at once from where the old one had it, and the weights are not those of a run that was begun with that number.
+    A run that stopped early, for lack of a better validation loss, cannot be lengthened. One that is finished stays as
+    it is, unless its exported model is missing or damaged: then it is exported again.
+
     Args:
         data: a folder in the BraTS 2019 layout.
         out: the run's folder: checkpoints, history and figures, and the SavedModel as version ``out/1``.
         split: which patients stand on which side; drawn from the options if None.
-        resume: go on with the run that ``out`` holds; at most the epoch that was under way is repeated.
+        resume: go on with the run that ``out`` holds, with the same options but for the number of epochs; at most the
+            epoch that was under way is repeated.
         cache: where decoded slices are kept; ``out/cache`` if None.
         strategy: which devices train; with several hosts all of them call this, with folders that they share.
         say: takes a line for the user.
@@ -59,9 +65,13 @@ def fit(
     Raises:
         InputError: no usable patients, or ``out`` does not fit ``resume`` and ``options``.
     """
+    # Before the workers wait for each other: what one of them finds, all do.
+    finished = runs.check_run(out, options, resume=resume)
+    if finished is not None:
+        say(runs.nothing_to_do(out))
+        return finished.path
     cohort = read_cohort(data, options.modalities)
-    # Before the workers wait for each other: what one of them finds wrong, all do.
-    _check_run(out, options, resume=resume)
+    make_folder(out)
     # Several workers are in one folder by intention.
     with nullcontext() if strategy == "multi-worker" else alone(out):
         return _fit(data, cohort, out, options, split, resume, cache or out / "cache", strategy, say, verbose)
@@ -87,8 +97,10 @@ def _fit(
         together.check_batch(options.batch)
     cached = _decode(cohort, options, cache, together, say, bar=verbose == 1)
     names = [slices.patient for slices in cached]
-    if resume:
-        split = _recorded_split(out)
+    record = runs.read_record(out) if resume else None
+    if record:
+        # Patients who came later change no side.
+        split = record.split
     elif split is None:
         split = split_patients(names, options.validation, options.test, options.seed)
     training, validation = (_of(cached, side) for side in (split.train, split.validation))
@@ -98,8 +110,13 @@ def _fit(
         if count == 0:
             raise InputError(f"{data}: no healthy slice for {name}; lower --min-brain or raise --central")
     writes = together is None or together.chief
-    if writes and not resume:
-        write_json(out / "run.json", {"options": asdict(options), "split": asdict(split), "versions": versions()})
+    if record and record.epochs != options.epochs:
+        say(
+            f"the run goes on to {options.epochs} epochs instead of {record.epochs}; from here on the learning rate "
+            f"follows the cosine of {options.epochs} epochs"
+        )
+    if writes and (record is None or record.epochs != options.epochs):
+        runs.write_record(out, options, split, record)
 
     steps = steps_in_epoch(training, options.batch, together.workers if together else 1)
     with together.strategy.scope() if together else nullcontext():
@@ -124,11 +141,12 @@ def _fit(
             )
     target = out / "1"
     if writes:
-        # A network of its own: one that several devices hold cannot be exported by one of them.
-        best = models.create(options.architecture, len(options.modalities))
-        best.load_weights(run.best_weights)
-        card = _card(best, out.name, options, cohort, cached, split, run.best)
-        _draw(best, run.history, _of(cached, split.validation), options, out)
+        losses, best = run.best, run.best_network(options)
+        say(f"measuring the healthy level on {len(cohort.named(split.validation))} validation scans")
+        card = _card(best, out.resolve().name, options, cohort, cached, split, losses)
+        say("drawing losses.png and reconstructions.png")
+        _draw(best, run.history.rows, _of(cached, split.validation), options, out)
+        say(f"exporting the model as {target}")
         saved_model.export(best, card, target)
     if together:
         together.total([0])  # Nobody leaves before the model is there.
@@ -142,17 +160,12 @@ def compiled(options: FitOptions, steps: int) -> ContextModel:
     schedule = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps * options.epochs, alpha=0.01)
     model.compile(
         optimizer=keras.optimizers.Adam(schedule),
-        corruption=_corruption(options),
+        corruption=CorruptionTask(options.corruption),
         objective=options.objective,
         # XLA makes these networks several times slower on a CPU and faster on a GPU.
         jit_compile=bool(tf.config.list_physical_devices("GPU")),
     )
     return model
-
-
-def _corruption(options: FitOptions) -> Corruption:
-    # XLA makes the corruption several times faster, also on a CPU.
-    return tf.function(partial(corrupt, options=options.corruption), jit_compile=True)
 
 
 class KerasReconstructor:
@@ -179,58 +192,94 @@ class Run(keras.callbacks.Callback):
     def __init__(self, folder: Path, model: ContextModel, patience: int, *, writes: bool = True) -> None:
         super().__init__()
         self.folder, self.patience, self.writes = folder, patience, writes
-        self.history: list[dict[str, float]] = []
+        self.history = runs.History()
         self.best_weights = folder / "best.weights.h5"
         self.epoch = tf.Variable(0, dtype=tf.int64)
         model.optimizer.build(model.trainable_variables)
         state = [variable.value for variable in (*model.variables, *model.optimizer.variables)]
         self._checkpoint = tf.train.Checkpoint(state=state, epoch=self.epoch)
-        self._manager = tf.train.CheckpointManager(self._checkpoint, str(folder / "checkpoints"), max_to_keep=2)
+        place = folder / runs.CHECKPOINTS
+        try:
+            self._manager = tf.train.CheckpointManager(self._checkpoint, str(place), max_to_keep=2)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{printable(place / 'checkpoint')}: is damaged; {runs.REMEDY}") from error
 
     @property
     def best(self) -> dict[str, float]:
-        """The history's row with the lowest validation loss."""
-        return min(self.history, key=lambda row: row["val_loss"])
+        """The history's row with the lowest validation loss.
+
+        Raises:
+            InputError: no epoch's loss is a number.
+        """
+        best = self.history.best
+        if best is None:
+            raise InputError(
+                f"{printable(self.folder)}: the validation loss of no epoch is a number; begin anew with a lower "
+                "--learning-rate and another --out"
+            )
+        return best
 
     @property
     def exhausted(self) -> bool:
         """Whether ``patience`` epochs have gone by without a better validation loss."""
-        return bool(self.history) and self.history[-1]["epoch"] - self.best["epoch"] >= self.patience
+        return self.history.exhausted(self.patience)
 
     def restore(self) -> int:
-        """Brings back the state after the last whole epoch; returns how many epochs that is."""
-        if self._manager.latest_checkpoint is None:
+        """Brings back the state after the last whole epoch; returns how many epochs that is.
+
+        Raises:
+            InputError: the checkpoint or the history is damaged or missing.
+        """
+        history = self.folder / runs.HISTORY
+        rows = read_history(history) if history.exists() else []
+        place = self.folder / runs.CHECKPOINTS
+        newest = self._manager.latest_checkpoint
+        if newest is None:
+            # One row: the run ended after it and before its checkpoint.
+            if len(rows) > 1:
+                raise InputError(f"{printable(place)}: holds no checkpoint of {len(rows)} epochs; {runs.REMEDY}")
             return 0
-        self._checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
+        try:
+            self._checkpoint.restore(newest).assert_consumed()
+        except Exception as error:  # TensorFlow raises errors of many kinds here, protobuf's among them.
+            raise InputError(
+                f"{printable(place)}: the checkpoint {Path(newest).name} is damaged; {runs.REMEDY}"
+            ) from error
         done = int(self.epoch.numpy())
-        self.history = read_history(self.folder / "history.csv")[:done]
+        if len(rows) < done:
+            raise InputError(f"{printable(history)}: has {len(rows)} epochs, the checkpoint {done}; {runs.REMEDY}")
+        self.history = runs.History(rows[:done])
         return done
+
+    def best_network(self, options: FitOptions) -> ContextModel:
+        """A network of its own with the best weights: one that several devices hold cannot be exported by one of them.
+
+        Raises:
+            InputError: the weights are damaged or missing.
+        """
+        network = models.create(options.architecture, len(options.modalities))
+        try:
+            network.load_weights(self.best_weights)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{printable(self.best_weights)}: cannot be read as weights; {runs.REMEDY}") from error
+        return network
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         row = {"epoch": epoch + 1} | {name: float(value) for name, value in (logs or {}).items()}
-        self.history.append(row)
+        self.history.rows.append(row)
         self.model.stop_training = self.exhausted
         if not self.writes:
             return
-        with replacing(self.folder / "history.csv") as beside, beside.open("w", newline="") as file:
+        with replacing(self.folder / runs.HISTORY) as beside, beside.open("w", newline="") as file:
             writer = csv.DictWriter(file, row)
             writer.writeheader()
-            writer.writerows(self.history)
-        if self.best is row:
+            writer.writerows(self.history.rows)
+        if self.history.best is row:
             with replacing(self.best_weights) as beside:
                 self.model.save_weights(beside)
         self.epoch.assign(epoch + 1)
-        with saved_model.written(self.folder / "checkpoints"):
+        with saved_model.written(self.folder / runs.CHECKPOINTS):
             self._manager.save()
-
-
-def read_history(file: Path) -> list[dict[str, float]]:
-    """The rows of a ``history.csv``, numbers as numbers."""
-    with file.open(newline="") as lines:
-        return [
-            {name: int(value) if name == "epoch" else float(value) for name, value in row.items()}
-            for row in csv.DictReader(lines)
-        ]
 
 
 def _decode(
@@ -260,36 +309,6 @@ def _decode(
 
 def _of(cached: Sequence[CachedSlices], names: Sequence[str]) -> list[CachedSlices]:
     return [slices for slices in cached if slices.patient in set(names) and slices.healthy]
-
-
-def _check_run(out: Path, options: FitOptions, *, resume: bool) -> None:
-    file = out / "run.json"
-    if not resume and file.exists():
-        raise InputError(f"{out}: holds a training run already; give --resume to go on with it, or another --out")
-    if resume and not file.exists():
-        raise InputError(f"{out}: holds no run to resume; leave --resume out to start one")
-    if resume:
-        begun = json.loads(file.read_text(encoding="utf-8"))
-        version, ours = (numbers["brainseg-tf"] for numbers in (begun["versions"], versions()))
-        if version != ours:
-            raise InputError(
-                f"{out}: was begun with brainseg-tf {version}, whose networks can have other layers than those of "
-                f"{ours}; install {version} to go on, or give another --out to begin anew"
-            )
-        before = begun["options"]
-        now = json.loads(json.dumps(asdict(options)))
-        for name in now:
-            if before.get(name) != now[name]:
-                raise InputError(
-                    f"{out}: was begun with {name} {before.get(name)}, not {now[name]}; give the same options"
-                )
-    make_folder(out)
-
-
-def _recorded_split(out: Path) -> Split:
-    """The split that a run was begun with: patients who came later change no side."""
-    sides = json.loads((out / "run.json").read_text(encoding="utf-8"))["split"]
-    return Split(**{side: tuple(names) for side, names in sides.items()})
 
 
 def _draw(
@@ -325,7 +344,7 @@ def _card(
         modalities=options.modalities,
         slices=options.slices,
         data=_describe(cohort, cached, split),
-        training=_training_options(options),
+        training=training_options(options),
         losses=losses,
         score=model.score,
         trim=model.trim,
@@ -353,8 +372,3 @@ def _describe(cohort: Cohort, cached: Sequence[CachedSlices], split: Split) -> T
         validation=split.validation,
         test=split.test,
     )
-
-
-def _training_options(options: FitOptions) -> dict[str, Any]:
-    elsewhere = ("architecture", "modalities", "slices")
-    return {name: value for name, value in asdict(options).items() if name not in elsewhere}

@@ -10,7 +10,7 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
 from brainseg_tf import dicom
-from brainseg_tf.background import foreground
+from brainseg_tf.background import head
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable, replacing
 from brainseg_tf.formats import (
@@ -132,8 +132,8 @@ def read_segmentation(path: Path, like: Volume) -> np.ndarray:
             f"{printable(path)}: holds fractions, as a probability map does; give a segmentation with labels 0, 1, ..."
         )
     mask = labels > 0.5
-    head = foreground(like.data)
-    covered = float(mask[head].mean()) if head.any() else 0.0
+    inside = head(like.data)
+    covered = float(mask[inside].mean()) if inside.any() else 0.0
     if (covered > _HEAD_SHARE and mask.mean() > _FIELD_SHARE) or covered > _WHOLE_HEAD_SHARE:
         raise InputError(
             f"{printable(path)}: covers {100 * covered:.0f} % of the head and {100 * mask.mean():.0f} % of the field, "

@@ -11,13 +11,14 @@ from brainseg_tf_cli.quiet import import_tensorflow
 def doctor() -> None:
     """Print versions, devices, the models and whether they are whole, and what is missing for which extra.
 
-    Exit code 1 if a package that brainseg-tf needs is missing or too old or new, or a model is damaged.
+    A model is whole if its files, its card and the requests that warm a server up are those that were exported. Exit
+    code 1 if a package that brainseg-tf needs is missing or too old or new, or a model is damaged.
     """
     import platform
 
     from brainseg_tf import __version__, installation
     from brainseg_tf.errors import InputError
-    from brainseg_tf.saved_model import shipped
+    from brainseg_tf.saved_model import open_folder, shipped_folders
 
     problems = 0
     click.echo(f"brainseg-tf {__version__}, Python {platform.python_version()}, {platform.platform()}")
@@ -34,14 +35,17 @@ def doctor() -> None:
         details = tf.config.experimental.get_device_details(device)
         click.echo(f"  {device.device_type} {details.get('device_name', device.name)}")
     click.echo("\nmodels")
-    for model in shipped():
+    for name, folder in shipped_folders().items():
         try:
+            model = open_folder(folder)
             model.check()
-            state = "whole"
         except InputError as error:
-            state, problems = str(error), problems + 1
+            click.echo(f"  {name}, version {folder.name}: {error}")
+            problems += 1
+            continue
+        state = "whole" if model.checks_card else "whole, exported before cards were checked"
         digest = model.card.checksums.get("variables/variables.data-00000-of-00001", "no checksum")[:16]
-        click.echo(f"  {model.card.name}, version {model.card.version}: {state} ({digest})")
+        click.echo(f"  {name}, version {model.card.version}: {state} ({digest})")
     if problems:
         click.echo(f"Error: {problems} problem(s), see above", err=True)
         sys.exit(1)

@@ -1,5 +1,7 @@
 """``brainseg-tf models``."""
 
+from typing import Any
+
 import click
 
 
@@ -19,15 +21,20 @@ def models() -> None:
             f"{len(sides.validation)} for validation, {len(sides.test)} for testing"
         )
         if card.metrics:
-            network, baseline = card.metrics["network"]["own"], card.metrics["no network"]
+            network, baseline = card.metrics["network"]["own"], card.metrics.get("no network", {})
             paper = card.metrics["paper_iou_slice"]
             click.echo(
-                f"  IoU        {network['iou_slice']:.3f} by slice{f' (paper {paper})' if paper else ''}, "
-                f"without network {baseline['iou_slice']:.3f}"
+                f"  IoU        {_number(network, 'iou_slice')} by slice{f' (paper {paper})' if paper else ''}, "
+                f"without network {_number(baseline, 'iou_slice')}"
             )
-            low, high = network["dice_interval"]
+            interval = dict(zip(("low", "high"), network["dice_interval"], strict=True))
             click.echo(
-                f"  Dice       {network['dice']:.3f} by patient ({low:.3f} to {high:.3f}), "
-                f"without network {baseline['dice']:.3f}; {card.metrics['patients']}"
+                f"  Dice       {_number(network, 'dice')} by patient ({_number(interval, 'low')} to "
+                f"{_number(interval, 'high')}), without network {_number(baseline, 'dice')}; {card.metrics['patients']}"
             )
         click.echo(f"  terms      {card.terms}")
+
+
+def _number(measured: dict[str, Any], name: str) -> str:
+    value = measured.get(name)
+    return "not measured" if value is None else f"{value:.3f}"

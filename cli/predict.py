@@ -80,7 +80,11 @@ def _command(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--server-label", help="Its version by label, such as stable.")
 @click.option("--server-ca", type=FILE, help="Certificates (PEM) to check the server's with.  [default: the system's]")
 @click.option(
-    "--server-timeout", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Seconds for one request."
+    "--server-timeout",
+    type=click.FloatRange(0.1, 86400),
+    default=60.0,
+    show_default=True,
+    help="Seconds for one request, from the connection to the last byte of the answer.",
 )
 @stages
 def predict(
@@ -169,10 +173,11 @@ def predict(
         limit_threads()
         if server is None:
             return found.load()
-        from brainseg_tf.serving.remote import Served, connect
+        from brainseg_tf.serving.endpoint import Endpoint
+        from brainseg_tf.serving.remote import connect
 
         name = server_model or found.card.name
-        return connect(Served(server, name, server_version, server_label, server_ca, server_timeout), found.card)
+        return connect(Endpoint(server, name, server_version, server_label, server_ca, server_timeout), found.card)
 
     options = segmentation_options(**stage_options)
     # A server joins requests of many clients into one batch, whose slices must be of one size.

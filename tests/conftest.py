@@ -1,14 +1,18 @@
 """Synthetic brains: small volumes, made here, with odd shapes and grids."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# As the command does; tests/run.sh runs the tests marked ``cpu`` without oneDNN too.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import nibabel as nib
 import numpy as np
 import pytest
+from filelock import FileLock
 from scipy import ndimage
 
 
@@ -18,6 +22,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="slow: set BRAINSEG_SLOW=1"))
+
+
+@pytest.fixture(autouse=True)
+def _plain_corruption(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Corruption without XLA, which takes longer to compile than a few steps take; but for tests marked ``xla``."""
+    task = sys.modules.get("brainseg_tf.corruption.task")
+    if task is not None and not request.node.get_closest_marker("xla"):
+        monkeypatch.setattr(task, "JIT_COMPILE", False)
 
 
 AFFINE = np.array([[-4.0, 0, 0, 84], [0, -4.2, 0, 96], [0, 0, 5.0, -50], [0, 0, 0, 1]])
@@ -91,11 +103,19 @@ def brats_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(brats_like: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of a small CVAE that was really trained on the synthetic cohort."""
-    from brainseg_tf.training import fit
+    """The run folder of a small CVAE that was really trained on the synthetic cohort; one for all test processes."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    out = shared / "runs" / "small"
+    with FileLock(shared / "runs.lock"):
+        if not (out / "1" / "saved_model.pb").is_file():
+            from brainseg_tf.corruption import task
+            from brainseg_tf.training import fit
 
-    out = tmp_path_factory.mktemp("runs") / "small"
-    fit(brats_like, out, small_options(), say=lambda line: None, verbose=0)
+            out.parent.mkdir()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(task, "JIT_COMPILE", False)
+                fit(brats_like, out, small_options(), say=lambda line: None, verbose=0)
     return out
 
 

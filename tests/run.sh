@@ -2,6 +2,8 @@
 # Sets up a fresh virtual environment, installs the package as a user would, checks the format, runs all tests.
 #     bash tests/run.sh [arguments for pytest]
 # The environment is kept in .venv-tests and made anew when setup.py changes. PYTHON names another interpreter.
+# Without arguments, the tests marked cpu (every network, every shipped model) run a second time without oneDNN: what
+# TensorFlow can do depends on the CPU, and both kinds have to work.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=.venv-tests
@@ -18,4 +20,11 @@ fi
 "$venv/bin/ruff" format --check .
 "$venv/bin/mypy"
 # --import-mode: the installed package is tested, not the checkout beside it. -n: two files at a time.
-exec "$venv/bin/pytest" --import-mode=append -n 2 --dist loadfile "$@"
+tests=("$venv/bin/pytest" --import-mode=append -n 2)
+if [ $# -gt 0 ]; then
+    exec "${tests[@]}" --dist loadfile "$@"
+fi
+echo "== the networks and the shipped models without oneDNN =="
+TF_ENABLE_ONEDNN_OPTS=0 "${tests[@]}" --dist load -m cpu
+echo "== all tests, with oneDNN where the CPU has it =="
+exec "${tests[@]}" --dist loadfile

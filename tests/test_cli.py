@@ -199,6 +199,16 @@ def test_masks_on_another_grid_are_refused(option, trained, scan, tmp_path):
     assert not (tmp_path / "m.nii.gz").exists()
 
 
+def test_a_brain_mask_over_the_whole_field_changes_nothing_but_a_warning(trained, scan, tmp_path):
+    whole = save(np.ones(make_brain(1)[0].shape, bool), tmp_path / "whole.nii.gz")
+    masks = [tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"]
+    assert call("predict", scan, "--out", masks[0], "--model", trained, *FAST).exit_code == 0
+    result = call("predict", scan, "--out", masks[1], "--model", trained, "--brain-mask", whole, *FAST)
+    assert result.exit_code == 0
+    assert "of the brain mask is background, which was removed; check --brain-mask" in result.stderr
+    assert masks[0].read_bytes() == masks[1].read_bytes()
+
+
 def test_an_empty_brain_mask_is_refused(trained, scan, tmp_path):
     empty = save(np.zeros(nib.load(scan).shape, np.uint8), tmp_path / "empty.nii.gz")
     message = fails(call("predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained, "--brain-mask", empty))
@@ -253,6 +263,9 @@ def test_wrong_usage_is_exit_code_2(scan, tmp_path):
         (("predict", scan, "--out", "a.nii", "--score", "best"), "is not one of"),
         (("predict", scan, "--out", "a.nii", "--min-size", "-1"), "not in the range"),
         (("predict", scan, "--out", "a.nii", "--neighbourhood", 4), "4 has no middle voxel; give an odd number"),
+        (("predict", scan, "--out", "a.nii", "--median", 4), "4 has no middle voxel; give an odd number"),
+        (("evaluate", "x", "--models", ""), "a name is empty"),
+        (("evaluate", "x", "--models", "cvae,,dae"), "a name is empty"),
         (("fit", tmp_path), "Missing option '--out'"),
         (("nonsense",), "No such command"),
     ]

@@ -4,14 +4,19 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
+import click
 import pytest
 from click.testing import Result
 from test_cli import FAST, call, fails
 
-from brainseg_tf.model_card import read_card
+from brainseg_tf.model_card import read_card, training_options
 from brainseg_tf.recipes import RECIPES, from_card
+from brainseg_tf.runs import nothing_to_do
+from conftest import small_options
 
 
 def test_fit_needs_patients(tmp_path):
@@ -54,6 +59,11 @@ def test_fit_then_evaluate(brats_like, tmp_path):
     message = fails_after_output(call("fit", data, "--out", run, *small))
     assert "holds a training run already; give --resume" in message
 
+    # Without --epochs a run keeps its own number: the recipe has another one.
+    result = call("fit", data, "--out", run, "--resume", *small[:2], *small[4:])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [nothing_to_do(run), f"model: {run}/1"]
+
     out = tmp_path / "table"
     result = call("evaluate", data, "--model", run, "--out", out, "--update-card", "--patients", "train", *FAST)
     assert result.exit_code == 0, result.output
@@ -75,6 +85,73 @@ def test_fit_then_evaluate(brats_like, tmp_path):
     assert sorted(os.listdir(out)) == ["calibration.png", "comparisons.csv", "dice.png", "summary.json"]
     message = fails(call("evaluate", data, "--model", run, "--out", out))
     assert "exists already" in message
+
+
+def test_a_finished_run_is_left_alone_without_tensorflow(trained, brats_like):
+    """As a user calls it, since this process has imported TensorFlow."""
+    options = small_options()
+    given = {
+        "--size": options.slices.size,
+        "--min-brain": options.slices.min_brain,
+        "--batch": options.batch,
+        "--learning-rate": options.learning_rate,
+        "--patience": options.patience,
+    }
+    # The fixture's slices are 5 mm apart, which the command line does not offer.
+    code = (
+        "import sys; from dataclasses import replace; from brainseg_tf_cli import fit, main\n"
+        "own = fit._options\n"
+        "def spaced(*given):\n"
+        "    options = own(*given)\n"
+        "    return replace(options, slices=replace(options.slices, spacing=5.0))\n"
+        "fit._options = spaced\n"
+        "try: main.main(sys.argv[1:])\n"
+        "except SystemExit as end: code = end.code\n"
+        "print(code, [name for name in ('tensorflow', 'keras') if name in sys.modules])"
+    )
+    words = [str(word) for pair in given.items() for word in pair]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "fit", str(brats_like), "--out", str(trained), "--resume", *words],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == [nothing_to_do(trained), f"model: {trained}/1", "0 []"], done.stderr
+    assert done.stderr == ""
+
+
+def test_every_option_of_fit_has_a_help_and_says_its_default():
+    from brainseg_tf_cli.fit import fit
+
+    helps = {option.name: option.help for option in fit.params if isinstance(option, click.Option)}
+    assert all(helps.values())
+    for name, words in {
+        "epochs": "[default: the recipe's: cvae 60; dcvae 36; dae 14; unet 30; selfseg, fusion 25; "
+        "with --preset paper 100]",
+        "batch": "[default: the recipe's: cvae, unet, selfseg, fusion 16; dcvae, dae 8; with --preset paper 16]",
+        "learning_rate": "[default: the recipe's: cvae, dae, unet 0.001; dcvae, selfseg, fusion 0.002; "
+        "with --preset paper 0.001]",
+        "modalities": "[default: the recipe's: cvae, dcvae, dae, unet, selfseg flair; fusion flair and t2; "
+        "with --preset paper flair]",
+        "normalisation": "[default: robust; with --preset paper volume]",
+        "size": "[default: 128]",
+        "augment": "[default: the recipe's: cvae, dcvae no; dae, unet, selfseg, fusion yes; with --preset paper no]",
+        "kl_weight": "[default: the recipe's: cvae, dae, unet, selfseg, fusion 0.01; dcvae 0.002; "
+        "with --preset paper 0.01]",
+    }.items():
+        assert helps[name].endswith(words), helps[name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--kl-weight", "nan"), "objective.kl: expected a number from 0 on, found nan"),
+        (("--modality", "flair", "--modality", "flair"), "modalities: has 'flair' twice"),
+        (("--modality", "seg"), "--modality seg: is the ground truth"),
+    ],
+)
+def test_options_that_make_no_sense_are_one_line(brats_like, tmp_path, arguments, message):
+    assert message in fails(call("fit", brats_like, "--out", tmp_path / "run", *arguments))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_recipe_is_a_default(brats_like, tmp_path, monkeypatch):
@@ -103,21 +180,18 @@ def test_a_recipe_is_a_default(brats_like, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_read_back_from_a_card(trained, tmp_path, name):
     """What cross-validation trains is what the card was written for."""
-    from brainseg_tf.training import _training_options
-
     card, options = read_card(trained / "1"), RECIPES[name]
     own = {"architecture": options.architecture, "modalities": options.modalities, "slices": options.slices}
-    replace(card, **own, training=_training_options(options)).write(tmp_path)
+    replace(card, **own, training=training_options(options)).write(tmp_path)
     assert from_card(read_card(tmp_path)) == options
 
 
 def test_cross_validation_tests_every_patient_once_and_goes_on_after_a_kill(trained, brats_like, tmp_path):
     assert "give --out" in fails(call("evaluate", brats_like, "--model", trained, "--folds", 2), code=2)
-    card = json.loads((trained / "1/assets.extra/model_card.json").read_text())
+    card = read_card(trained / "1")
     quick = tmp_path / "quick"
     shutil.copytree(trained / "1", quick / "1")
-    card["training"]["epochs"] = 1
-    (quick / "1/assets.extra/model_card.json").write_text(json.dumps(card))
+    replace(card, training=card.training | {"epochs": 1}).write(quick / "1")
     out = tmp_path / "cv"
     arguments = ("evaluate", brats_like, "--model", quick, "--folds", 2, "--out", out, *FAST)
     result = call(*arguments)

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +58,151 @@ def test_the_split_is_by_patient_and_by_seed():
     for few, share in ((names[:2], 0.1), (names, 0.5)):
         with pytest.raises(InputError):
             split_patients(few, share, share, 0)
+
+
+def patient(folder: Path, name: str, kinds: tuple[str, ...] = ("flair", "seg")) -> Path:
+    """A patient's folder with empty files: a cohort opens none."""
+    place = folder / name
+    place.mkdir(parents=True)
+    for kind in kinds:
+        (place / f"{place.name}_{kind}.nii.gz").touch()
+    return place
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("HGG/p1", "LGG/p1"),
+        ("p1", "HGG/p1"),
+        ("p1", "LGG/p1"),
+        # File systems that do not tell case, or the ways to write an accent, would make one patient of these.
+        ("HGG/Patient", "LGG/patient"),
+        ("HGG/caf\u00e9", "LGG/cafe\u0301"),
+    ],
+)
+def test_one_patient_id_twice_is_refused_and_both_places_are_named(tmp_path, one, other):
+    patient(tmp_path, "HGG/p0")
+    first, second = patient(tmp_path, one), patient(tmp_path, other)
+    with pytest.raises(InputError, match="is the same patient as .*, and would be counted twice; remove or") as caught:
+        read_cohort(tmp_path, ("flair",))
+    assert str(first) in str(caught.value) and str(second) in str(caught.value)
+
+
+def test_a_second_folder_counts_also_where_it_is_not_whole(tmp_path):
+    patient(tmp_path, "HGG/p1")
+    patient(tmp_path, "LGG/p1", ("flair",))
+    with pytest.raises(InputError, match="is the same patient as"):
+        read_cohort(tmp_path, ("flair",))
+
+
+def test_a_folder_of_that_name_without_scans_is_no_patient(tmp_path):
+    patient(tmp_path, "HGG/p1")
+    patient(tmp_path, "LGG/p1", ())
+    assert [one.name for one in read_cohort(tmp_path, ("flair",)).patients] == ["p1"]
+
+
+def test_links_to_one_patient_are_refused(tmp_path):
+    first = patient(tmp_path, "HGG/p1")
+    (tmp_path / "LGG").mkdir()
+    (tmp_path / "LGG" / "p1").symlink_to(first)
+    with pytest.raises(InputError, match="LGG/p1: is the same patient as .*HGG/p1"):
+        read_cohort(tmp_path, ("flair",))
+    (tmp_path / "LGG" / "p1").unlink()
+    (tmp_path / "LGG").rmdir()
+    (tmp_path / "LGG").symlink_to(tmp_path / "HGG")
+    with pytest.raises(InputError, match="LGG/p1: is the same patient as .*HGG/p1"):
+        read_cohort(tmp_path, ("flair",))
+
+
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_one_file_under_two_names_is_refused(tmp_path, link):
+    first, second = patient(tmp_path, "HGG/p1"), patient(tmp_path, "HGG/p2", ("seg",))
+    getattr(second / "p2_flair.nii.gz", link)(first / "p1_flair.nii.gz")
+    with pytest.raises(InputError, match=r"p2_flair\.nii\.gz: is the same file as .*p1_flair\.nii\.gz, and would be"):
+        read_cohort(tmp_path, ("flair",))
+
+
+def test_hidden_folders_are_passed_over(tmp_path):
+    for name in ("HGG/p1", "HGG/.p2", "HGG/._p1", ".p3"):
+        patient(tmp_path, name)
+    cohort = read_cohort(tmp_path, ("flair",))
+    assert [one.name for one in cohort.patients] == ["p1"] and cohort.problems == ()
+
+
+def test_a_link_to_nothing_is_named(tmp_path):
+    patient(tmp_path, "HGG/p1")
+    (patient(tmp_path, "HGG/p2", ("seg",)) / "p2_flair.nii.gz").symlink_to("../annex/key")
+    cohort = read_cohort(tmp_path, ("flair",))
+    assert [one.name for one in cohort.patients] == ["p1"]
+    assert cohort.problems == (f"{tmp_path}/HGG/p2: left out, p2_flair.nii.gz is a link to a file that is not there",)
+
+
+@pytest.mark.parametrize("name", ["", "HGG", "HGG/p2"])
+def test_a_folder_that_may_not_be_read_is_one_line(tmp_path, monkeypatch, name):
+    # Root, as which tests often run, may read everywhere; so the answer is put into the system's mouth.
+    for one in ("HGG/p1", "HGG/p2"):
+        patient(tmp_path, one)
+    inside = Path.iterdir
+
+    def refused(place):
+        if place == tmp_path / name:
+            raise PermissionError(13, "Permission denied", str(place))
+        return inside(place)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    if name == "HGG/p2":
+        cohort = read_cohort(tmp_path, ("flair",))
+        assert [one.name for one in cohort.patients] == ["p1"]
+        assert cohort.problems == (
+            f"{tmp_path}/HGG/p2: left out, cannot be read (Permission denied); check its permissions",
+        )
+    else:
+        with pytest.raises(InputError) as caught:
+            read_cohort(tmp_path, ("flair",))
+        assert str(caught.value) == f"{tmp_path / name}: cannot be read (Permission denied); check its permissions"
+
+
+def test_the_ground_truth_is_no_modality(tmp_path):
+    patient(tmp_path, "HGG/p1")
+    with pytest.raises(InputError, match="--modality seg: is the ground truth"):
+        read_cohort(tmp_path, ("flair", "seg"))
+
+
+HEAD = b"Grade,BraTS_2019_subject_ID\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\xff\xfe\x00\x01", "not UTF-8 at byte 0"),
+        (HEAD + b"HGG,p1\nLG", "line 3 has another number of columns than the first"),
+        (HEAD + b"HGG,p1,more\n", "line 2 has another number of columns than the first"),
+        (HEAD + b'HGG,"p1', "unexpected end of data"),
+        (HEAD + b"HGG," + b"x" * 200_000, "field larger than field limit"),
+    ],
+)
+def test_a_damaged_mapping_is_one_line(tmp_path, content, reason):
+    patient(tmp_path, "p1")
+    (tmp_path / "name_mapping.csv").write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_cohort(tmp_path, ("flair",))
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/name_mapping.csv: cannot be read as a table ({reason}")
+    assert message.endswith("); repair it, or move it elsewhere") and message.isprintable()
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"Grade;BraTS_2019_subject_ID\nHGG;p1\n", b"\x00\x01\n"])
+def test_a_mapping_without_the_columns_gives_no_grades_and_says_so(tmp_path, content):
+    patient(tmp_path, "p1")
+    (tmp_path / "name_mapping.csv").write_bytes(content)
+    cohort = read_cohort(tmp_path, ("flair",))
+    assert [one.grade for one in cohort.patients] == [None]
+    assert cohort.problems == (
+        f"{tmp_path}/name_mapping.csv: has no columns BraTS_2019_subject_ID and Grade; the grades are not known",
+    )
+
+
+def test_a_grade_of_another_kind_is_none(tmp_path):
+    patient(tmp_path, "p1")
+    (tmp_path / "name_mapping.csv").write_bytes(HEAD + b"IV,p1\n")
+    assert [one.grade for one in read_cohort(tmp_path, ("flair",)).patients] == [None]

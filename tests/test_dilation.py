@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from brainseg_tf.models.dilation import conv2d, conv2d_transpose
 
+pytestmark = pytest.mark.cpu
+
 # (kernel, stride, dilation): the dCVAE's, then strides and dilations with and without a common divisor.
 CASES = [(5, 2, 2), (6, 1, 2), (5, 3, 2), (3, 2, 3), (2, 5, 2), (3, 4, 6), (3, 2, 1)]
 

@@ -16,20 +16,29 @@ def test_a_sound_installation(monkeypatch):
     assert any(line.strip().startswith("CPU") for line in lines)
     for model in saved_model.shipped():
         digest = model.card.checksums["variables/variables.data-00000-of-00001"]
-        assert f"  {model.card.name}, version {model.card.version}: whole ({digest[:16]})" in lines
+        state = "whole" if model.checks_card else "whole, exported before cards were checked"
+        assert f"  {model.card.name}, version {model.card.version}: {state} ({digest[:16]})" in lines
 
 
 def test_a_damaged_model_and_a_missing_package(trained, tmp_path, monkeypatch):
     shutil.copytree(trained / "1", tmp_path / "models" / "small" / "1")
     file = tmp_path / "models" / "small" / "1" / "variables" / "variables.index"
     file.write_bytes(b"x" + file.read_bytes()[1:])
+    shutil.copytree(trained / "1", tmp_path / "models" / "edited" / "1")
+    card = tmp_path / "models" / "edited" / "1" / "assets.extra" / "model_card.json"
+    card.write_text(card.read_text().replace('"trim": 0', '"trim": 2'))
+    shutil.copytree(trained / "1", tmp_path / "models" / "no-card" / "1")
+    (tmp_path / "models" / "no-card" / "1" / "assets.extra" / "model_card.json").write_text("[]")
+    shutil.copytree(trained / "1", tmp_path / "models" / "sound" / "1")
     monkeypatch.setattr(saved_model, "_home", lambda: tmp_path / "models")
     needed = {"": [installation.Needed("nonsense>=1", None, False), installation.Needed("old>=2", "1.0", False)]}
     monkeypatch.setattr(installation, "requirements", lambda: needed)
     result = call("doctor")
     assert result.exit_code == 1
-    assert "small, version 1: " in result.stdout
     assert "variables/variables.index: is not the file that the model card was written for" in result.stdout
+    assert f"  edited, version 1: {card}: is not the file that the model card was written for" in result.stdout
+    assert "  no-card, version 1: " in result.stdout and "expected an object, found a list" in result.stdout
+    assert "  sound, version 1: whole (" in result.stdout
     assert "missing      nonsense>=1\n" in result.stdout
     assert "1.0          old>=2   <- another version is needed" in result.stdout
-    assert result.stderr == "Error: 3 problem(s), see above\n"
+    assert result.stderr == "Error: 5 problem(s), see above\n"

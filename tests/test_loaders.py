@@ -94,6 +94,7 @@ def expected(found):
     )
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("name", NAMES)
 def test_tensorflows_own_loader(name, tmp_path):
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel

@@ -7,7 +7,16 @@ from scipy import stats
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score
 
-from brainseg_tf.metrics import average_precision, calibration_error, dice, hausdorff95, interval, iou, reliability
+from brainseg_tf.metrics import (
+    average_precision,
+    calibration_error,
+    cluster_interval,
+    dice,
+    hausdorff95,
+    interval,
+    iou,
+    reliability,
+)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -69,6 +78,27 @@ def test_intervals_are_those_of_a_mean():
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.003)
     assert interval(values) == interval(values)
     assert np.isnan(interval([0.5, float("nan")])).all()
+
+
+def test_an_interval_over_clusters_draws_whole_clusters():
+    """Of patients whose slices are alike, the slices tell no more than one each."""
+    random = np.random.default_rng(0)
+    means, sizes = random.normal(0.5, 0.2, 60), random.integers(1, 80, 60)
+    clusters = [np.full(size, mean) for mean, size in zip(means, sizes, strict=True)]
+    mean = np.concatenate(clusters).mean()
+    low, high = cluster_interval([*clusters, np.zeros(0), np.array([np.nan])])
+    assert low < mean < high
+    # The standard error of a ratio (Cochran 1977, section 2.11).
+    residual = sizes * (means - mean)
+    half = stats.norm.ppf(0.975) * residual.std(ddof=1) / np.sqrt(60) / sizes.mean()
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.012)
+    # Slices that are drawn one by one would claim an interval several times as narrow.
+    assert high - low > 4 * np.subtract(*interval(np.concatenate(clusters))[::-1])
+    # A mean over slices lies in its interval, also where a patient with many slices has another mean.
+    skewed = [np.full(200, 0.9), *(np.full(1, value) for value in random.normal(0.2, 0.05, 20))]
+    low, high = cluster_interval(skewed)
+    assert low < np.concatenate(skewed).mean() < high
+    assert np.isnan(cluster_interval([[0.5, 0.6], []])).all()
 
 
 def test_reliability_against_scikit_learn():

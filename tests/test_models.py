@@ -104,6 +104,7 @@ def test_trimming_keeps_the_place_in_the_grid_of_strides(name):
     assert model.trim == (2 * model.stride if name in ("unet", "selfseg", "fusion") else 0)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("name", models.ARCHITECTURES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_any_size_and_number_of_channels(name, channels):

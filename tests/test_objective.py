@@ -141,6 +141,7 @@ def test_prediction_uses_the_mean_and_training_draws(name):
     assert first == again != other
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("name", models.ARCHITECTURES)
 def test_training_lowers_every_weighted_term(name):
     keras.utils.set_random_seed(0)

@@ -1,11 +1,16 @@
 """What a wheel carries, and that the command works from anywhere."""
 
+import re
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import yaml
+
+from brainseg_tf import __version__
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,6 +39,15 @@ def test_every_model_file_is_in_the_wheel(wheel):
     assert len(models) > 12
     for file in models:
         assert f"brainseg_tf_saved_models/{file.relative_to(ROOT / 'saved_models').as_posix()}" in wheel
+
+
+def test_there_is_one_version_number():
+    assert version("brainseg-tf") == __version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == __version__
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\S+) \(", changes, re.MULTILINE)[0] == __version__
+    assert __version__ not in (ROOT / "setup.py").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("place", ["/", str(ROOT)])

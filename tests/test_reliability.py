@@ -213,12 +213,13 @@ def test_kill_at_ten_moments_of_fit(brats_like, tmp_path):
 def seeds(tmp_path_factory) -> "Seeds":
     """A small sound file of each format."""
     folder, data = tmp_path_factory.mktemp("seeds"), np.random.default_rng(0).random((7, 6, 5)).astype(np.float32)
-    nib.save(nib.Nifti1Image(data, AFFINE), folder / "s.nii")
-    nib.save(nib.Nifti1Image(data, AFFINE), folder / "s.nii.gz")
-    nib.save(nib.Nifti2Image(data, AFFINE), folder / "t.nii")
-    nib.save(nib.MGHImage(data, AFFINE), folder / "s.mgz")
-    as_itk(data, AFFINE, folder / "s.nrrd")
-    as_itk(data, AFFINE, folder / "s.mha")
+    affine = np.diag([3.0, 3, 3, 1]) @ AFFINE  # Large enough for a head.
+    nib.save(nib.Nifti1Image(data, affine), folder / "s.nii")
+    nib.save(nib.Nifti1Image(data, affine), folder / "s.nii.gz")
+    nib.save(nib.Nifti2Image(data, affine), folder / "t.nii")
+    nib.save(nib.MGHImage(data, affine), folder / "s.mgz")
+    as_itk(data, affine, folder / "s.nrrd")
+    as_itk(data, affine, folder / "s.mha")
     return Seeds({file.name: file.read_bytes() for file in folder.iterdir()})
 
 

@@ -49,6 +49,7 @@ def test_cards_hold_what_was_measured_beside_the_baseline(place):
     assert low < tested["dice"] == card.dice < high
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("name", [*PAPER, "selfseg-flair"])
 def test_the_phantoms_lesions_are_found(name):
     scan = read_volume(PHANTOM / "phantom_flair.nii.gz")

@@ -1,12 +1,15 @@
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import psutil
 import pytest
 from test_cli import FAST, call, fails
 
+from brainseg_tf import skull_strip
 from conftest import AFFINE, make_brain, save
 
 # A stand-in for the user's tool: of a head whose brain is brighter than 200, it keeps that.
@@ -138,3 +141,39 @@ def test_the_example_for_hd_bet_puts_its_mask_into_place(scan, trained, tmp_path
     result = call("predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained, "--skull-strip", command, *FAST)
     assert result.exit_code == 0, result.output
     assert nib.load(tmp_path / "m_brain.nii.gz").get_fdata().any()
+
+
+def test_a_tool_that_asks_gets_no_answer(head, tmp_path):
+    asking = [sys.executable, "-c", "import sys; print(sys.stdin.readline() == '', file=sys.stderr); sys.exit(3)"]
+    command = f"{shlex.join(asking)} {{scan}} {{mask}}"
+    message = fails(call("predict", head, "--out", tmp_path / "m.nii.gz", "--skull-strip", command))
+    assert "failed with exit code 3 (True)" in message
+    assert not (tmp_path / "m.nii.gz").exists()
+
+
+def test_a_tool_that_never_ends_is_stopped_with_its_children(head, tmp_path, monkeypatch):
+    monkeypatch.setattr(skull_strip, "TIME_LIMIT_SECONDS", 1.0)
+    child = tmp_path / "child"
+    script = f"sleep 60 & echo $! > {shlex.quote(str(child))}; wait"
+    command = f"sh -c {shlex.quote(script)} {{scan}} {{mask}}"
+    start = time.perf_counter()
+    message = fails(call("predict", head, "--out", tmp_path / "m.nii.gz", "--skull-strip", command))
+    assert time.perf_counter() - start < 20
+    assert "sh was stopped after 1 s; run it by itself, then give its mask with --brain-mask" in message
+    assert not psutil.pid_exists(int(child.read_text())) or psutil.Process(int(child.read_text())).status() == "zombie"
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_no_room_for_temporary_files_is_one_line(tool, tmp_path, monkeypatch, full):
+    nib.save(nib.MGHImage(make_brain(101)[0], AFFINE), tmp_path / "scan.mgz")
+
+    def refuse(*arguments, **more):
+        raise OSError(28, "No space left on device")
+
+    if full:
+        monkeypatch.setattr(skull_strip.nib, "save", refuse)
+    else:
+        monkeypatch.setattr(skull_strip.tempfile, "TemporaryDirectory", refuse)
+    message = fails(call("predict", tmp_path / "scan.mgz", "--out", tmp_path / "m.nii.gz", "--skull-strip", tool))
+    assert "No space left on device" in message
+    assert "set TMPDIR" in message

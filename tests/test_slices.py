@@ -195,6 +195,15 @@ def test_air_is_cut_from_a_brain_mask(scan):
         brain, warning = cut_to_head(given, volume)
         np.testing.assert_array_equal(brain, given)
         assert warning is None
+    # Around a head with its skull lies noise, and the fluid in it is dark; a tight mask of its brain has no air.
+    noise = np.random.default_rng(0).rayleigh(4, expected.shape)
+    raw = np.where(ndimage.binary_dilation(expected, iterations=2), 200, 0) + np.where(expected, volume.data - 200, 0)
+    raw[18:24, 20:26, 9:14] = 0
+    raw_head = replace(volume, data=(raw + noise).astype(np.float32))
+    brain, warning = cut_to_head(expected, raw_head)
+    np.testing.assert_array_equal(brain, expected)
+    assert warning is None
+    assert "was removed" in cut_to_head(np.ones_like(expected), raw_head)[1]
     with pytest.raises(InputError, match="covers nothing but background"):
         cut_to_head(~ndimage.binary_dilation(expected), volume)
 

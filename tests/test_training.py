@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brainseg_tf import models, saved_model
+from brainseg_tf import models, runs, saved_model, training
 from brainseg_tf.errors import InputError
 from brainseg_tf.metrics import dice
 from brainseg_tf.segmentation import SegmentationOptions, segment
@@ -26,6 +26,12 @@ def run(data: Path, out: Path, options: object = SHORT, **more: object) -> tuple
     said: list[str] = []
     exported = fit(data, out, options, say=said.append, verbose=0, **more)
     return exported, said
+
+
+def unfinished(trained: Path, out: Path) -> None:
+    """A copy of a run whose export was interrupted."""
+    shutil.copytree(trained, out)
+    shutil.rmtree(out / "1")
 
 
 def weights(folder: Path) -> list[np.ndarray]:
@@ -143,7 +149,7 @@ def test_runs_are_neither_overwritten_nor_mixed(brats_like, trained, tmp_path):
 
 
 def test_another_version_does_not_go_on_with_a_run(brats_like, trained, tmp_path):
-    shutil.copytree(trained, tmp_path / "run")
+    unfinished(trained, tmp_path / "run")
     file = tmp_path / "run/run.json"
     begun = json.loads(file.read_text())
     begun["versions"]["brainseg-tf"] = "0.1.0"
@@ -155,7 +161,7 @@ def test_another_version_does_not_go_on_with_a_run(brats_like, trained, tmp_path
 def test_a_resumed_run_keeps_its_split(brats_like, trained, tmp_path):
     data, out = tmp_path / "data", tmp_path / "run"
     shutil.copytree(brats_like, data)
-    shutil.copytree(trained, out)
+    unfinished(trained, out)
     split = json.loads((out / "run.json").read_text())["split"]
     flair, truth = make_brain(50)
     save(flair, data / "HGG/BraTS19_LATE_1/BraTS19_LATE_1_flair.nii.gz")
@@ -166,9 +172,100 @@ def test_a_resumed_run_keeps_its_split(brats_like, trained, tmp_path):
     assert {side: list(getattr(card.data, side)) for side in split} == split
 
 
-def test_resuming_a_finished_run_exports_it_again(brats_like, trained):
-    before = (trained / "history.csv").read_text()
+def test_resuming_a_finished_run_does_nothing(brats_like, trained):
+    before = {file: file.stat().st_mtime_ns for file in trained.rglob("*") if file.is_file()}
     exported, said = run(brats_like, trained, small_options(), resume=True)
-    assert "resuming after 40 epochs" in said
-    assert (trained / "history.csv").read_text() == before
-    assert saved_model.find(str(exported)).card.losses["epoch"] <= 40
+    assert exported == trained / "1"
+    assert said == [runs.nothing_to_do(trained)]
+    assert {file: file.stat().st_mtime_ns for file in trained.rglob("*") if file.is_file()} == before
+
+
+def test_an_interrupted_export_is_made_up_for_and_its_steps_are_announced(brats_like, trained, tmp_path):
+    unfinished(trained, tmp_path / "run")
+    before = (trained / "history.csv").read_text()
+    exported, said = run(brats_like, tmp_path / "run", small_options(), resume=True)
+    assert said[-4:] == [
+        "resuming after 40 epochs",
+        "measuring the healthy level on 1 validation scans",
+        "drawing losses.png and reconstructions.png",
+        f"exporting the model as {tmp_path}/run/1",
+    ]
+    assert (tmp_path / "run" / "history.csv").read_text() == before
+    saved_model.find(str(exported)).check()
+    ours, theirs = (saved_model.find(str(place)).card for place in (exported, trained))
+    assert ours.healthy_levels == pytest.approx(theirs.healthy_levels)
+    assert ours.losses == theirs.losses
+
+
+def test_a_run_is_lengthened(brats_like, trained, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    shutil.copytree(trained, out)
+    before = read_history(out / "history.csv")
+    rates, seen = [], []
+    restore, end = training.Run.restore, training.Run.on_epoch_end
+
+    def watched_restore(self):
+        done = restore(self)
+        # In ``compiled`` the model is new; here it is where the run left it.
+        rates.append(float(seen[0].optimizer.learning_rate))
+        return done
+
+    def watched_end(self, epoch, logs=None):
+        end(self, epoch, logs)
+        rates.append(float(self.model.optimizer.learning_rate))
+
+    compiled = training.compiled
+    monkeypatch.setattr(training, "compiled", lambda *given: seen.append(compiled(*given)) or seen[0])
+    monkeypatch.setattr(training.Run, "restore", watched_restore)
+    monkeypatch.setattr(training.Run, "on_epoch_end", watched_end)
+    exported, said = run(brats_like, out, small_options(epochs=42), resume=True)
+    assert (
+        "the run goes on to 42 epochs instead of 40; from here on the learning rate follows the cosine of 42 epochs"
+    ) in said
+    assert read_history(out / "history.csv")[:40] == before
+    assert len(read_history(out / "history.csv")) == 42
+    # From the start to 1 % along a half cosine, after 40, 41 and 42 of 42 epochs.
+    expected = [0.003 * (0.01 + 0.99 * (1 + np.cos(np.pi * done / 42)) / 2) for done in (40, 41, 42)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+    record = json.loads((out / "run.json").read_text())
+    assert (record["options"]["epochs"], record["lengthened_from"]) == (42, [40])
+    card = saved_model.find(str(exported)).card
+    best = min(read_history(out / "history.csv"), key=lambda row: row["val_loss"])
+    assert (card.training["epochs"], card.losses["epoch"]) == (42, best["epoch"])
+    with pytest.raises(InputError, match="has 42 epochs behind it, more than 41; give --epochs 42 or more"):
+        run(brats_like, out, small_options(epochs=41), resume=True)
+    with pytest.raises(InputError, match="was begun with batch 8, not 4"):
+        run(brats_like, out, small_options(epochs=50, batch=4), resume=True)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def nothing_is_a_number(file: Path) -> None:
+    rows = "".join(f"{epoch},nan,nan\n" for epoch in range(1, 41))
+    file.write_text(f"epoch,loss,val_loss\n{rows}")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("best.weights.h5", cut, r"best\.weights\.h5: cannot be read as weights; restore it from a copy, or begin"),
+        ("best.weights.h5", Path.unlink, r"best\.weights\.h5: cannot be read as weights; restore it from a copy"),
+        ("checkpoints/*.data-*", cut, r"checkpoints: the checkpoint ckpt-40 is damaged; restore it from a copy"),
+        ("checkpoints/*.index", cut, r"checkpoints: the checkpoint ckpt-40 is damaged; restore it from a copy"),
+        ("checkpoints/checkpoint", lambda file: file.write_bytes(b"\xff\xfe"), r"checkpoints/checkpoint: is damaged"),
+        ("checkpoints/checkpoint", Path.unlink, r"checkpoints: holds no checkpoint of 40 epochs; restore it from"),
+        ("history.csv", Path.unlink, r"history\.csv: has 0 epochs, the checkpoint 40; restore it from a copy"),
+        ("history.csv", nothing_is_a_number, "the validation loss of no epoch is a number; begin anew with a lower"),
+    ],
+)
+def test_what_a_run_needs_to_go_on_and_is_damaged_is_one_line(brats_like, trained, tmp_path, name, damage, message):
+    out = tmp_path / "run"
+    unfinished(trained, out)
+    for file in out.glob(name):
+        damage(file)
+    with pytest.raises(InputError, match=message) as caught:
+        run(brats_like, out, small_options(), resume=True)
+    assert str(caught.value).startswith(str(out)) and str(caught.value).isprintable()
+    assert not (out / "1").exists()

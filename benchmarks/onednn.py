@@ -1,0 +1,89 @@
+"""How much faster TensorFlow is on this CPU with oneDNN than without: the shipped networks, and a training step.
+
+    python benchmarks/onednn.py [MODEL ...]
+
+TensorFlow turns oneDNN on by itself on some CPUs only (those with AVX-512), ``brainseg-tf`` on all that have it. Both
+settings run in turn, each in a process of its own, three times; the least seconds count.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+MODELS = ("selfseg-flair", "cvae", "dcvae", "dae")
+SLICES, REPEATS = 64, 3
+
+# Seconds of a stack of slices through a shipped network, and of a training step of a batch of 16 of its architecture.
+MEASURE = """
+import json, sys, time
+import numpy as np
+import tensorflow as tf
+from brainseg_tf.corruption import CorruptionTask
+from brainseg_tf.models import create
+from brainseg_tf.options import SliceOptions
+from brainseg_tf.recipes import RECIPES
+from brainseg_tf.saved_model import find
+
+def least(work):
+    work()
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+name, slices = sys.argv[1], int(sys.argv[2])
+found = find(f"shipped:{name}")
+size, channels = found.card.slices.size, len(found.card.modalities)
+images = np.random.default_rng(0).random((slices, size, size, channels), np.float32)
+model = found.load()
+options = RECIPES[found.card.architecture]
+network = create(found.card.architecture, channels)
+network.compile(optimizer="adam", corruption=CorruptionTask(options.corruption), objective=options.objective)
+network.optimizer.build(network.trainable_variables)
+step = tf.function(network.learn)
+batch = (tf.constant(images[:16]), tf.constant([1, 2]))
+print(json.dumps([least(lambda: model.reconstruct(images)), least(lambda: step(batch))]))
+"""
+
+
+def measure(name: str, onednn: str) -> list[float]:
+    """Seconds of prediction and of a training step."""
+    environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": onednn, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", MEASURE, name, str(SLICES)]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def cpu() -> str:
+    """The CPU's name and whether it has AVX-512, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    found = {line.split(":")[0].strip(): line.split(":", 1)[-1].strip() for line in lines if ":" in line}
+    flags = found.get("flags", "")
+    kind = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "no AVX2"
+    return f"{found.get('model name', platform.processor())}, {kind}, {os.cpu_count()} cores"
+
+
+def main() -> None:
+    """Prints the table."""
+    print(cpu())
+    print(f"{'model':16} {'stage':8} {'off, s':>8} {'on, s':>8} {'off / on':>8}")
+    for name in sys.argv[1:] or MODELS:
+        runs: dict[str, list[list[float]]] = {"0": [], "1": []}
+        for _ in range(REPEATS):
+            for onednn, results in runs.items():
+                results.append(measure(name, onednn))
+        least = [[min(column) for column in zip(*results, strict=True)] for results in runs.values()]
+        for stage, off, on in zip(("predict", "train"), *least, strict=True):
+            print(f"{name:16} {stage:8} {off:8.3f} {on:8.3f} {off / on:8.2f}")
+
+
+if __name__ == "__main__":
+    main()

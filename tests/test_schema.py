@@ -1,0 +1,185 @@
+import json
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from brainseg_tf.errors import InputError
+from brainseg_tf.json_file import LARGEST_FILE, read_json
+from brainseg_tf.schema import (
+    Anything,
+    Choice,
+    Digest,
+    Flag,
+    Items,
+    Map,
+    MismatchError,
+    Name,
+    Nullable,
+    Number,
+    Pair,
+    Place,
+    Record,
+    Text,
+    Whole,
+    of_dataclass,
+)
+
+NAN = float("nan")
+INFINITE = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (Whole(16, 1024), 16),
+        (Whole(16, 1024), 1024),
+        (Number(0, 1), 1),
+        (Number(-INFINITE), -3.5),
+        (Flag(), False),
+        (Text(), "Dice, 95 %"),
+        (Text(0), ""),
+        (Name(), "my run é"),
+        (Name(), ".hidden"),
+        (Place(), "variables/variables.index"),
+        (Digest(), "0123456789abcdef" * 4),
+        (Choice(("a", "b")), "b"),
+        (Nullable(Whole()), None),
+        (Pair(), (1, 1)),
+        (Pair(Nullable(Number())), (None, None)),
+        (Items(Text(), unique=True), ("a", "b")),
+        (Map(Number()), {"a": 1.5}),
+        (Record({"a": Whole()}, {"b": Whole()}), {"a": 1}),
+        (Record({"a": Whole()}, rest=Text()), {"a": 1, "z": "more"}),
+        (Anything(), {"a": (None, True, 1, {"b": "c"})}),
+    ],
+)
+def test_what_fits_is_given_back(kind, value):
+    assert kind.check(json.loads(json.dumps(value)), "x") == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (Whole(16, 1024), "abc", "x: expected a whole number from 16 to 1024, found 'abc'"),
+        (Whole(16, 1024), 100000, "x: expected a whole number from 16 to 1024, found 100000"),
+        (Whole(16, 1024), 15, "x: expected a whole number from 16 to 1024, found 15"),
+        (Whole(16, 1024), 128.0, "x: expected a whole number from 16 to 1024, found 128.0"),
+        (Whole(16, 1024), True, "x: expected a whole number from 16 to 1024, found true"),
+        (Whole(1), 0, "x: expected a whole number from 1 on, found 0"),
+        (Whole(), 10**400, "x: expected a whole number from 0 on, found a larger number"),
+        (Number(0, 1), 1.5, "x: expected a number from 0 to 1, found 1.5"),
+        (Number(0, 1), NAN, "x: expected a number from 0 to 1, found nan"),
+        (Number(), INFINITE, "x: expected a number from 0 on, found inf"),
+        (Number(-INFINITE), -INFINITE, "x: expected a finite number, found -inf"),
+        (Number(), None, "x: expected a number from 0 on, found null"),
+        (Flag(), 1, "x: expected true or false, found 1"),
+        (Text(), "", "x: expected one line of text, at most 255 characters, found ''"),
+        (Text(), "a\nb", r"x: expected one line of text, at most 255 characters, found 'a\nb'"),
+        (Name(), "../../etc/passwd", "x: expected a name (no path, no control characters), found '../../etc/passwd'"),
+        (Name(), "..", "x: expected a name (no path, no control characters), found '..'"),
+        (Name(), "a\\b", "x: expected a name"),
+        (Name(), " ", "x: expected a name"),
+        (Name(), "é" * 128, "x: expected a name"),
+        (Name(), "\ud800", "x: expected a name"),
+        (Place(), "/etc/passwd", "x: expected a relative path, found '/etc/passwd'"),
+        (Place(), "a/../../b", "x: expected a relative path, found 'a/../../b'"),
+        (Digest(), "F" * 64, "x: expected a SHA-256"),
+        (Choice(("a", "b")), "c", "x: expected one of a, b, found 'c'"),
+        (Choice(("a", "b")), ["a"], "x: expected one of a, b, found a list"),
+        (Pair(), [2, 1], "x: expected the lower end first, found 2 before 1"),
+        (Pair(), [1], "x: expected a list of 2 to 2, found 1 in it"),
+        (Items(Whole()), {"a": 1}, "x: expected a list, found an object"),
+        (Items(Whole()), [1, "b"], "x[1]: expected a whole number from 0 on, found 'b'"),
+        (Items(Text(), unique=True), ["a", "b", "a"], "x: has 'a' twice"),
+        (Map(Number(), least=1), {}, "x: expected at least 1 in it, found 0"),
+        (Map(Number()), {"a": {"b": 1}}, "x.a: expected a number from 0 on, found an object"),
+        (Map(Number()), {"a\n": 1}, "x, the key: expected one line of text"),
+        (Record({"a": Whole()}), {}, "x.a: is missing"),
+        (Record({}), {"a": 1}, "x.a: is an unknown field"),
+        (Record({"a": Record({"b": Whole()})}), {"a": {"b": "c"}}, "x.a.b: expected a whole number from 0 on"),
+        (Record({}), [], "x: expected an object, found a list"),
+        (Anything(), [[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]], "is nested too deep"),
+        (Anything(), {"a": [NAN]}, "x.a[0]: expected a finite number, found nan"),
+    ],
+)
+def test_what_does_not_fit_is_named(kind, value, message):
+    with pytest.raises(MismatchError) as caught:
+        kind.check(value, "x")
+    assert message in str(caught.value)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 200
+
+
+@dataclass
+class Inner:
+    share: float = 0.5
+    radius: tuple[float, float] = (1.0, 2.0)
+
+
+@dataclass
+class Outer:
+    count: int = 1
+    kind: Literal["a", "b"] = "a"
+    on: bool = True
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_a_dataclass_is_a_schema():
+    kinds = of_dataclass(Outer, {"count": Whole(1, 5)}, without=("on",))
+    assert kinds["count"] == Whole(1, 5) and "on" not in kinds
+    record = Record({}, kinds)
+    whole = {"count": 2, "kind": "b", "inner": {"share": 0, "radius": [1, 2.5]}}
+    assert record.check(whole, "") == whole | {"inner": {"share": 0, "radius": (1, 2.5)}}
+    # What older files lack.
+    assert record.check({"inner": {}}, "") == {"inner": {}}
+    for value, message in (
+        ({"kind": "c"}, "kind: expected one of a, b"),
+        ({"inner": {"radius": [3, 1]}}, "inner.radius: expected the lower end first"),
+        ({"inner": {"share": -0.5}}, "inner.share: expected a number from 0 on"),
+    ):
+        with pytest.raises(MismatchError, match=message):
+            record.check(value, "")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not JSON in line 1"),
+        (b'{"a":\n1', "not JSON in line 2"),
+        (b'{"a": 1} more', "not JSON in line 1"),
+        (b'{"a": \xff}', "not UTF-8 at byte 6"),
+        (b"\x00\x01\x02", "not JSON in line 1"),
+        (b'{"a": NaN}', "a: expected a whole number from 3 on, found nan"),
+        (b'{"a": -Infinity}', "a: expected a whole number from 3 on, found -inf"),
+        (b'{"a": 1e999}', "a: expected a whole number"),
+        (b'{"a": 1, "a": 2}', "the field 'a' is there twice"),
+        (b"[" * 100_000, "it is nested too deep"),
+        (b'{"a": ' + b"9" * 10_000 + b"}", "a number of 10000 digits"),
+        (b"[]", "the whole: expected an object, found a list"),
+        (b'{"a": 2}', "a: expected a whole number from 3 on, found 2"),
+    ],
+)
+def test_a_damaged_file_is_one_line(tmp_path, content, reason):
+    file = tmp_path / "x.json"
+    file.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_json(file, Record({"a": Whole(3)}), what="a thing", remedy="make it again")
+    assert str(caught.value).startswith(f"{file}: is not a thing ({reason}")
+    assert str(caught.value).endswith("); make it again")
+    assert str(caught.value).isprintable()
+
+
+def test_what_is_no_sound_file_is_one_line(tmp_path):
+    def read(file):
+        return read_json(file, Record({}), what="a thing", remedy="make it again")
+
+    with pytest.raises(InputError, match=r"a thing \(no such file\); make it again"):
+        read(tmp_path / "nowhere.json")
+    with pytest.raises(InputError, match="not a regular file"):
+        read(tmp_path)
+    with (tmp_path / "large.json").open("wb") as file:
+        file.truncate(LARGEST_FILE + 1)
+    with pytest.raises(InputError, match="16 MB are too many"):
+        read(tmp_path / "large.json")
+    (tmp_path / "mark.json").write_bytes(b"\xef\xbb\xbf{}")
+    assert read(tmp_path / "mark.json") == {}
