@@ -294,11 +294,18 @@ class Predictor:
         with ExitStack() as places:
             staged = {name: places.enter_context(replacing(path)) for name, path in job.named_outputs.items()}
             beside = replace(job, **dict[str, Any](staged))
-            self._write_maps(beside, scans[0], result, unsure)
-            self._draw(beside, scans[0], result, truth, report)
-            if beside.report:
-                result.seconds["write"] = round(time.perf_counter() - start, 3)
-                write_json(beside.report, report)
+            try:
+                self._write_maps(beside, scans[0], result, unsure)
+                self._draw(beside, scans[0], result, truth, report)
+                if beside.report:
+                    result.seconds["write"] = round(time.perf_counter() - start, 3)
+                    write_json(beside.report, report)
+            except InputError as error:
+                # The user knows the outputs by their own names.
+                message = str(error)
+                for name, path in job.named_outputs.items():
+                    message = message.replace(str(staged[name]), str(path))
+                raise InputError(message) from error
 
     def _write_maps(self, job: Job, scan: Volume, result: Segmentation, unsure: np.ndarray | None) -> None:
         for path, maps in (

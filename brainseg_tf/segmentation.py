@@ -74,7 +74,7 @@ class SegmentationOptions:
     score: Score | None = None
     match_range: bool = False
     flatten: bool | None = None
-    rim: float = 3.0
+    rim: float = 3.75
     median: tuple[int, int, int] | None = None
     components: tuple[int, ...] = (2, 3)
     separation: float = 4.0

@@ -78,7 +78,7 @@ _STAGES = [
     click.option(
         "--rim",
         type=click.FloatRange(0),
-        default=3.0,
+        default=3.75,
         show_default=True,
         help="Millimetres taken off the brain's surface.",
     ),

@@ -1,7 +1,6 @@
 """Synthetic brains: small volumes, made here, with odd shapes and grids."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,14 +21,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="slow: set BRAINSEG_SLOW=1"))
-
-
-@pytest.fixture(autouse=True)
-def _plain_corruption(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Corruption without XLA, which takes longer to compile than a few steps take; but for tests marked ``xla``."""
-    task = sys.modules.get("brainseg_tf.corruption.task")
-    if task is not None and not request.node.get_closest_marker("xla"):
-        monkeypatch.setattr(task, "JIT_COMPILE", False)
 
 
 AFFINE = np.array([[-4.0, 0, 0, 84], [0, -4.2, 0, 96], [0, 0, 5.0, -50], [0, 0, 0, 1]])
@@ -109,13 +100,10 @@ def trained(brats_like: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = shared / "runs" / "small"
     with FileLock(shared / "runs.lock"):
         if not (out / "1" / "saved_model.pb").is_file():
-            from brainseg_tf.corruption import task
             from brainseg_tf.training import fit
 
             out.parent.mkdir()
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(task, "JIT_COMPILE", False)
-                fit(brats_like, out, small_options(), say=lambda line: None, verbose=0)
+            fit(brats_like, out, small_options(), say=lambda line: None, verbose=0)
     return out
 
 

@@ -290,11 +290,11 @@ def test_one_bad_scan_does_not_stop_the_others(trained, tmp_path):
     out = tmp_path / "out"
     result = call("predict", scans, "--out-dir", out, "--model", trained, *FAST)
     assert result.exit_code == 1
-    assert result.stderr.splitlines()[0].startswith(f"Error: {bad}: is not a readable NIfTI file")
+    assert result.stderr.splitlines()[0].startswith(f"Error: [2/3] {bad}: is not a readable NIfTI file")
     assert result.stderr.splitlines()[1] == "Error: 1 of 3 scans failed"
     stems = ("sub-01_FLAIR", "sub-02_FLAIR")
     expected = {f"{stem}_{kind}" for stem in stems for kind in ("mask.nii.gz", "report.json", "figure.png")}
-    expected |= {"summary.csv"}
+    expected |= {"summary.csv", ".summary.csv.lock"}
     assert {file.name for file in out.iterdir()} == expected
     assert len(result.stdout.splitlines()) == 2
 

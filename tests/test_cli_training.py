@@ -16,6 +16,7 @@ from test_cli import FAST, call, fails
 from brainseg_tf.model_card import read_card, training_options
 from brainseg_tf.recipes import RECIPES, from_card
 from brainseg_tf.runs import nothing_to_do
+from brainseg_tf.saved_model import open_folder
 from conftest import small_options
 
 
@@ -71,6 +72,8 @@ def test_fit_then_evaluate(brats_like, tmp_path):
     card = json.loads((run / "1/assets.extra/model_card.json").read_text())
     assert {"network", "no network", "paper_iou_slice"} <= set(card["metrics"])
     assert f"{card['metrics']['network']['own']['iou_slice']:.3f}" in result.stdout
+    # The card that was written anew is the one that is checked.
+    open_folder(run).check()
     text = (run / "1/assets.extra/model_card.md").read_text()
     assert f"| network, own | {card['metrics']['network']['own']['dice']:.4g} | " in text
     assert f"| no network, own | {card['metrics']['no network']['dice']:.4g} | " in text

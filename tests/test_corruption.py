@@ -124,7 +124,7 @@ def test_flips_and_shapes_are_independent():
     flipped = task.clean[:, 32, 8, 0] > task.clean[:, 32, 56, 0]
     seed = stream(tf.constant([3, 5]), 2)
     area = (paint(blank(400, (64, 64)), seed.numpy().tolist(), shapes=1) >= 0).sum(axis=(1, 2, 3))
-    painted = (np.abs(task.corrupted - task.clean).numpy() > 0.1).sum(axis=(1, 2, 3))
+    painted = (np.abs(task.corrupted - task.clean) > 0.1).sum(axis=(1, 2, 3))
     # The areas are those of this task: shapes of other seeds would not agree with what was changed.
     assert np.corrcoef(area, painted)[0, 1] > 0.5
     # 3 standard deviations of the correlation of 400 independent pairs.

@@ -14,8 +14,6 @@ from brainseg_tf.corruption.shapes import paint_shapes
 from brainseg_tf.keras_backend import keras
 from brainseg_tf.recipes import CorruptionOptions, corruption_options
 
-# XLA takes 5 to 25 s to compile a corruption; tests of a few steps do without.
-JIT_COMPILE = True
 # The shapes' stream of draws: with the seed of the augmentation, a flip would go with the size of a shape.
 _SHAPES = 2
 
@@ -46,7 +44,7 @@ class CorruptionTask:
 
     def __init__(self, options: CorruptionOptions) -> None:
         self.options = options
-        self._compiled = tf.function(partial(corrupt, options=options), jit_compile=JIT_COMPILE)
+        self._compiled = tf.function(partial(corrupt, options=options), jit_compile=True)
 
     def __call__(self, images: tf.Tensor, seed: tf.Tensor) -> Task:
         return self._compiled(images, seed)
