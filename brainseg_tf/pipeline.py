@@ -12,12 +12,16 @@ import tensorflow as tf
 from brainseg_tf import volume
 from brainseg_tf.cohort import Patient
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import make_folder, replacing
+from brainseg_tf.files import make_folder, replacing, write_json
+from brainseg_tf.json_file import read_json
 from brainseg_tf.options import SliceOptions
+from brainseg_tf.schema import Record, Whole
 from brainseg_tf.slices import brain_mask, chosen, onto_stack, to_stack
 
 # Bump when the slices that the same options give change.
-_FORMAT = 2
+_FORMAT = 3
+# What stands beside the slices.
+_COUNTS = Record(dict.fromkeys(("slices", "chosen", "healthy"), Whole()))
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,11 @@ def _cache_patient(patient: Patient, options: SliceOptions, folder: Path) -> Cac
         with replacing(file) as beside:
             np.save(beside, stack.images[healthy])
         numbers = {"slices": len(keep), "chosen": int(keep.sum()), "healthy": int(healthy.sum())}
-        with replacing(counts) as beside:
-            beside.write_text(json.dumps(numbers))
-    return CachedSlices(patient.name, file, **json.loads(counts.read_text()))
+        write_json(counts, numbers)
+    numbers = read_json(
+        counts, _COUNTS, what="the counts of cached slices", remedy="delete it, and the slices are decoded again"
+    )
+    return CachedSlices(patient.name, file, **numbers)
 
 
 def batches(

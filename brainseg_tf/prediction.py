@@ -21,7 +21,7 @@ from brainseg_tf.metrics import dice, iou
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.pages import Navigation
 from brainseg_tf.saved_model import Reconstruction, Reconstructor
-from brainseg_tf.segmentation import Segmentation, SegmentationOptions, find_brain, segment
+from brainseg_tf.segmentation import Segmentation, SegmentationOptions, segment
 from brainseg_tf.skull_strip import strip
 from brainseg_tf.slices import from_stack, onto_stack
 from brainseg_tf.uncertainty import spread
@@ -155,8 +155,7 @@ class Predictor:
         self._check_outputs(job, self._overwrite or overwrite)
         job, doubts = _without_impossible(job)
         scans = self._read(job)
-        brain, more = self._brain(job, scans[0])
-        doubts += more
+        brain = self._brain(job, scans[0])
         truth = read_segmentation(job.truth, scans[0]) if job.truth else None
         read = time.perf_counter()
         # The files are sound. While the model is loaded, which takes seconds, the slices are cut.
@@ -202,15 +201,16 @@ class Predictor:
                 pool.shutdown(wait=False)
         return self._model
 
-    def _brain(self, job: Job, scan: Volume) -> tuple[np.ndarray, list[str]]:
+    def _brain(self, job: Job, scan: Volume) -> np.ndarray | None:
+        """The brain mask that comes with the scan; None leaves it to ``segment`` to find the brain."""
         if self._strip is not None:
-            return find_brain(scan, strip(self._strip, scan))
+            return strip(self._strip, scan)
         if job.brain is None:
-            return find_brain(scan)
+            return None
         brain = read_mask(job.brain, scan)
         if not brain.any():
             raise InputError(f"{job.brain}: is empty; give a mask that covers the brain")
-        return find_brain(scan, brain)
+        return brain
 
     def _check_outputs(self, job: Job, overwrite: bool) -> None:
         for path in job.maps:

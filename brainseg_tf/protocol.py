@@ -51,6 +51,8 @@ def cross_validate(
     Returns:
         By seed, a result for each fold.
     """
+    for one in found:
+        one.check()  # Its recipe is read from the card.
     share = found[0].card.training["validation"]
     results: dict[int, list[Result]] = {}
     for seed in seeds:

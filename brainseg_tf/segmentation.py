@@ -168,7 +168,7 @@ def segment(
         model: turns slices into their healthy reconstructions.
         card: of that model.
         options: stages after the network.
-        brain: (X, Y, Z) bool on the scans' grid, without air, see ``find_brain``; found in the first scan if None.
+        brain: (X, Y, Z) bool on the scans' grid, from which air is removed; found in the first scan if None.
 
     Raises:
         InputError: no brain in the scan, or not as many scans as the model has modalities.

@@ -53,7 +53,8 @@ def _on(side: str, names: list[str], cards: "list[ModelCard]") -> list[str]:
     multiple=True,
     callback=_names,
     shell_complete=shipped_names,
-    help="Shipped models' names, or model folders: several with commas, or repeat it.  [default: as predict takes it]",
+    help="Shipped models' names, shipped:NAME[/VERSION], or model folders (./FOLDER); several with commas, or repeated.  "
+    "[default: as predict takes it]",
 )
 @click.option(
     "--baselines",

@@ -222,7 +222,12 @@ def fit(
     read_cohort(data, options.modalities)
     import_tensorflow()
 
+    from brainseg_tf.keras_backend import use_defaults
+    from brainseg_tf.resources import limit_threads
     from brainseg_tf.training import fit as train
+
+    use_defaults()
+    limit_threads()
 
     # A bar on a terminal, a line per epoch in a log.
     exported = train(

@@ -39,7 +39,8 @@ def _command(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option(
     "--model",
     shell_complete=shipped_names,
-    help="A shipped model's name, or a model folder.  [default: the best that takes FLAIR and what --modality adds]",
+    help="A shipped model's name, or a model folder (./FOLDER). shipped:NAME[/VERSION] is a shipped model only.  "
+    "[default: the best that takes FLAIR and what --modality adds]",
 )
 @click.option("--modality", "others", multiple=True, metavar="NAME=FILE", help="Further modality on the scan's grid.")
 @click.option("--brain-mask", type=FILE, help="Where the brain is, on the scan's grid.")
@@ -165,6 +166,8 @@ def predict(
     from brainseg_tf.saved_model import best_for, find
 
     found = best_for(["flair", *modalities]) if model is None else find(model)
+    if server:
+        found.check()  # A model that is loaded here is checked when it is loaded.
 
     def load() -> "Reconstructor":
         from brainseg_tf.resources import limit_threads

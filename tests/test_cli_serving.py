@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -30,8 +31,7 @@ def test_the_mask_is_the_local_models_voxel_for_voxel(urls, trained, scan, tmp_p
 
 def test_a_server_gets_slices_of_one_size(urls, trained, scan, tmp_path):
     shutil.copytree(trained / "1", tmp_path / "1")
-    file = tmp_path / "1" / "assets.extra" / "model_card.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"trim": 2}))
+    replace(read_card(tmp_path / "1"), trim=2).write(tmp_path / "1")
     card, volume = read_card(tmp_path / "1"), read_volume(scan)
     assert to_stack([volume], brain_mask(volume), card.slices, card.trim).brain[0].size < card.slices.size**2
     arguments = ["--model", tmp_path, "--server", urls["grpc"], "--server-model", "small"]
