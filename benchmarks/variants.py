@@ -31,9 +31,9 @@ from brainseg_tf.models import create
 from brainseg_tf.models.cvae import CVAE
 from brainseg_tf.models.objective import ContextModel
 from brainseg_tf.models.selfseg import SelfSegmenter
+from brainseg_tf.options import SliceOptions
 from brainseg_tf.recipes import RECIPES, CorruptionOptions, FitOptions
 from brainseg_tf.saved_model import Reconstruction, Reconstructor
-from brainseg_tf.options import SliceOptions
 from brainseg_tf.slices import Stack, brain_mask, onto_stack, to_stack
 from brainseg_tf.volume import Volume, read_mask, read_volume
 

@@ -53,7 +53,7 @@ def _on(side: str, names: list[str], cards: "list[ModelCard]") -> list[str]:
     multiple=True,
     callback=_names,
     shell_complete=shipped_names,
-    help="Shipped models' names, shipped:NAME[/VERSION], or model folders (./FOLDER); several with commas, or repeated.  "
+    help="Shipped models' names, shipped:NAME[/VERSION], or model folders (./FOLDER); several with commas.  "
     "[default: as predict takes it]",
 )
 @click.option(
