@@ -36,6 +36,8 @@ from brainseg_tf.volume import (
     write_map,
 )
 
+# What tools for skull stripping add to the end of a name.
+_STRIPPED = {"brain", "bet", "stripped"}
 # Parts of a file's name, as BraTS, BIDS and scanners write them, and the modality that they mean.
 _MODALITIES = {
     "flair": "flair",
@@ -359,9 +361,15 @@ def _without_impossible(job: Job) -> tuple[Job, list[str]]:
 
 
 def other_modality(scan: Path, expected: str) -> str | None:
-    """The modality that a scan's name says, if it is another than the expected one and names that nowhere."""
-    named = [_MODALITIES[part] for part in re.split(r"[^a-z0-9]+", stem(scan).lower()) if part in _MODALITIES]
-    return named[-1] if named and expected not in named else None
+    """The modality that a scan's name ends with, if it is another than the expected one and names that nowhere.
+
+    Only the end counts: ``PD_07`` is a patient with Parkinson's disease, not a proton density image.
+    """
+    parts = re.split(r"[^a-z0-9]+", stem(scan).lower())
+    if expected in (_MODALITIES.get(part) for part in parts):
+        return None
+    last = next((part for part in reversed(parts) if part not in _STRIPPED), "")
+    return _MODALITIES.get(last)
 
 
 class _Coming:

@@ -38,9 +38,9 @@ _COMPANIONS = (
     ".zraw",
     ".lock",
 )
-# Last parts of the names of masks and label maps, and parts of those of phase images (BIDS, dcm2niix).
+# Last parts of the names of masks and label maps, and of those of phase images (dcm2niix); BIDS has part-phase.
 _MASKS = {"mask", "seg", "dseg", "probseg", "segmentation", "lesion", "lesions", "label", "labels", "roi", "truth"}
-_PHASES = {"phase", "ph", "imaginary", "real"}
+_PHASES = {"phase", "ph"}
 
 
 @dataclass
@@ -165,7 +165,7 @@ def _not_a_scan(file: Path, modality: str) -> str | None:
     parts = re.split(r"[^a-z0-9]+", stem(file).lower())
     if parts[-1] in _MASKS:
         return "is a mask by its name; name it by itself if it is a scan"
-    if _PHASES & set(parts):
+    if parts[-1] in _PHASES or "part-phase" in file.name:
         return "is a phase image by its name; name it by itself if it is a scan"
     if other := other_modality(file, modality):
         return f"is {other} by its name, and the model is for {modality}; name it by itself to segment it all the same"

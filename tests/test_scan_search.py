@@ -27,15 +27,33 @@ def reasons(pairs):
 
 
 def test_every_member_is_a_scan_or_is_accounted_for(tmp_path):
-    touch(tmp_path, "a.nii.gz", "b_FLAIR.NII", "c.mgz", "e_flair_t1space.nii.gz")
+    touch(tmp_path, "a.nii.gz", "b_FLAIR.NII", "c.mgz", "e_flair_t1.nii.gz", "PD_7.nii.gz", "real_ph_2.nii")
     touch(tmp_path, "a.json", "notes.txt", "a_figure.png", ".hidden.nii.gz", "._a.nii.gz")
-    touch(tmp_path, "a_seg.nii.gz", "a_mask.nii.gz", "b_ph.nii.gz", "c_T1w.nii.gz", "d_t2.nii", "noending", "x.nii.bak")
+    touch(
+        tmp_path,
+        "a_seg.nii.gz",
+        "a_mask.nii.gz",
+        "b_ph.nii.gz",
+        "c_T1w.nii.gz",
+        "d_t2_brain.nii",
+        "noending",
+        "x.nii.bak",
+    )
     (tmp_path / "broken.nii.gz").symlink_to("gone")
     (tmp_path / "linked.nii.gz").symlink_to("a.nii.gz")
     touch(tmp_path / "sub", "s.nii.gz")
     (tmp_path / "out").mkdir()
     found = search_folder(tmp_path, "flair", tmp_path / "out")
-    assert names(found.scans) == ["a.nii.gz", "b_FLAIR.NII", "c.mgz", "e_flair_t1space.nii.gz", "linked.nii.gz"]
+    # Neither Parkinson's disease nor a group's name is a modality.
+    assert names(found.scans) == [
+        "PD_7.nii.gz",
+        "a.nii.gz",
+        "b_FLAIR.NII",
+        "c.mgz",
+        "e_flair_t1.nii.gz",
+        "linked.nii.gz",
+        "real_ph_2.nii",
+    ]
     assert reasons(found.failed) == {
         "broken.nii.gz": "is a link to a file that is not there; fetch its content (datalad get) first"
     }
@@ -50,7 +68,7 @@ def test_every_member_is_a_scan_or_is_accounted_for(tmp_path):
         "a_seg.nii.gz",
         "b_ph.nii.gz",
         "c_T1w.nii.gz",
-        "d_t2.nii",
+        "d_t2_brain.nii",
         "noending",
         "sub",
         "x.nii.bak",
