@@ -7,6 +7,9 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # As the command does; tests/run.sh runs the tests marked ``cpu`` without oneDNN too.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# XLA would take half of the tests' time to compile corruptions that are used for seconds; in the processes that tests
+# start too, since a corruption with XLA rounds differently. test_corruption compares both.
+os.environ["BRAINSEG_XLA"] = "0"
 
 import nibabel as nib
 import numpy as np

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brainseg_tf.corruption import corrupt
+from brainseg_tf.corruption import CorruptionTask, corrupt
 from brainseg_tf.corruption.draws import Draws, stream
 from brainseg_tf.corruption.shapes import paint_shapes
 from brainseg_tf.recipes import CorruptionOptions, LesionOptions
@@ -52,6 +52,19 @@ def test_shapes_are_the_same_bit_for_bit_with_and_without_xla():
     images, seed = heads(), tf.constant([11, 123456])
     compiled = tf.function(task_of, jit_compile=True)(images, seed)
     np.testing.assert_array_equal(task_of(images, seed).corrupted, compiled.corrupted)
+
+
+def test_xla_compiles_what_training_takes_unless_told_otherwise(monkeypatch):
+    images, seed, options = heads(), tf.constant([11, 123456]), CorruptionOptions("shapes")
+    for value, compiled in (("0", False), ("1", True), (None, True)):
+        monkeypatch.delenv("BRAINSEG_XLA")
+        if value is not None:
+            monkeypatch.setenv("BRAINSEG_XLA", value)
+        task_of = CorruptionTask(options)
+        traced = task_of._compiled.get_concrete_function(images, seed)
+        assert traced.function_def.attr["_XlaMustCompile"].b == compiled
+        np.testing.assert_array_equal(task_of(images, seed).corrupted, corrupt(images, seed, options).corrupted)
+        monkeypatch.setenv("BRAINSEG_XLA", "0")
 
 
 @pytest.mark.parametrize("kind", KINDS)

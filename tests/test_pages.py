@@ -359,7 +359,7 @@ def test_what_ran_is_told_in_words_with_units(options, scan, tmp_path):
         "Model perfect, version 1: context variational autoencoder",
         "Axial slices of 48 x 48 pixels of 5 mm, 5 mm apart",
         "Components below 3 ml were removed",
-        "The outermost 3 mm of the brain were left out",
+        "The outermost 3.75 mm of the brain were left out",
         "s in all: ",
     ):
         assert expected in told

@@ -13,7 +13,8 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.model_card import FILE, read_card
 from brainseg_tf.serving.repository import publish
 
-SHIPPED = Path(__file__).parents[1] / "saved_models"
+# Where the package that is tested has them: in the checkout, or where it was installed.
+SHIPPED = saved_model._home().resolve()
 CODE = """
 import sys, numpy, tensorflow as tf
 model = tf.saved_model.load(sys.argv[1])

@@ -1,5 +1,6 @@
 """A batch's task: what a network is shown, and what it should give back."""
 
+import os
 from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple
@@ -36,7 +37,8 @@ class Task(NamedTuple):
 class CorruptionTask:
     """``corrupt`` with its options, compiled by XLA, which makes it several times as fast on a CPU too.
 
-    A model that was compiled with it can be saved and loaded.
+    A model that was compiled with it can be saved and loaded. XLA takes 5 to 25 s to compile it; ``BRAINSEG_XLA=0`` in
+    the environment turns that off, for runs of a few steps.
 
     Args:
         options: of the corruption.
@@ -44,7 +46,8 @@ class CorruptionTask:
 
     def __init__(self, options: CorruptionOptions) -> None:
         self.options = options
-        self._compiled = tf.function(partial(corrupt, options=options), jit_compile=True)
+        with_xla = os.environ.get("BRAINSEG_XLA", "1") != "0"
+        self._compiled = tf.function(partial(corrupt, options=options), jit_compile=with_xla)
 
     def __call__(self, images: tf.Tensor, seed: tf.Tensor) -> Task:
         return self._compiled(images, seed)
