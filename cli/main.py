@@ -42,8 +42,9 @@ class Commands(click.Group):
 # TensorFlow's and gRPC's remarks are no news to the user; their errors still come through as exceptions.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-# TensorFlow turns oneDNN on by itself on CPUs with AVX-512 only; on others with AVX2 it is 1.4 to 2.5 times as fast too
-# (benchmarks/onednn.py). Where it is not built in, on Arm for one, this changes nothing.
+# TensorFlow turns oneDNN on by itself on CPUs with AVX-512 only; on others with AVX2 it was 1.4 times as fast
+# too for selfseg, 2.5 for dcvae (benchmarks/onednn.py compares them on any CPU). Where it is not built in, on Arm for
+# one, this changes nothing.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # Whatever backend the user's other work has.
 os.environ["KERAS_BACKEND"] = "tensorflow"
