@@ -9,6 +9,10 @@ HERE = Path(__file__).parent
 # The one place of the version number. Read, not imported: what the package imports is not installed yet.
 (VERSION,) = re.findall(r'^__version__ = "(.+)"$', (HERE / "brainseg_tf/__init__.py").read_text("utf-8"), re.MULTILINE)
 MODEL_FILES = ["*/*/saved_model.pb", "*/*/fingerprint.pb", "*/*/variables/*", "*/*/assets.extra/*"]
+SUBPACKAGES = [
+    str(file.parent.relative_to(HERE / "brainseg_tf")).replace("/", ".")
+    for file in sorted(HERE.glob("brainseg_tf/*/**/__init__.py"))
+]
 
 setup(
     name="brainseg-tf",
@@ -26,16 +30,12 @@ setup(
     },
     packages=[
         "brainseg_tf",
-        "brainseg_tf.corruption",
-        "brainseg_tf.models",
-        "brainseg_tf.pages",
-        "brainseg_tf.postprocessing",
-        "brainseg_tf.serving",
+        *(f"brainseg_tf.{name}" for name in SUBPACKAGES),
         "brainseg_tf_cli",
         "brainseg_tf_saved_models",
     ],
     package_data={
-        "brainseg_tf.pages": ["templates/*"],
+        "brainseg_tf.prediction.pages": ["templates/*"],
         "brainseg_tf.serving": ["templates/*"],
         "brainseg_tf_saved_models": MODEL_FILES,
     },

@@ -17,9 +17,9 @@ from predict import PHANTOM
 from scipy import ndimage
 
 from brainseg_tf import saved_model
+from brainseg_tf.images.volume import read_volume, write_map
 from brainseg_tf.metrics import dice
 from brainseg_tf.segmentation import segment
-from brainseg_tf.volume import read_volume, write_map
 
 TURNS = {
     "left-handed": [[0, -1], [1, 1], [2, 1]],

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from brainseg_tf import saved_model
-from brainseg_tf.segmentation import SegmentationOptions, segment
-from brainseg_tf.volume import read_volume
+from brainseg_tf.images.volume import read_volume
+from brainseg_tf.options import SegmentationOptions
+from brainseg_tf.segmentation import segment
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from make_phantom import make

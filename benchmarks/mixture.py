@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from brainseg_tf import saved_model, segmentation
+from brainseg_tf.brain.mask import brain_mask
+from brainseg_tf.images.volume import read_mask, read_volume
 from brainseg_tf.metrics import dice
-from brainseg_tf.postprocessing.mixture import MixtureOptions, fit_mixture
-from brainseg_tf.slices import brain_mask, from_stack, to_stack
-from brainseg_tf.volume import read_mask, read_volume
+from brainseg_tf.options import MixtureOptions
+from brainseg_tf.postprocessing.mixture import fit_mixture
+from brainseg_tf.slices import from_stack, to_stack
 
 PHANTOM = Path(__file__).parents[1] / "examples" / "phantom"
 COMPONENTS = 3
@@ -72,7 +74,7 @@ def residual(scan_file: Path, truth_file: Path) -> tuple[np.ndarray, np.ndarray,
     found = saved_model.find("cvae")
     stack = to_stack([scan], brain, found.card.slices, found.card.trim)
     options = segmentation.SegmentationOptions()
-    located = segmentation.locate(stack, found.load(), found.card, options)
+    located = segmentation.segment_slices(stack, found.load(), found.card, options)
     inside = from_stack(located.outline.inside.astype(np.float32), stack, scan) > 0.5
     score = from_stack(located.outline.score, stack, scan)
     return score, inside & brain, read_mask(truth_file, scan) > 0

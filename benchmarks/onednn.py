@@ -24,7 +24,7 @@ import tensorflow as tf
 from brainseg_tf.corruption import CorruptionTask
 from brainseg_tf.models import create
 from brainseg_tf.options import SliceOptions
-from brainseg_tf.recipes import RECIPES
+from brainseg_tf.architectures import ARCHITECTURES
 from brainseg_tf.saved_model import find
 
 def least(work):
@@ -41,7 +41,7 @@ found = find(f"shipped:{name}")
 size, channels = found.card.slices.size, len(found.card.modalities)
 images = np.random.default_rng(0).random((slices, size, size, channels), np.float32)
 model = found.load()
-options = RECIPES[found.card.architecture]
+options = ARCHITECTURES[found.card.architecture].recipe
 network = create(found.card.architecture, channels)
 network.compile(optimizer="adam", corruption=CorruptionTask(options.corruption), objective=options.objective)
 network.optimizer.build(network.trainable_variables)

@@ -19,16 +19,18 @@ from unittest.mock import patch
 import numpy as np
 from scipy import ndimage
 
-from brainseg_tf.cohort import read_cohort, split_patients
+from brainseg_tf.architectures import ARCHITECTURES
+from brainseg_tf.brain.mask import brain_mask
 from brainseg_tf.errors import InputError
+from brainseg_tf.images.volume import read_mask, read_volume
 from brainseg_tf.metrics import dice
+from brainseg_tf.options import MixtureOptions, SegmentationOptions, Spread
 from brainseg_tf.postprocessing import mixture
-from brainseg_tf.postprocessing.mixture import MixtureOptions, Spread
-from brainseg_tf.recipes import RECIPES
-from brainseg_tf.saved_model import ModelFolder, Reconstruction, Reconstructor, find
-from brainseg_tf.segmentation import SegmentationOptions, locate
-from brainseg_tf.slices import Stack, brain_mask, onto_stack, to_stack
-from brainseg_tf.volume import read_mask, read_volume
+from brainseg_tf.reconstruction import Reconstruction, Reconstructor
+from brainseg_tf.saved_model import ModelFolder, find
+from brainseg_tf.segmentation import segment_slices
+from brainseg_tf.slices import Stack, onto_stack, to_stack
+from brainseg_tf.training.cohort import read_cohort, split_patients
 
 _SHIPPED = SegmentationOptions()
 # Fewer slices than this are no scan.
@@ -36,8 +38,8 @@ _FEWEST = 10
 
 STAGES: dict[str, SegmentationOptions] = {
     "shipped": _SHIPPED,
-    "no flattening": replace(_SHIPPED, flatten=False),
-    **{f"edge {reach:g} mm": replace(_SHIPPED, edge=reach) for reach in (0.0, 2.0, 3.0, 5.0)},
+    "no flattening": replace(_SHIPPED, correct_bias_field=False),
+    **{f"edge {reach:g} mm": replace(_SHIPPED, boundary_mm=reach) for reach in (0.0, 2.0, 3.0, 5.0)},
     **{f"median over {n} slices": replace(_SHIPPED, median=(n, 3, 3)) for n in (5, 9, 17)},
     "median 13 x 5 x 5": replace(_SHIPPED, median=(13, 5, 5)),
     **{f"{n} components": replace(_SHIPPED, components=(n,)) for n in (2, 3)},
@@ -47,10 +49,10 @@ STAGES: dict[str, SegmentationOptions] = {
     "own spread": replace(_SHIPPED, mixture=MixtureOptions(spread="free")),
     "the smallest component": replace(_SHIPPED, mixture=MixtureOptions(lesion="smallest")),
     **dict.fromkeys(("neighbourhood in its slice", "start at quantiles", "start at the ends"), _SHIPPED),
-    **{f"closing {n:g} mm": replace(_SHIPPED, closing=n) for n in (0.0, 5.0)},
-    **{f"rim {n:g} mm": replace(_SHIPPED, rim=n) for n in (0.0, 5.0)},
+    **{f"closing {n:g} mm": replace(_SHIPPED, closing_mm=n) for n in (0.0, 5.0)},
+    **{f"rim {n:g} mm": replace(_SHIPPED, erosion_mm=n) for n in (0.0, 5.0)},
     **{f"from {n:g} ml": replace(_SHIPPED, smallest=n) for n in (1.0, 4.0)},
-    "level 0": replace(_SHIPPED, level=0.0),
+    "level 0": replace(_SHIPPED, healthy_threshold=0.0),
     "faintest 0": replace(_SHIPPED, faintest=0.0),
 }
 
@@ -119,8 +121,8 @@ def judge(
         with ExitStack() as places:
             for part, other in PARTS.get(name, {}).items():
                 places.enter_context(patch.object(mixture, part, other))
-            mask = locate(stack, model, found.card, options).outline.found
-            alone = locate(rest, model, found.card, options).outline.found if free.sum() >= _FEWEST else None
+            mask = segment_slices(stack, model, found.card, options).outline.found
+            alone = segment_slices(rest, model, found.card, options).outline.found if free.sum() >= _FEWEST else None
         rows[name].agreed.append(dice(mask, truth > 0.5))
         rows[name].within.append(float(mask[free].sum() * stack.voxel_ml))
         if alone is not None:
@@ -129,7 +131,7 @@ def judge(
 
 def dev(names: Sequence[str]) -> set[str]:
     """The patients that choices are made on."""
-    options = RECIPES["selfseg"]
+    options = ARCHITECTURES["selfseg"].recipe
     split = split_patients(names, options.validation, options.test, 0)
     return {*split.train, *split.validation}
 

@@ -44,10 +44,11 @@ def ours(name: str, size: int, seconds: float) -> dict[str, float]:
     import numpy as np
     import tensorflow as tf
 
-    from brainseg_tf import recipes, training
+    from brainseg_tf.architectures import ARCHITECTURES
     from brainseg_tf.corruption import Task
+    from brainseg_tf.training import fit as training
 
-    model = training.compiled(recipes.RECIPES[name], 100)
+    model = training.compiled(ARCHITECTURES[name].recipe, 100)
     images = tf.constant(np.random.default_rng(0).random((BATCH, size, size, 1)), tf.float32)
     seed = tf.constant([1, 2])
     whole = tf.function(model.learn)

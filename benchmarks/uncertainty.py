@@ -13,11 +13,12 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from brainseg_tf import saved_model
-from brainseg_tf.cohort import read_cohort
-from brainseg_tf.segmentation import SegmentationOptions, segment
+from brainseg_tf.images.volume import read_mask, read_volume
+from brainseg_tf.options import SegmentationOptions
+from brainseg_tf.prediction.uncertainty import spread
+from brainseg_tf.segmentation import segment
 from brainseg_tf.slices import onto_stack
-from brainseg_tf.uncertainty import spread
-from brainseg_tf.volume import read_mask, read_volume
+from brainseg_tf.training.cohort import read_cohort
 
 
 def main() -> None:

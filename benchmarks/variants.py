@@ -21,21 +21,23 @@ from unittest import mock
 import numpy as np
 import tensorflow as tf
 
-from brainseg_tf import saved_model, segmentation, training
-from brainseg_tf.cohort import Cohort, read_cohort
+from brainseg_tf import saved_model, segmentation
+from brainseg_tf.architectures import ARCHITECTURES
+from brainseg_tf.brain.mask import brain_mask
 from brainseg_tf.corruption import Task, corrupt
-from brainseg_tf.corruption.draws import Draws
+from brainseg_tf.corruption.random_fields import Draws
+from brainseg_tf.images.volume import Volume, read_mask, read_volume
 from brainseg_tf.metrics import dice
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.models import create
 from brainseg_tf.models.cvae import CVAE
 from brainseg_tf.models.objective import ContextModel
 from brainseg_tf.models.selfseg import SelfSegmenter
-from brainseg_tf.options import SliceOptions
-from brainseg_tf.recipes import RECIPES, CorruptionOptions, FitOptions
-from brainseg_tf.saved_model import Reconstruction, Reconstructor
-from brainseg_tf.slices import Stack, brain_mask, onto_stack, to_stack
-from brainseg_tf.volume import Volume, read_mask, read_volume
+from brainseg_tf.options import CorruptionOptions, FitOptions, SliceOptions
+from brainseg_tf.reconstruction import Reconstruction, Reconstructor
+from brainseg_tf.slices import Stack, onto_stack, to_stack
+from brainseg_tf.training import fit as training
+from brainseg_tf.training.cohort import Cohort, read_cohort
 
 # Squared errors are about a tenth of absolute ones on these images: the weight that keeps KL where it was.
 _ABSOLUTE = 0.1
@@ -165,7 +167,7 @@ class Judge(SelfSegmenter):
         self.channels //= 2
 
     def compute_maps(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
-        healthy = self.restorer.restore(images, training=training)
+        healthy = self.restorer.reconstruct(images, training=training)
         return super().compute_maps(tf.concat([images, healthy], axis=-1), training=training)
 
     def compute_losses(self, task: Task, seed: tf.Tensor | None) -> dict[str, tf.Tensor]:
@@ -188,8 +190,8 @@ VARIANTS: dict[str, Variant] = {
     "shapes-and-noise": kind("both"),
     "lesions": kind("lesions"),
     "lesions-augment": kind("lesions", augment=True),
-    "blobs": Variant(places={"brainseg_tf.training.corrupt": blobs}),
-    "foreign": Variant(places={"brainseg_tf.training.corrupt": foreign}),
+    "blobs": Variant(places={"brainseg_tf.training.fit.corrupt": blobs}),
+    "foreign": Variant(places={"brainseg_tf.training.fit.corrupt": foreign}),
     "shapes-half-as-large": shapes(smallest=7.5 / 240, largest=20 / 240),
     "shapes-twice-as-large": shapes(smallest=30 / 240, largest=80 / 240),
     "shapes-wide": shapes(spread=0.3),
@@ -208,13 +210,13 @@ VARIANTS: dict[str, Variant] = {
     "nyul": Variant(),
     "2.5D": Variant(
         places={
-            "brainseg_tf.pipeline.to_stack": beside,
-            "brainseg_tf.calibration.to_stack": beside,
-            "brainseg_tf.training.models.create": three_channels,
+            "brainseg_tf.training.pipeline.to_stack": beside,
+            "brainseg_tf.training.calibration.to_stack": beside,
+            "brainseg_tf.training.fit.models.create": three_channels,
         }
     ),
     # For --model selfseg.
-    "draem": Variant(places={"brainseg_tf.training.models.create": judge}),
+    "draem": Variant(places={"brainseg_tf.training.fit.models.create": judge}),
     # How much of a difference is chance: other weights, order and corruption, the same patients.
     "seed-1": Variant(lambda options: replace(options, seed=1)),
     "seed-2": Variant(lambda options: replace(options, seed=2)),
@@ -264,13 +266,16 @@ def try_variant(name: str, data: Path, out: Path, options: FitOptions, cohort: C
         if not (run / "1").exists():
             start = time.perf_counter()
             cache = out / "cache" / (name if name in _OWN_CACHE else "")
-            training.fit(data, run, options, split=split, cache=cache, say=lambda line: None, verbose=0)
+            settings = training.RunSettings(split=split, cache=cache, say=lambda line: None, verbose=0)
+            training.fit(data, run, options, settings)
             minutes = (time.perf_counter() - start) / 60
         found = saved_model.find(str(run))
         model = found.load()
 
         def outline(stack: Stack) -> np.ndarray:
-            return segmentation.locate(stack, model, found.card, segmentation.SegmentationOptions()).outline.found
+            return segmentation.segment_slices(
+                stack, model, found.card, segmentation.SegmentationOptions()
+            ).outline.found
 
         cut = beside if name == "2.5D" else to_stack
         Dev(cohort, found.card, cut).table(name, f"{minutes:.0f} min", outline)
@@ -314,7 +319,9 @@ def compare_scores(cohort: Cohort, run: str) -> None:
     for name, score in scores.items():
         fixed = _Fixed(score)
         # No level was calibrated for all of these: the mixture's brightest component is the lesion, whatever it is.
-        options = segmentation.SegmentationOptions(score="probability", median=(3, 5, 5), flatten=False, level=0.0)
+        options = segmentation.SegmentationOptions(
+            score="probability", median=(3, 5, 5), correct_bias_field=False, healthy_threshold=0.0
+        )
 
         def outline(stack: Stack, fixed: Reconstructor = fixed, options: object = options) -> np.ndarray:
             return segmentation.outline(stack, fixed.of(stack), card, options).found
@@ -337,7 +344,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
-    parser.add_argument("--model", default="cvae", choices=list(RECIPES))
+    parser.add_argument("--model", default="cvae", choices=list(ARCHITECTURES))
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--scores", metavar="RUN")
@@ -346,7 +353,7 @@ def main() -> None:
     if given.scores:
         compare_scores(cohort, given.scores)
         return
-    options = replace(RECIPES[given.model], epochs=given.epochs, patience=given.epochs)
+    options = replace(ARCHITECTURES[given.model].recipe, epochs=given.epochs, patience=given.epochs)
     for name in given.variants or VARIANTS:
         try_variant(name, given.data, given.out, options, cohort)
 

@@ -6,9 +6,8 @@ Cards of older versions lack some of the optional fields, and some of the option
 import math
 from typing import Any, get_args
 
-from brainseg_tf.options import Normalisation
-from brainseg_tf.postprocessing.residual import Score
-from brainseg_tf.recipes import RECIPES, FitOptions
+from brainseg_tf.architectures import ARCHITECTURES
+from brainseg_tf.options import FitOptions, Score, SliceOptions
 from brainseg_tf.schema import (
     Anything,
     Choice,
@@ -35,35 +34,12 @@ _SHARE = Number(0, 1)
 
 # What the network is and how slices are made for it: the options of a run that have a field of their own in the card.
 _NETWORK: dict[str, Kind] = {
-    "architecture": Choice(RECIPES),
+    "architecture": Choice(ARCHITECTURES),
     "modalities": Items(Name(), 1, 64, unique=True),
-    "slices": Record(
-        {
-            "size": Whole(16, 1024),
-            "field_of_view": Number(10, 2000),
-            "spacing": Number(0.1, 100),
-            "normalisation": Choice(get_args(Normalisation)),
-            "min_brain": _SHARE,
-            "central": _SHARE,
-        }
-    ),
+    "slices": Record(of_dataclass(SliceOptions)),
 }
 # All other options of a run.
-TRAINING = Record(
-    of_dataclass(
-        FitOptions,
-        {
-            "epochs": Whole(1),
-            "patience": Whole(1),
-            "batch": Whole(1),
-            "learning_rate": Number(1e-12, 1000),
-            "validation": _SHARE,
-            "test": _SHARE,
-            "seed": Whole(0, 2**31 - 2),
-        },
-        without=_NETWORK,
-    )
-)
+TRAINING = Record(of_dataclass(FitOptions, without=_NETWORK))
 _CARD = Record(
     {
         "name": Name(),
@@ -97,7 +73,8 @@ _METRICS = Record(
     {
         "patients": Text(),
         "folds": Whole(),
-        "network": Record({"own": _MEASURED}, rest=Map(Anything())),
+        # "own" is the name of "mixture" up to version 0.9.
+        "network": Record({}, dict.fromkeys(("mixture", "own"), _MEASURED), rest=Map(Anything())),
         "paper_iou_slice": Nullable(_SHARE),
     },
     {"no network": _MEASURED},
@@ -118,6 +95,8 @@ def check(card: Any) -> None:
     # A model that was not measured has none.
     if card.get("metrics"):
         _METRICS.check(card["metrics"], "metrics")
+        if not {"mixture", "own"} & set(card["metrics"]["network"]):
+            raise MismatchError("metrics.network.mixture: is missing")
     score = card.get("score", "weighted")
     if score not in card["healthy_levels"]:
         raise MismatchError(f"healthy_levels.{score}: is missing, and it is the model's score")

@@ -67,7 +67,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """Keeps other processes that ask the same out of a folder; a process that dies lets go of it.
 
     A file system without locks gives a warning, and no protection.

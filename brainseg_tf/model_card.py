@@ -14,14 +14,12 @@ from brainseg_tf import card_schema
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, printable, replacing, write_json
 from brainseg_tf.json_file import parse_json
-from brainseg_tf.options import SliceOptions
-from brainseg_tf.postprocessing.residual import Score
-from brainseg_tf.recipes import FitOptions
+from brainseg_tf.options import FitOptions, Score, SliceOptions
 from brainseg_tf.schema import MismatchError
 
 FILE = Path("assets.extra", "model_card.json")
 # The card's own entry among its checksums.
-OWN = FILE.as_posix()
+CARD_KEY = FILE.as_posix()
 _WHAT = "a model card of this version of brainseg-tf"
 _REMEDY = "export the model again"
 PAPER_IOU = {"cvae": 0.417, "dcvae": 0.392, "dae": 0.326}
@@ -103,7 +101,7 @@ class ModelCard:
     @property
     def dice(self) -> float:
         """Mean Dice by patient of the model's own cut, as far as it was measured, else 0."""
-        measured = self.metrics["network"]["own"]["dice"] if self.metrics else None
+        measured = self.metrics["network"]["mixture"]["dice"] if self.metrics else None
         return 0.0 if measured is None else measured
 
     def write(self, version_folder: Path) -> None:
@@ -118,7 +116,7 @@ class ModelCard:
         make_folder(file.parent)
         beside_it = {name: found for name, found in checksums(version_folder).items() if is_extra(name)}
         content = asdict(replace(self, checksums={**beside_it, **self.checksums}))
-        content["checksums"][OWN] = digest(content)
+        content["checksums"][CARD_KEY] = digest(content)
         try:
             card_schema.check(content)
         except MismatchError as mismatch:
@@ -180,13 +178,22 @@ def read_card(version_folder: Path) -> ModelCard:
         "slices": SliceOptions(**content["slices"]),
         "data": TrainingData(**sides),
         "modalities": tuple(content["modalities"]),
+        "metrics": _renamed(content.get("metrics", {})),
     }
     return ModelCard(**{**content, **known})
 
 
+def _renamed(metrics: Any) -> Any:
+    """The metrics with the names of today; cards up to version 0.9 have older ones."""
+    if not isinstance(metrics, dict):
+        return metrics
+    names = {"own": "mixture"} | {name: f"tumour_{name}" for name in metrics if name.startswith("free_")}
+    return {names.get(name, name): _renamed(value) for name, value in metrics.items()}
+
+
 def digest(content: Mapping[str, Any]) -> str:
     """SHA-256 of a card's canonical JSON (keys in order, no blanks) without the card's own checksum."""
-    others = {name: value for name, value in content["checksums"].items() if name != OWN}
+    others = {name: value for name, value in content["checksums"].items() if name != CARD_KEY}
     canonical = json.dumps({**content, "checksums": others}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -254,7 +261,7 @@ def _measured(metrics: dict[str, Any]) -> list[str]:
     others = dict(metrics)
     rows = {f"network, {cut}": numbers for cut, numbers in others.pop("network", {}).items()}
     if "no network" in others:
-        rows["no network, own"] = others.pop("no network")
+        rows["no network, mixture"] = others.pop("no network")
     if not rows:
         return _items(others)
     table = [["method, cut", *_SHOWN.values()], ["---"] * (1 + len(_SHOWN))]

@@ -1,33 +1,276 @@
-"""Options that stand on both sides of a heavy import: the standard library is all that this module needs."""
+"""Every option of every stage: its default, its range and one sentence about it.
 
-from dataclasses import dataclass
-from typing import Literal
+The command line takes its options, defaults, choices and help from here (``brainseg_tf_cli.option_factory``). Only the
+standard library is imported, so that ``--help`` does not load TensorFlow. What a model was trained with is written into
+its card and read from there (``model_card``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 Normalisation = Literal["slice", "volume", "robust"]
+CorruptionKind = Literal["shapes", "noise", "both", "lesions"]
+Score = Literal["absolute", "positive", "weighted", "probability", "input", "equalised"]
+Spread = Literal["tied", "free"]
+LesionComponent = Literal["brightest", "smallest"]
+Strategy = Literal["single", "mirrored", "multi-worker"]
+
+# Edges of the median filter over (slices, rows, columns). A residual is noisy within its slice. A probability is smooth
+# within a slice, but the network saw each slice by itself.
+_MEDIAN = (3, 5, 5)
+_MEDIAN_OF_SCORE = {"probability": (13, 3, 3)}
+
+
+def option(default: Any, help: str, *, least: float | None = None, most: float | None = None, odd: bool = False) -> Any:
+    """A dataclass field with what the command line needs to know of it.
+
+    Args:
+        default: its value if nobody sets it. A dataclass gives a new instance of it.
+        help: one or two sentences with the unit.
+        least, most: the range of a number, both included.
+        odd: whether an integer must be odd.
+    """
+    known = {"help": help, "least": least, "most": most, "odd": odd}
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=known)
+    return field(default=default, metadata=known)
+
+
+def help_of(options: type, name: str) -> str:
+    """The sentences about a field of an option class."""
+    return str(next(one for one in fields(options) if one.name == name).metadata["help"])
 
 
 @dataclass(frozen=True)
 class SliceOptions:
-    """How volumes become slices. Saved with every model, since a model is only right for its own slices.
+    """How volumes become slices. Saved in the card of every model: a model is only right for its own slices."""
 
-    Attributes:
-        size: pixels along each side of a slice.
-        field_of_view: millimetres along each side of a slice.
-        spacing: millimetres from slice to slice.
-        normalisation: ``slice`` and ``volume``: minimum to 0 and maximum to 1 (section 5.1) of each slice or volume;
-            ``robust``: the brain's 1st percentile to 0, its median to 0.3, clipped to [0, 1].
-        min_brain: a slice is learned from if brain covers this share of its pixels, and
-        central: if it lies in this middle share of the brain's height.
-    """
-
-    size: int = 128
-    field_of_view: float = 240.0
-    spacing: float = 1.0
-    normalisation: Normalisation = "robust"
-    min_brain: float = 0.04
-    central: float = 1.0
+    size: int = option(128, "Pixels along each side of a slice.", least=16, most=1024)
+    field_of_view: float = option(240.0, "Millimetres along each side of a slice.", least=10, most=2000)
+    spacing: float = option(1.0, "Millimetres between neighbouring slices.", least=0.1, most=100)
+    normalisation: Normalisation = option(
+        "robust",
+        "How intensities are scaled to 0 to 1. slice, volume: minimum to 0 and maximum to 1 of each slice or of the "
+        "volume (section 5.1 of the paper); robust: 1st percentile of the brain to 0, its median to 0.3.",
+    )
+    min_brain: float = option(0.04, "Train on slices of which the brain covers at least this share.", least=0, most=1)
+    central: float = option(1.0, "Train on slices within this central share of the brain's height.", least=0, most=1)
 
     @property
     def pixel(self) -> float:
-        """Millimetres from pixel to pixel."""
+        """Millimetres between neighbouring pixels."""
         return self.field_of_view / self.size
+
+
+@dataclass(frozen=True)
+class LesionOptions:
+    """Ranges that the properties of synthetic lesions are drawn from."""
+
+    clean: float = option(0.2, "Share of the slices without a lesion.", least=0, most=1)
+    second: float = option(0.25, "Share of the slices with two lesions.", least=0, most=1)
+    radius: tuple[float, float] = option(
+        (3 / 128, 30 / 128), "Radius as a share of the image's shorter side; log-uniform."
+    )
+    contrast: tuple[float, float] = option(
+        (0.15, 1.6), "Increase in the first channel, as a share of the brain's mean; uniform."
+    )
+    others_contrast: tuple[float, float] = option(
+        (0.2, 2.0),
+        "Factor on that increase in each further channel; log-uniform. Many tumours that are bright on FLAIR are faint "
+        "on T2.",
+    )
+    bright: float = option(0.35, "Share of the lesions with a bright core.", least=0, most=1)
+    halo: tuple[float, float] = option(
+        (0.25, 1.2), "Increase around a bright core, which belongs to the lesion too; log-uniform."
+    )
+    bright_level: tuple[float, float] = option(
+        (1.6, 3.3), "Intensity of a bright core in the first channel, as a share of the brain's mean."
+    )
+    others_bright_level: tuple[float, float] = option((1.1, 3.3), "The same in the further channels.")
+    dark: float = option(0.4, "Share of the other lesions that have a core of any intensity.", least=0, most=1)
+    dark_level: tuple[float, float] = option((0.1, 1.3), "Intensity of such a core in the first channel.")
+    fluid_level: tuple[float, float] = option(
+        (0.8, 2.6), "The same in the further channels: such a core holds fluid, which is bright on T2."
+    )
+    spares_fluid: float = option(0.5, "Share of the lesions that leave out fluid, as oedema does.", least=0, most=1)
+
+
+@dataclass(frozen=True)
+class CorruptionOptions:
+    """How healthy slices are corrupted for training."""
+
+    kind: CorruptionKind = option(
+        "shapes",
+        "What the network learns to remove. shapes: squares and circles (section 5.1 of the paper); noise: coarse "
+        "Gaussian noise (Kascenas 2022); both: noise, then shapes; lesions: synthetic lesions.",
+    )
+    augment: bool = option(
+        False, "Flip slices and vary their contrast before corruption; add noise and blur afterwards."
+    )
+    shapes: int = option(5, "Largest number of squares and circles per slice; at least one is drawn.", least=1)
+    smallest: float = option(15 / 240, "Smallest side or diameter, as a share of the image's shorter side.")
+    largest: float = option(40 / 240, "Largest side or diameter, as a share of the image's shorter side.")
+    spread: float = option(0.15, "Standard deviation of a centre's position along each axis, as a share of that axis.")
+    noise_cells: int = option(16, "Cells of the coarse noise along each side.", least=1)
+    noise_stddev: float = option(0.2, "Standard deviation of the coarse noise.", least=0)
+    lesions: LesionOptions = option(LesionOptions, "Synthetic lesions.")
+
+
+@dataclass(frozen=True)
+class ObjectiveOptions:
+    """Weights of the loss terms (section 5.2)."""
+
+    kl: float = option(
+        0.01, "Weight of the latent distribution's Kullback-Leibler divergence; cvae and dcvae only.", least=0
+    )
+    reconstruction: float = option(
+        1.0, "Weight of the reconstruction error on clean slices; cvae and dcvae only.", least=0
+    )
+    context: float = option(1.0, "Weight of the reconstruction error on corrupted slices.", least=0)
+    cross_entropy: float = option(3.0, "Weight of the lesion's cross entropy; selfseg and fusion only.", least=0)
+    overlap: float = option(1.0, "Weight of the lesion's soft Dice loss; selfseg and fusion only.", least=0)
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What determines a training run, together with the data."""
+
+    architecture: str = option("cvae", "The network.")
+    modalities: tuple[str, ...] = option(
+        ("flair",), "Modality, as in <id>_<modality>.nii.gz; repeat it for several channels."
+    )
+    epochs: int = option(
+        100,
+        "Largest number of epochs. With --resume, a larger number than the run's own continues it; the learning rate "
+        "then follows the schedule of the new number.",
+        least=1,
+    )
+    patience: int = option(20, "Stop after this many epochs without a lower validation loss.", least=1)
+    batch: int = option(16, "Slices in a batch.", least=1)
+    learning_rate: float = option(
+        1e-3, "Adam's learning rate at the start; it follows a cosine to 1 % at the last epoch.", least=1e-12, most=1000
+    )
+    validation: float = option(0.15, "Share of the patients that select the best epoch, at least one.", least=0, most=1)
+    test: float = option(0.25, "Share of the patients that are kept for a test.", least=0, most=1)
+    seed: int = option(
+        0,
+        "Seed of the split, the initial weights, the order, the corruption and the latent samples.",
+        least=0,
+        most=2**31 - 2,
+    )
+    slices: SliceOptions = option(SliceOptions, "How volumes become slices.")
+    corruption: CorruptionOptions = option(CorruptionOptions, "How slices are corrupted.")
+    objective: ObjectiveOptions = option(ObjectiveOptions, "Weights of the loss terms.")
+
+
+@dataclass(frozen=True)
+class MixtureOptions:
+    """The Gaussian mixture with neighbourhood weights (section 5.3, step 3)."""
+
+    neighbourhood: int = option(
+        3,
+        "Edge in voxels of the cube whose mean posterior is a voxel's mixing weight; an odd number, 1 turns it off.",
+        least=1,
+        odd=True,
+    )
+    iterations: int = option(20, "Largest number of EM iterations.", least=1)
+    tolerance: float = option(1e-3, "EM stops when no mean moves by more than this, in units of the score.", least=0)
+    spread: Spread = option("tied", "tied: one standard deviation for all components; free: one for each component.")
+    lesion: LesionComponent = option("brightest", "Which component is the lesion; the paper takes the smallest.")
+
+
+@dataclass(frozen=True)
+class SegmentationOptions:
+    """The stages after the network (section 5.3). None takes what the model's card says."""
+
+    score: Score | None = option(
+        None,
+        "What the mixture is fitted to. absolute: the residual's absolute value; positive: its positive part; "
+        "weighted: the geometric mean of the positive part and the input; probability: the network's lesion "
+        "probability.",
+    )
+    match_range: bool = option(
+        False, "Scale the reconstruction to the input's minimum and maximum first (step 1 of the paper)."
+    )
+    correct_bias_field: bool | None = option(
+        None,
+        "Remove the bias field, fitted outside what the network suspects, and run the network again.",
+    )
+    erosion_mm: float = option(3.75, "Ignore the brain's outermost millimetres, within each slice.", least=0)
+    median: tuple[int, int, int] | None = option(
+        None, "Edges of the median filter over (slices, rows, columns), in voxels."
+    )
+    components: tuple[int, ...] = option(
+        (2, 3),
+        "Numbers of mixture components, tried in this order until the lesion's component is separated. The paper's "
+        "third component is the background, which the brain mask leaves out.",
+    )
+    separation: float = option(
+        4.0,
+        "Distance of the lesion's mean from the next one, in standard deviations, that counts as separated.",
+        least=0,
+    )
+    mixture: MixtureOptions = option(MixtureOptions, "The mixture.")
+    healthy_threshold: float | None = option(
+        None,
+        "There is no lesion unless the mean of its component exceeds this value, in units of the score.",
+        least=0,
+    )
+    closing_mm: float = option(3.0, "Radius of the binary closing in millimetres; 0 turns it off.", least=0)
+    boundary_mm: float = option(
+        4.0,
+        "How far the mask's boundary may move towards an edge in the image, in millimetres; 0 turns it off.",
+        least=0,
+    )
+    faintest: float = option(
+        0.3,
+        "Remove components whose local contrast, weighted by their probability, is below this share; half of it next "
+        "to a component that exceeds it. Only if the score is a probability; 0 turns it off.",
+        least=0,
+    )
+    min_size_ml: float = option(2.0, "Remove components smaller than this, in millilitres.", least=0)
+
+    def median_of(self, score: Score) -> tuple[int, int, int]:
+        """Edges of the median filter over (slices, rows, columns) for a kind of score."""
+        return self.median or _MEDIAN_OF_SCORE.get(score, _MEDIAN)
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How scans are segmented, apart from the model."""
+
+    segmentation: SegmentationOptions = option(SegmentationOptions, "The stages after the network.")
+    skull_strip: str | None = option(
+        None,
+        "Find the brain with a command of your own, for instance 'mri_synthstrip -i {scan} -m {mask}'. Its mask is "
+        "kept as NAME_brain.nii.gz.",
+    )
+    copies: int = option(8, "Number of noisy copies for --save-uncertainty.", least=2)
+    overwrite: bool = option(False, "Replace outputs that exist.")
+
+
+# The stages as in section 5.3: min-max matched absolute residual, three components, the smallest is the tumour.
+PAPER_SEGMENTATION = SegmentationOptions(
+    score="absolute",
+    match_range=True,
+    correct_bias_field=False,
+    erosion_mm=0.0,
+    median=(1, 1, 1),
+    components=(3,),
+    mixture=MixtureOptions(spread="free", lesion="smallest"),
+    healthy_threshold=0.0,
+    boundary_mm=0.0,
+    faintest=0.0,
+)
+
+
+def corruption_options(values: Mapping[str, Any]) -> CorruptionOptions:
+    """The options from what ``dataclasses.asdict`` made of them, also if they were stored as JSON."""
+    lesions = {name: _tuples(value) for name, value in values.get("lesions", {}).items()}
+    return CorruptionOptions(**{**values, "lesions": LesionOptions(**lesions)})
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has no tuples."""
+    return tuple(value) if isinstance(value, list) else value

@@ -1,60 +1,27 @@
-"""SavedModels: exporting a network with its card, finding one by name or folder, and reconstructing slices with it."""
+"""Exported models: finding one by name or folder, checking its files, and reconstructing slices with it."""
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import make_folder, printable, replacing
-from brainseg_tf.model_card import OWN, ModelCard, checksums, digest_on_disk, is_extra, read_card
+from brainseg_tf.files import printable
+from brainseg_tf.model_card import CARD_KEY, ModelCard, checksums, digest_on_disk, is_extra, read_card
+from brainseg_tf.reconstruction import Reconstruction, in_batches
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from brainseg_tf.models.objective import ContextModel
 
 # Before a shipped model's name it says that no folder is meant.
 SHIPPED = "shipped:"
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """What a network makes of slices (N, H, W, C).
-
-    Attributes:
-        images: (N, H, W, C) float32, what healthy slices would have looked like.
-        probability: (N, H, W) float32, of a lesion; None if the network gives none.
-    """
-
-    images: np.ndarray
-    probability: np.ndarray | None = None
-
-
-class Reconstructor(Protocol):
-    """Whatever turns slices into their healthy reconstructions: a model on this machine or behind a server."""
-
-    def reconstruct(self, images: np.ndarray) -> Reconstruction:
-        """Takes (N, H, W, C) float32 in [0, 1]."""
-
-
-def in_batches(
-    images: np.ndarray, batch: int, outputs: Callable[[np.ndarray], Mapping[str, np.ndarray]]
-) -> Reconstruction:
-    """Reconstructs ``batch`` slices at once; ``outputs`` gives a network's outputs by name."""
-    return joined([outputs(images[start : start + batch]) for start in range(0, len(images), batch)])
-
-
-def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> Reconstruction:
-    """The reconstruction that a network's outputs, by name, make up for batch after batch."""
-    named = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Reconstruction(named["reconstruction"], named.get("probability"))
 
 
 @dataclass(frozen=True)
@@ -84,7 +51,7 @@ class ModelFolder:
         """
         expected, found = self.card.checksums, checksums(self.path)
         if self.checks_card:
-            found[OWN] = digest_on_disk(self.path)
+            found[CARD_KEY] = digest_on_disk(self.path)
         has_model = not all(map(is_extra, expected))
         for name in sorted({*expected, *found}):
             covered = self.checks_card if is_extra(name) else has_model
@@ -97,7 +64,7 @@ class ModelFolder:
     @property
     def checks_card(self) -> bool:
         """Whether the card has a checksum of itself; if not, it was exported before cards had one."""
-        return OWN in self.card.checksums
+        return CARD_KEY in self.card.checksums
 
     @property
     def reference(self) -> str:
@@ -136,44 +103,6 @@ class LocalModel:
 
     def _numbers(self, images: "tf.Tensor") -> dict[str, np.ndarray]:
         return {name: values.numpy() for name, values in self._serve(images=images).items()}
-
-
-def export(model: "ContextModel", card: ModelCard, version_folder: Path) -> None:
-    """Writes a SavedModel with its signatures, card and warmup requests, in one step."""
-    import tensorflow as tf
-
-    from brainseg_tf.keras_backend import keras
-    from brainseg_tf.serving.signatures import signatures
-    from brainseg_tf.serving.warmup import write_warmup
-
-    images = [tf.TensorSpec((None, None, None, model.channels), tf.float32, name="images")]
-    # The archive follows the variables that its endpoints use; tracking the model as well would write each twice.
-    archive = keras.export.ExportArchive()
-    named = signatures(model, card)
-    for name, signature in named.items():
-        archive.add_endpoint(name, signature, images)
-    with replacing(version_folder) as beside, written(version_folder):
-        archive.write_out(str(beside), verbose=False)
-        make_folder((beside / OWN).parent)
-        write_warmup(beside, card, named)
-        # Last, since its checksums are those of all other files.
-        replace(card, checksums=checksums(beside)).write(beside)
-
-
-@contextmanager
-def written(path: Path) -> Iterator[None]:
-    """What TensorFlow's own writers raise, as one line.
-
-    Raises:
-        InputError: the disk is full, or the place cannot be written to.
-    """
-    import tensorflow as tf
-
-    try:
-        yield
-    except tf.errors.OpError as error:
-        reason = error.message.splitlines()[0]
-        raise InputError(f"{path}: cannot be written ({reason}); make room, then go on with --resume") from error
 
 
 def shipped() -> list[ModelFolder]:

@@ -248,25 +248,33 @@ _PRINTABLE = Text(0, 10_000)
 def of_dataclass(
     kind: type, kinds: Mapping[str, Kind] = MappingProxyType({}), *, without: Collection[str] = ()
 ) -> dict[str, Kind]:
-    """The kinds of a dataclass' fields, from their types; ``kinds`` has those whose range is narrower.
+    """The kinds of a dataclass' fields, from their types and from the ranges in their metadata (``options.option``).
 
-    ``int`` is a whole number and ``float`` a number, both from 0; a tuple of two floats is a range; a dataclass within
-    is a record whose fields may all be left out, as older files do.
+    ``int`` is a whole number and ``float`` a number, both at least 0 unless the metadata says otherwise; a tuple of two
+    floats is a range; a nested dataclass is a record whose fields are optional, since older files lack some.
+
+    Args:
+        kind: the dataclass.
+        kinds: the kinds of some fields, instead of those that follow from their types.
+        without: names of fields to leave out.
     """
     types = typing.get_type_hints(kind)
-    names = [one.name for one in fields(kind) if one.name not in without]
-    return {name: kinds[name] if name in kinds else _of_type(types[name]) for name in names}
+    chosen = [one for one in fields(kind) if one.name not in without]
+    return {one.name: kinds.get(one.name) or _of_type(types[one.name], one.metadata) for one in chosen}
 
 
-def _of_type(found: Any) -> Kind:
+def _of_type(found: Any, metadata: Mapping[str, Any]) -> Kind:
+    least, most = metadata.get("least"), metadata.get("most")
+    if found is int:
+        return Whole(int(least or 0), _LARGEST_WHOLE if most is None else int(most))
+    if found is float:
+        return Number(0 if least is None else least, math.inf if most is None else most)
     if is_dataclass(found):
         return Record({}, of_dataclass(typing.cast(type, found)))
     if typing.get_origin(found) is typing.Literal:
         return Choice(typing.get_args(found))
     simple: dict[Any, Kind] = {
         bool: Flag(),
-        int: Whole(),
-        float: Number(),
         str: Text(),
         tuple[float, float]: Pair(),
     }

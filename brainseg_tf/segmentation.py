@@ -1,93 +1,35 @@
-"""The main road (section 5.3): a scan and a model in, a mask and the maps it was made from out."""
+"""The main road (section 5.3): from scans and a model to a mask and the maps that it was made from."""
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from brainseg_tf.bias_field import flatten
+from brainseg_tf.brain.mask import find_brain
 from brainseg_tf.errors import InputError
+from brainseg_tf.images.volume import Volume
 from brainseg_tf.model_card import ModelCard
-from brainseg_tf.postprocessing.edge import excess, settle
-from brainseg_tf.postprocessing.mixture import Mixture, MixtureOptions, fit_mixture
+from brainseg_tf.options import Score, SegmentationOptions
+from brainseg_tf.postprocessing.bias_field import correct_bias_field
+from brainseg_tf.postprocessing.boundary import local_contrast, refine_boundary
+from brainseg_tf.postprocessing.mixture import Mixture, fit_mixture
 from brainseg_tf.postprocessing.morphology import Lesion, close, lesions, remove_low, remove_small
-from brainseg_tf.postprocessing.residual import Score, above, erode, match_range, score_map, smooth
-from brainseg_tf.saved_model import Reconstruction, Reconstructor
-from brainseg_tf.slices import (
-    Stack,
-    brain_mask,
-    cut_to_head,
-    from_stack,
-    sample,
-    skull_warning,
-    to_stack,
-    volume_warning,
-)
-from brainseg_tf.volume import Volume
+from brainseg_tf.postprocessing.residual import erode, match_range, median_exceeds, score_map, smooth
+from brainseg_tf.reconstruction import Reconstruction, Reconstructor
+from brainseg_tf.slices import Stack, from_stack, sample, to_stack
 
-# Share of the brain in healthy slices that a lesion's mean score has to stand above.
-HEALTHY_QUANTILE = 0.985
-# A residual is speckled within its slice. A probability is smooth there, but each slice was judged alone: they vote.
-MEDIANS: dict[str, tuple[int, int, int]] = {"probability": (13, 3, 3)}
-_MEDIAN = (3, 5, 5)
-# Tissue below this share of healthy tissue's highest score shapes the bias field.
-_DOUBT = 0.5
-# The field is so smooth that every third slice says enough of it.
-_EVERY = 3
-# A lesion of which the network saw less than this share before the bias field was taken out was made by the field.
-_SEEN = 0.25
-# Of what makes a lesion plain, this share is enough beside one that is: a tumour's outliers are fainter than it.
-_BESIDE = 0.5
-
-
-@dataclass(frozen=True)
-class SegmentationOptions:
-    """The stages after the network.
-
-    Attributes:
-        score: what is compared with healthy tissue, see ``residual.score_map``; None takes the model's own.
-        match_range: min-max normalise the reconstruction to the input first (section 5.3, step 1). A blurred
-            reconstruction is stretched by it and the residual shrinks: off unless asked for.
-        flatten: take the bias field out of the slices once the network has said what is not healthy, and ask it again;
-            None does so if the score is a probability, which helped there and nowhere else.
-        rim: millimetres taken off the brain's surface.
-        median: edges of the median filter over (slices, rows, columns); None takes ``MEDIANS``.
-        components: numbers of components that are tried in turn, until the lesion's stands apart. The paper has three:
-            healthy brain, tumour and background; the background is not in the brain mask, so two come first. Where
-            healthy tissue takes both of them, because the lesion is small or faint, a third can be the lesion's.
-        separation: how many standard deviations apart that is.
-        mixture: see ``MixtureOptions``.
-        level: there is no lesion unless its component's mean lies above this. None takes the level that was measured
-            on healthy slices when the model was made.
-        closing: radius of the binary closing in millimetres.
-        edge: how far the mask's edge may move to where the image changes, in millimetres, see ``edge.settle``.
-        faintest: components are removed whose excess brightness (``edge.excess``), weighted by the score, has a mean
-            below this, if the score is a probability: what is neither bright nor sure is no lesion. Beside a
-            component that reaches it, half of it is enough.
-        smallest: components below this many millilitres are removed, on the model's grid and on the scan's.
-    """
-
-    score: Score | None = None
-    match_range: bool = False
-    flatten: bool | None = None
-    rim: float = 3.75
-    median: tuple[int, int, int] | None = None
-    components: tuple[int, ...] = (2, 3)
-    separation: float = 4.0
-    mixture: MixtureOptions = field(default_factory=MixtureOptions)
-    level: float | None = None
-    closing: float = 3.0
-    edge: float = 4.0
-    faintest: float = 0.3
-    smallest: float = 2.0
-
-    def window(self, kind: Score) -> tuple[int, int, int]:
-        """Of the median filter."""
-        return self.median or MEDIANS.get(kind, _MEDIAN)
+# Pixels whose score exceeds this share of the healthy threshold are suspicious: the bias field is not fitted to them.
+_SUSPICIOUS_SHARE = 0.5
+# The bias field is smooth: every third slice is enough to find what is suspicious.
+_SLICE_STEP = 3
+# Components of which less than this share was suspicious before the bias field was corrected are artefacts of it.
+_SUSPICIOUS_BEFORE = 0.25
+# Next to a component of sufficient contrast, this share of the contrast is sufficient.
+_NEIGHBOUR_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -97,7 +39,8 @@ class Outline:
     Attributes:
         kind: of score.
         score: (N, H, W), what the mixture was fitted to; 0 outside ``inside``, (N, H, W) bool.
-        mixture: the fitted mixture; ``level``: what its lesion component's mean was held against.
+        mixture: the fitted mixture.
+        healthy_threshold: what the mean of its lesion component was compared with.
         found: (N, H, W) bool.
     """
 
@@ -105,22 +48,23 @@ class Outline:
     score: np.ndarray
     inside: np.ndarray
     mixture: Mixture
-    level: float
+    healthy_threshold: float
     found: np.ndarray
 
     @property
     def probability(self) -> np.ndarray:
-        """The posterior of the lesion component, (N, H, W) float32; 0 everywhere if that is held for healthy."""
-        return lesion_posterior(self.mixture, self.level)
+        """Posterior of the lesion component, (N, H, W) float32; 0 if its mean is below the healthy threshold."""
+        return lesion_posterior(self.mixture, self.healthy_threshold)
 
 
 @dataclass(frozen=True)
-class Located:
-    """What of one patient's slices is a lesion.
+class SliceSegmentation:
+    """Lesions on the model's slices.
 
     Attributes:
-        stack: the slices that the network saw at last.
-        reconstruction: what it made of them; ``outline``: the mask on them.
+        stack: the slices, after the correction of the bias field if there was one.
+        reconstruction: of these slices.
+        outline: the mask on them.
     """
 
     stack: Stack
@@ -134,10 +78,10 @@ class Segmentation:
 
     Attributes:
         mask: (X, Y, Z) bool, on the grid of the scan as it was read (LPS).
-        brain: (X, Y, Z) bool, what of the scan was looked at.
+        brain: (X, Y, Z) bool, the brain mask that was used.
         stack: the slices that the network saw.
         reconstruction: (N, H, W, C); ``residual``: (N, H, W, C), input minus reconstruction.
-        outline: the mask on the model's slices, and how it came about.
+        outline: the mask on the model's slices.
         lesions: the mask's components, largest first.
         warnings: sentences for the user.
         seconds: by stage.
@@ -161,17 +105,17 @@ def segment(
     options: SegmentationOptions | None = None,
     brain: np.ndarray | None = None,
 ) -> Segmentation:
-    """Outlines the lesions of one patient.
+    """Segments the lesions of one patient.
 
     Args:
         scans: one volume per modality of the model, in the card's order, on one grid.
-        model: turns slices into their healthy reconstructions.
+        model: reconstructs slices.
         card: of that model.
         options: stages after the network.
         brain: (X, Y, Z) bool on the scans' grid, from which air is removed; found in the first scan if None.
 
     Raises:
-        InputError: no brain in the scan, or not as many scans as the model has modalities.
+        InputError: there is no brain in the scan, or the number of scans is not the model's number of modalities.
     """
     options = options or SegmentationOptions()
     check_modalities(scans, card)
@@ -181,69 +125,52 @@ def segment(
         brain, warnings = find_brain(scan, brain)
         stack = to_stack(scans, brain, card.slices, card.trim)
     try:
-        located = locate(stack, model, card, options, seconds)
+        segmented = segment_slices(stack, model, card, options, seconds)
     except InputError as error:
         raise InputError(f"{scan.path}: {error}") from error
-    stack, images = located.stack, located.reconstruction.images
+    stack, images = segmented.stack, segmented.reconstruction.images
     with _clock(seconds, "grid"):
-        mask = (from_stack(located.outline.found, stack, scan) > 0.5) & brain
+        mask = (from_stack(segmented.outline.found, stack, scan) > 0.5) & brain
         # A component that is large enough on the model's grid can fall apart on a coarser one.
-        mask = remove_small(mask, scan.voxel_ml, options.smallest)
+        mask = remove_small(mask, scan.voxel_ml, options.min_size_ml)
         residual = np.where(stack.brain[..., None], stack.images - images, 0)
         middle = nib.affines.apply_affine(scan.affine, ndimage.center_of_mass(brain))[0]
         components = lesions(mask, sample(residual.mean(axis=-1), stack, scan, mask), scan.affine, middle)
-    return Segmentation(mask, brain, stack, images, residual, located.outline, components, warnings, seconds)
+    return Segmentation(mask, brain, stack, images, residual, segmented.outline, components, warnings, seconds)
 
 
-def find_brain(scan: Volume, given: np.ndarray | None = None) -> tuple[np.ndarray, list[str]]:
-    """The brain in a scan, (X, Y, Z) bool, and warnings if it cannot be the brain alone.
-
-    Args:
-        scan: the scan.
-        given: (X, Y, Z) bool, a brain mask that came with it; None takes the scan for skull-stripped.
-
-    Raises:
-        InputError: there is no brain.
-    """
-    if given is None:
-        brain = brain_mask(scan)
-        warnings = [skull_warning(scan, brain)]
-    else:
-        brain, cut = cut_to_head(given, scan)
-        warnings = [cut, volume_warning(scan, brain)]
-    return brain, [warning for warning in warnings if warning]
-
-
-def locate(
+def segment_slices(
     stack: Stack,
     model: Reconstructor,
     card: ModelCard,
     options: SegmentationOptions,
     seconds: dict[str, float] | None = None,
-) -> Located:
-    """From slices to a mask on them.
+) -> SliceSegmentation:
+    """Network, residual, mixture, morphology: from slices to a mask on them.
 
     Args:
         stack: the slices.
-        model: turns slices into their healthy reconstructions; ``card``: its card.
+        model: reconstructs slices; ``card``: its card.
         options: stages after the network.
-        seconds: takes the seconds of each stage.
+        seconds: receives the seconds of each stage.
 
     Raises:
-        InputError: nothing of the brain is left within the rim, or the model does not give the score.
+        InputError: the erosion leaves nothing of the brain, or the model has no such score.
     """
     seconds = {} if seconds is None else seconds
     kind = options.score or card.score
-    flat = kind == "probability" if options.flatten is None else options.flatten
-    doubtful = None
-    if flat:
-        stack, doubtful = _flattened(stack, model, card, kind, options, seconds)
+    # It improves scores that are probabilities and no other (docs/experiments.md).
+    corrects = kind == "probability" if options.correct_bias_field is None else options.correct_bias_field
+    suspicious_mask = None
+    if corrects:
+        stack, suspicious_mask = _without_bias_field(stack, model, card, kind, options, seconds)
     with _clock(seconds, "model"):
         reconstruction = model.reconstruct(stack.images)
-    return Located(stack, reconstruction, outline(stack, reconstruction, card, options, doubtful, seconds))
+    found = outline(stack, reconstruction, card, options, suspicious_mask, seconds)
+    return SliceSegmentation(stack, reconstruction, found)
 
 
-def _flattened(
+def _without_bias_field(
     stack: Stack,
     model: Reconstructor,
     card: ModelCard,
@@ -251,23 +178,23 @@ def _flattened(
     options: SegmentationOptions,
     seconds: dict[str, float],
 ) -> tuple[Stack, np.ndarray]:
-    """The slices without their bias field, which is fitted to what the network does not doubt; and what it doubts."""
+    """The slices without the bias field, fitted outside what is suspicious; and the suspicious mask, (N, H, W) bool."""
     few = replace(
         stack,
-        images=stack.images[::_EVERY],
-        brain=stack.brain[::_EVERY],
-        affine=stack.affine @ np.diag([1, 1, _EVERY, 1]),
+        images=stack.images[::_SLICE_STEP],
+        brain=stack.brain[::_SLICE_STEP],
+        affine=stack.affine @ np.diag([1, 1, _SLICE_STEP, 1]),
     )
     with _clock(seconds, "model"):
         reconstruction = model.reconstruct(few.images)
     with _clock(seconds, "bias field"):
-        inside, score = _raw_score(few, reconstruction, kind, options)
-        slices, rows, columns = options.window(kind)
-        window = (2 * (slices // (2 * _EVERY)) + 1, rows, columns)
-        doubtful = above(score, _DOUBT * card.healthy_levels[kind], inside, window)
-        doubtful = np.repeat(doubtful, _EVERY, axis=0)[: len(stack.brain)]
-        images = flatten(stack.images, stack.brain, doubtful, card.slices.normalisation)
-    return replace(stack, images=images), doubtful
+        inside, score = _unfiltered_score(few, reconstruction, kind, options)
+        slices, rows, columns = options.median_of(kind)
+        window = (2 * (slices // (2 * _SLICE_STEP)) + 1, rows, columns)
+        suspicious = median_exceeds(score, _SUSPICIOUS_SHARE * card.healthy_levels[kind], inside, window)
+        suspicious = np.repeat(suspicious, _SLICE_STEP, axis=0)[: len(stack.brain)]
+        images = correct_bias_field(stack.images, stack.brain, suspicious, card.slices.normalisation)
+    return replace(stack, images=images), suspicious
 
 
 def outline(
@@ -275,75 +202,75 @@ def outline(
     reconstruction: Reconstruction,
     card: ModelCard,
     options: SegmentationOptions,
-    doubtful: np.ndarray | None = None,
+    suspicious_mask: np.ndarray | None = None,
     seconds: dict[str, float] | None = None,
 ) -> Outline:
-    """Residual, mixture, morphology, edge: from slices and what a network makes of them to a mask on them.
+    """Residual, mixture, morphology, boundary: from slices and their reconstruction to a mask on them.
 
     Args:
         stack, reconstruction: the slices and their reconstruction.
-        card: of the model that made it.
-        options: the stages'.
-        doubtful: (N, H, W) bool, what the network did not hold for healthy before the slices were flattened, if they
-            were. A field that is fitted badly, to part of a brain say, brightens healthy tissue; it may take lesions
-            away but makes none.
-        seconds: takes the seconds of each stage.
+        card: of the model.
+        options: of these stages.
+        suspicious_mask: (N, H, W) bool, what was suspicious before the bias field was corrected; None if it was not
+            corrected. A field that is fitted badly brightens healthy tissue: the correction may remove lesions, but
+            must not add any.
+        seconds: receives the seconds of each stage.
 
     Raises:
-        InputError: nothing of the brain is left within the rim, or the model does not give the score.
+        InputError: the erosion leaves nothing of the brain, or the model has no such score.
     """
     seconds = {} if seconds is None else seconds
     kind = options.score or card.score
     with _clock(seconds, "residual"):
         inside, score = lesion_score(stack, reconstruction, kind, options)
     if not inside.any():
-        raise InputError(f"nothing of the brain is left {options.rim:g} mm inside it; lower --rim")
+        raise InputError(f"an erosion of {options.erosion_mm:g} mm leaves nothing of the brain; lower --erosion-mm")
     with _clock(seconds, "mixture"):
-        mixture = _separate_mixture(score, inside, options)
+        mixture = _separated_mixture(score, inside, options)
     with _clock(seconds, "morphology"):
-        level = card.healthy_levels[kind] if options.level is None else options.level
-        found = lesion_posterior(mixture, level) > 0.5
-        # Closing bridges gaps of the brain's surface too: what lies outside counts for no component's size.
-        found = close(found, stack.spacing, options.closing) & stack.brain
-        if doubtful is not None:
-            found = remove_low(found, doubtful, _SEEN)
-        found = remove_small(found, stack.voxel_ml, options.smallest)
-    with _clock(seconds, "edge"):
+        threshold = card.healthy_levels[kind] if options.healthy_threshold is None else options.healthy_threshold
+        found = lesion_posterior(mixture, threshold) > 0.5
+        # Closing also bridges gaps in the brain's surface; what lies outside the brain must not count for the size.
+        found = close(found, stack.spacing, options.closing_mm) & stack.brain
+        if suspicious_mask is not None:
+            found = remove_low(found, suspicious_mask, _SUSPICIOUS_BEFORE)
+        found = remove_small(found, stack.voxel_ml, options.min_size_ml)
+    with _clock(seconds, "boundary"):
         image = stack.images[..., 0]
-        found = settle(found, image, stack.brain, stack.spacing, options.edge)
-        found = remove_small(found, stack.voxel_ml, options.smallest)
+        found = refine_boundary(found, image, stack.brain, stack.spacing, options.boundary_mm)
+        found = remove_small(found, stack.voxel_ml, options.min_size_ml)
         if kind == "probability":
-            plain = score * excess(found, image, stack.brain, stack.spacing)
-            found = remove_low(found, plain, options.faintest, beside=_BESIDE)
-    return Outline(kind, score, inside, mixture, level, found)
+            contrast = score * local_contrast(found, image, stack.brain, stack.spacing)
+            found = remove_low(found, contrast, options.faintest, neighbour_share=_NEIGHBOUR_SHARE)
+    return Outline(kind, score, inside, mixture, threshold, found)
 
 
-def lesion_posterior(mixture: Mixture, level: float) -> np.ndarray:
-    """A mixture's posterior of its lesion, (N, H, W); 0 if the lesion's mean lies below the level of healthy tissue."""
+def lesion_posterior(mixture: Mixture, healthy_threshold: float) -> np.ndarray:
+    """Posterior of the lesion component, (N, H, W); 0 if its mean does not exceed the healthy threshold."""
     posterior = mixture.posterior[mixture.lesion]
-    return posterior if mixture.means[mixture.lesion] > level else np.zeros_like(posterior)
+    return posterior if mixture.means[mixture.lesion] > healthy_threshold else np.zeros_like(posterior)
 
 
 def lesion_score(
     stack: Stack, reconstruction: Reconstruction, kind: Score, options: SegmentationOptions
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where a lesion is looked for, (N, H, W) bool, and how unlike healthy tissue each pixel there is, (N, H, W)."""
-    inside, score = _raw_score(stack, reconstruction, kind, options)
-    return inside, smooth(score, inside, options.window(kind))
+    """The pixels in which lesions are searched, (N, H, W) bool, and their score after the median filter, (N, H, W)."""
+    inside, score = _unfiltered_score(stack, reconstruction, kind, options)
+    return inside, smooth(score, inside, options.median_of(kind))
 
 
-def _raw_score(
+def _unfiltered_score(
     stack: Stack, reconstruction: Reconstruction, kind: Score, options: SegmentationOptions
 ) -> tuple[np.ndarray, np.ndarray]:
     images = reconstruction.images
     if options.match_range:
         images = match_range(images, stack.images, stack.brain)
-    inside = erode(stack.brain, stack.spacing, options.rim)
+    inside = erode(stack.brain, stack.spacing, options.erosion_mm)
     return inside, score_map(stack.images, images, kind, reconstruction.probability)
 
 
-def _separate_mixture(score: np.ndarray, inside: np.ndarray, options: SegmentationOptions) -> Mixture:
-    """The mixture with the fewest components whose lesion stands apart, or the one with most."""
+def _separated_mixture(score: np.ndarray, inside: np.ndarray, options: SegmentationOptions) -> Mixture:
+    """The mixture with the fewest components whose lesion component is separated; the last one if none is."""
     for components in options.components:
         mixture = fit_mixture(score, inside, components, options.mixture)
         if mixture.separation >= options.separation:
@@ -352,7 +279,7 @@ def _separate_mixture(score: np.ndarray, inside: np.ndarray, options: Segmentati
 
 
 def check_modalities(scans: Sequence[object], card: ModelCard) -> None:
-    """Refuses a number of scans that is not the model's number of modalities.
+    """Checks that there is one scan for each modality of a model.
 
     Raises:
         InputError: the numbers differ.

@@ -13,18 +13,13 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from brainseg_tf.background import find_background, foreground, head
+from brainseg_tf.brain.head_alignment import head_axes
 from brainseg_tf.errors import InputError
-from brainseg_tf.head_alignment import head_axes
+from brainseg_tf.images.volume import Volume
 from brainseg_tf.options import Normalisation, SliceOptions
-from brainseg_tf.volume import Volume
 
-# No brain is larger (the largest measured are below 2.1 l); a head with its skull and neck is.
-LARGEST_BRAIN_ML = 2200.0
 # Pixels between the brain and the edge of trimmed slices: what a network holds of the edge stays out of the brain.
 _CLEAR = 8
-# A given brain mask of which more than this share is air is cut to the head.
-_MOST_AIR = 0.1
 # The median of brain tissue, from its 1st to its 99th percentile, lies at 0.2 to 0.7; that of a mask over air at 0.
 _LEAST_MEDIAN = 0.02
 # Robust normalisation puts the brain's median here; what lies 1 / 0.3 = 3.3 times as high is clipped.
@@ -55,72 +50,6 @@ class Stack:
     def voxel_ml(self) -> float:
         """Volume of one voxel in millilitres."""
         return math.prod(self.spacing) / 1000.0
-
-
-def brain_mask(volume: Volume) -> np.ndarray:
-    """The brain of a skull-stripped scan, (X, Y, Z) bool: what differs from the background, holes filled.
-
-    A scan whose border is not uniform gets an Otsu threshold instead.
-
-    Raises:
-        InputError: nothing remains.
-    """
-    mask = foreground(volume.data)
-    labels, count = ndimage.label(mask)
-    if count > 1:
-        mask = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    mask = ndimage.binary_fill_holes(mask)
-    if mask.sum() < 8:
-        raise InputError(f"{volume.path}: no brain found in it; give one with --brain-mask")
-    return mask
-
-
-def cut_to_head(brain: np.ndarray, volume: Volume) -> tuple[np.ndarray, str | None]:
-    """Removes air from a brain mask that came with a scan.
-
-    Normalisation and healthy level are those of brain tissue: a mask over air would shift both, and healthy tissue
-    would be taken for a lesion.
-
-    Args:
-        brain: (X, Y, Z) bool.
-        volume: its scan.
-
-    Returns:
-        The mask, as it was if at most a tenth of it is air; and a sentence for the user if it was changed.
-
-    Raises:
-        InputError: nothing of the mask lies in the head.
-    """
-    inside = brain & head(volume.data)
-    air = 1 - np.count_nonzero(inside) / np.count_nonzero(brain)
-    if air <= _MOST_AIR:
-        return brain, None
-    if not inside.any():
-        raise InputError(f"{volume.path}: the brain mask covers nothing but background; check --brain-mask")
-    return inside, f"{volume.path}: {air:.0%} of the brain mask is background, which was removed; check --brain-mask"
-
-
-def volume_warning(volume: Volume, brain: np.ndarray) -> str | None:
-    """A sentence if a brain mask is larger than any brain, else None."""
-    ml = brain.sum() * volume.voxel_ml
-    if ml <= LARGEST_BRAIN_ML:
-        return None
-    return f"{volume.path}: the brain mask has {ml:.0f} ml, more than any brain; the lesion mask will be wrong"
-
-
-def skull_warning(volume: Volume, brain: np.ndarray) -> str | None:
-    """A sentence if the scan looks as if it still had its skull, else None."""
-    ml = brain.sum() * volume.voxel_ml
-    if ml > LARGEST_BRAIN_ML:
-        sign = f"{ml:.0f} ml of tissue, more than any brain"
-    elif find_background(volume.data) is None:
-        sign = "its background is not constant"
-    else:
-        return None
-    return (
-        f"{volume.path}: seems to have its skull still ({sign}); the mask will be wrong. "
-        "Give --skull-strip with a tool of yours (HD-BET, SynthStrip), or --brain-mask"
-    )
 
 
 def to_stack(volumes: Sequence[Volume], brain: np.ndarray, options: SliceOptions, trim: int = 0) -> Stack:
@@ -180,7 +109,7 @@ def normalise(image: np.ndarray, brain: np.ndarray, method: Normalisation) -> np
     return np.where(brain, np.clip((image - low) / scale, 0, 1), 0).astype(np.float32)
 
 
-def chosen(brain: np.ndarray, options: SliceOptions) -> np.ndarray:
+def select_slices(brain: np.ndarray, options: SliceOptions) -> np.ndarray:
     """Which slices are used (section 5.1); (N,) bool from (N, H, W)."""
     area = brain.mean(axis=(1, 2))
     occupied = np.flatnonzero(area)

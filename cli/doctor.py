@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from brainseg_tf_cli.quiet import import_tensorflow
+from brainseg_tf_cli.tensorflow_import import import_tensorflow
 
 
 @click.command(short_help="Check the installation.")

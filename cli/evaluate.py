@@ -5,12 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from brainseg_tf_cli.options import FILE, segmentation_options, shipped_names, stages
-from brainseg_tf_cli.quiet import import_tensorflow
+from brainseg_tf_cli.option_factory import GroupedCommand, option
+from brainseg_tf_cli.options import FILE, post_processing, segmentation_options, shipped_names
+from brainseg_tf_cli.tensorflow_import import import_tensorflow
 
 if TYPE_CHECKING:
-    from brainseg_tf.comparison import Comparison
+    from brainseg_tf.evaluation.case_metrics import Comparison
     from brainseg_tf.model_card import ModelCard
+
+
+MODELS, PATIENTS, OUTPUT = "Methods", "Patients", "Output"
 
 
 def _names(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
@@ -21,7 +25,7 @@ def _names(context: click.Context, parameter: click.Parameter, given: tuple[str,
 
 
 def _baselines(context: click.Context, parameter: click.Parameter, given: str) -> list[str]:
-    from brainseg_tf.evaluation import BASELINES, MIXTURE
+    from brainseg_tf.evaluation.methods import BASELINES, NO_NETWORK
 
     names = {name.replace(" ", "-"): name for name in BASELINES}
     asked = [name for name in given.split(",") if name]
@@ -29,7 +33,7 @@ def _baselines(context: click.Context, parameter: click.Parameter, given: str) -
         if name not in names:
             raise click.BadParameter(f"{name}: is none; there are {', '.join(names)}")
     chosen = [names[name] for name in names if name in asked]
-    if MIXTURE not in chosen:
+    if NO_NETWORK not in chosen:
         raise click.BadParameter("no-network is always among them: an accuracy without it says nothing")
     return chosen
 
@@ -44,48 +48,58 @@ def _on(side: str, names: list[str], cards: "list[ModelCard]") -> list[str]:
     return [name for name in names if name in getattr(cards[0].data, side)]
 
 
-@click.command(short_help="Compare masks with ground truth, beside no network at all.")
+@click.command(cls=GroupedCommand, short_help="Compare masks with ground truth, next to baselines without a network.")
 @click.argument("data", type=FILE)
-@click.option(
+@option(
     "--models",
     "--model",
     "models",
+    group=MODELS,
     multiple=True,
     callback=_names,
     shell_complete=shipped_names,
-    help="Shipped models' names, shipped:NAME[/VERSION], or model folders (./FOLDER); several with commas.  "
-    "[default: as predict takes it]",
+    help="Names of shipped models, shipped:NAME[/VERSION], or model folders (./FOLDER); several with commas.  "
+    "[default: the one that predict uses]",
 )
-@click.option(
+@option(
     "--baselines",
+    group=MODELS,
     default="no-network,equalised",
     show_default=True,
     callback=_baselines,
-    help="What the models are held against, with commas between. Without equalised it is sooner done.",
+    help="Baselines without a network, with commas. Without equalised the evaluation is faster.",
 )
-@click.option(
+@option(
     "--patients",
     "side",
+    group=PATIENTS,
     type=click.Choice(["unseen", "validation", "train", "all"]),
     default="unseen",
     show_default=True,
-    help="Those of DATA that no model was trained or validated on; a side of the first model's own split; or all.",
+    help="unseen: patients of DATA that no model was trained or validated on; validation, train: a side of the first "
+    "model's own split; all.",
 )
-@click.option(
+@option(
     "--folds",
+    group=PATIENTS,
     type=click.IntRange(2),
-    help="Train each model's recipe anew on the other folds, so that every patient is tested once. Takes --out.",
+    help="Cross-validation: train each model's recipe on the other folds, so that every patient is tested once. Needs "
+    "--out.",
 )
-@click.option("--seeds", default="0", show_default=True, help="Of the folds and runs; several with commas.")
-@click.option(
+@option("--seeds", group=PATIENTS, default="0", show_default=True, help="Seeds of folds and runs; several with commas.")
+@option(
     "--out",
+    group=OUTPUT,
     type=FILE,
-    help="Folder for comparisons.csv, summary.json, dice.png, calibration.png; with --folds, the runs.",
+    help="Folder for comparisons.csv, summary.json, dice.png, calibration.png and, with --folds, the runs.",
 )
-@click.option("--update-card", is_flag=True, help="Write the result into the models' cards.")
-@click.option("--overwrite", is_flag=True, help="Replace results that exist.")
-@stages
+@option("--update-card", group=OUTPUT, is_flag=True, help="Write the results into the models' cards.")
+@option("--overwrite", group=OUTPUT, is_flag=True, help="Replace results that exist.")
+@post_processing
+@click.pass_context
 def evaluate(
+    context: click.Context,
+    /,
     data: Path,
     models: tuple[str, ...],
     baselines: list[str],
@@ -95,20 +109,21 @@ def evaluate(
     out: Path | None,
     update_card: bool,
     overwrite: bool,
-    **stage_options: Any,
+    **stages: Any,
 ) -> None:
     """Segment the patients of DATA (BraTS 2019 layout) and compare with their ground truth.
 
-    Beside the models stand two baselines without a network: the same post-processing on the input itself ("no
-    network"), and the input with its histogram equalised, cut by a threshold. Each method's score is cut in four ways:
-    its own (no label used); the threshold that gives 5 % false positives on healthy validation slices (no lesion
-    labelled); the best threshold on validation patients; the best on the test patients themselves (oracle: a bound).
+    Two baselines need no network: the same post-processing on the input itself ("no network"), and a threshold on the
+    input after histogram equalisation. Each method's score is cut in four ways: by mixture and morphology (no label
+    used); by the threshold with 5 % false positives on healthy validation slices (no lesion label used); by the best
+    threshold on the validation patients; and by the best threshold on the test patients themselves, which is an upper
+    bound.
     """
     from brainseg_tf import model_card
-    from brainseg_tf.cohort import read_cohort
     from brainseg_tf.errors import InputError
     from brainseg_tf.files import check_writable, make_folder
     from brainseg_tf.saved_model import best_for, find
+    from brainseg_tf.training.cohort import read_cohort
 
     if folds and not out:
         raise click.UsageError("--folds trains models: give --out FOLDER for them")
@@ -135,7 +150,7 @@ def evaluate(
         click.echo(f"Warning: {problem}", err=True)
 
     import_tensorflow()
-    from brainseg_tf import figures, protocol, reports
+    from brainseg_tf.evaluation import experiments, figures, reports
     from brainseg_tf.files import write_json
     from brainseg_tf.keras_backend import use_defaults
     from brainseg_tf.resources import limit_threads
@@ -146,14 +161,16 @@ def evaluate(
     def say(comparison: "Comparison") -> None:
         click.echo(f"{comparison.patient:28} {comparison.method:14} Dice {comparison.dice:.3f}")
 
-    options = segmentation_options(**stage_options)
+    options = segmentation_options(context, stages)
     if folds and out:
-        results = protocol.cross_validate(data, cohort, found, baselines, folds, numbers, out, options, say, click.echo)
+        results = experiments.cross_validate(
+            data, cohort, found, baselines, folds, numbers, out, options, say, click.echo
+        )
     else:
-        results = {numbers[0]: [protocol.test(cohort, found, baselines, names, options, say)]}
+        results = {numbers[0]: [experiments.test(cohort, found, baselines, names, options, say)]}
     for problem in {problem for some in results.values() for one in some for problem in one.problems}:
         click.echo(f"Warning: {problem}", err=True)
-    comparisons = protocol.all_cuts(results)
+    comparisons = experiments.all_cuts(results)
     if not comparisons:
         raise InputError(f"{data}: no patient could be read")
     summaries = reports.by_method_and_cut([one for _, one in comparisons])

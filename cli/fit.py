@@ -1,50 +1,104 @@
 """``brainseg-tf fit``."""
 
 import sys
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import click
 
-# These two import the standard library only, so that the help can be made of them.
-from brainseg_tf.options import Normalisation
-from brainseg_tf.recipes import RECIPES, FitOptions, Kind, paper
-from brainseg_tf_cli.quiet import import_tensorflow
+from brainseg_tf.architectures import ARCHITECTURES, paper_recipe
+from brainseg_tf.options import CorruptionOptions, FitOptions, ObjectiveOptions, SliceOptions, Strategy
+from brainseg_tf_cli.option_factory import Decorator, GroupedCommand, apply, from_field, option
+from brainseg_tf_cli.options import FILE
+from brainseg_tf_cli.tensorflow_import import import_tensorflow
 
-if TYPE_CHECKING:
-    from brainseg_tf.workers import Strategy
-
-# Which part of FitOptions an option belongs to, where it is not FitOptions itself, and its name there.
-_PARTS = {
-    "slices": {"size": "size", "normalisation": "normalisation", "min_brain": "min_brain", "central": "central"},
-    "corruption": {"corruption": "kind", "augment": "augment", "shapes": "shapes"},
-    "objective": {"kl_weight": "kl", "reconstruction_weight": "reconstruction", "context_weight": "context"},
-}
+DATA, NETWORK, OPTIMISER, SLICES, CORRUPTION, LOSS = "Data", "Network", "Optimisation", "Slices", "Corruption", "Loss"
 
 
-def _recipe(words: str, name: str) -> str:
-    """The help of an option whose default is the recipe's: ``words``, and the default of every network.
+@dataclass(frozen=True)
+class _Field:
+    """A field of the recipe on the command line.
 
-    Args:
-        words: what the option is, with its unit.
-        name: the option's parameter.
+    Attributes:
+        options: the class that has it.
+        name: of the field.
+        group: of the help.
+        part: the field of ``FitOptions`` that holds the class; None for ``FitOptions`` itself.
+        flag: if it is not ``--name``.
+        parameter: if it is not the name.
+        advanced: whether only --help-all shows it.
     """
+
+    options: type
+    name: str
+    group: str
+    part: str | None = None
+    flag: str | None = None
+    parameter: str | None = None
+    advanced: bool = False
+
+    def value(self, recipe: FitOptions) -> Any:
+        """Its value in a recipe."""
+        return getattr(getattr(recipe, self.part) if self.part else recipe, self.name)
+
+
+_FIELDS = (
+    _Field(FitOptions, "modalities", DATA, flag="--modality"),
+    _Field(FitOptions, "validation", DATA, flag="--validation-share", advanced=True),
+    _Field(FitOptions, "test", DATA, flag="--test-share", advanced=True),
+    _Field(FitOptions, "seed", DATA),
+    _Field(FitOptions, "epochs", OPTIMISER),
+    _Field(FitOptions, "patience", OPTIMISER, advanced=True),
+    _Field(FitOptions, "batch", OPTIMISER, advanced=True),
+    _Field(FitOptions, "learning_rate", OPTIMISER),
+    _Field(SliceOptions, "size", SLICES, "slices", advanced=True),
+    _Field(SliceOptions, "normalisation", SLICES, "slices", advanced=True),
+    _Field(SliceOptions, "min_brain", SLICES, "slices", advanced=True),
+    _Field(SliceOptions, "central", SLICES, "slices", advanced=True),
+    _Field(CorruptionOptions, "kind", CORRUPTION, "corruption", flag="--corruption", parameter="corruption"),
+    _Field(CorruptionOptions, "augment", CORRUPTION, "corruption", advanced=True),
+    _Field(CorruptionOptions, "shapes", CORRUPTION, "corruption", advanced=True),
+    _Field(ObjectiveOptions, "kl", LOSS, "objective", flag="--kl-weight", advanced=True),
+    _Field(ObjectiveOptions, "reconstruction", LOSS, "objective", flag="--reconstruction-weight", advanced=True),
+    _Field(ObjectiveOptions, "context", LOSS, "objective", flag="--context-weight", advanced=True),
+)
+
+
+def _recipe_option(field: _Field) -> Decorator:
+    """An option whose default is the recipe's; its help lists the default of every network."""
+    parameter = field.parameter or (f"{field.part}_{field.name}" if field.part else field.name)
+    flags = (field.flag or f"--{field.name.replace('_', '-')}", parameter)
+    more: dict[str, Any] = {"multiple": True} if field.name == "modalities" else {}
+    default = () if more else None
+    return from_field(
+        field.options,
+        field.name,
+        *flags,
+        group=field.group,
+        default=default,
+        default_text=_defaults(field),
+        advanced=field.advanced,
+        **more,
+    )
+
+
+def _defaults(field: _Field) -> str:
+    """The default of every network, and of the paper's preset if it has another one."""
     networks: dict[str, list[str]] = {}
-    for network, options in RECIPES.items():
-        networks.setdefault(_default(options, name), []).append(network)
-    papers = sorted({_default(paper(network), name) for network in RECIPES})
+    for name, architecture in ARCHITECTURES.items():
+        networks.setdefault(_text(field.value(architecture.recipe)), []).append(name)
+    papers = sorted({_text(field.value(paper_recipe(name))) for name in ARCHITECTURES})
     if len(networks) == 1:
         default = next(iter(networks))
     else:
-        default = "the recipe's: " + "; ".join(f"{', '.join(names)} {value}" for value, names in networks.items())
-    also = "" if papers == list(networks) else f"; with --preset paper {' or '.join(papers)}"
-    return f"{words}  [default: {default}{also}]"
+        default = "; ".join(f"{', '.join(names)}: {value}" for value, names in networks.items())
+    also = "" if papers == list(networks) else f"; with --preset paper: {_or(papers)}"
+    return default + also
 
 
-def _default(options: FitOptions, name: str) -> str:
-    part = next((part for part, names in _PARTS.items() if name in names), None)
-    value = getattr(getattr(options, part), _PARTS[part][name]) if part else getattr(options, name)
+def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):
@@ -52,149 +106,63 @@ def _default(options: FitOptions, name: str) -> str:
     return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
-@click.command(short_help="Train a network on the healthy slices of a cohort.")
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the run; the model is OUT/1.")
-@click.option(
+def _or(values: Iterable[str]) -> str:
+    return " or ".join(values)
+
+
+@click.command(cls=GroupedCommand, short_help="Train a network on the healthy slices of a cohort.")
+@click.argument("data", type=FILE)
+@option("--out", group="Run", required=True, type=FILE, help="Folder of the run; the model is OUT/1.")
+@option(
+    "--resume",
+    group="Run",
+    is_flag=True,
+    help="Continue the run in OUT with the same options: after an interruption, or with more --epochs. A finished run "
+    "is left as it is.",
+)
+@option(
+    "--cache",
+    group="Run",
+    advanced=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for decoded slices; runs with the same slices can share it.  [default: OUT/cache]",
+)
+@option(
+    "--strategy",
+    group="Run",
+    advanced=True,
+    type=click.Choice(get_args(Strategy)),
+    default="single",
+    show_default=True,
+    help="single: one device; mirrored: all GPUs of this host; multi-worker: all hosts that TF_CONFIG names, each of "
+    "which runs this command.",
+)
+@option(
     "--model",
     "architecture",
-    type=click.Choice(list(RECIPES)),
+    group=NETWORK,
+    type=click.Choice(list(ARCHITECTURES)),
     default="cvae",
     show_default=True,
-    help="The network. It comes with a recipe of its own, from which the options below have their defaults.",
+    help="Network. Its recipe gives the defaults of the options below.",
 )
-@click.option(
+@option(
     "--preset",
+    group=NETWORK,
     type=click.Choice(["best", "paper"]),
     default="best",
     show_default=True,
-    help="The recipe: best as measured (docs/experiments.md), or the source paper's for every network.",
+    help="Recipe: best as measured (docs/experiments.md), or the source paper's for every network.",
 )
-@click.option(
-    "--modality",
-    "modalities",
-    multiple=True,
-    help=_recipe("The scans, as in <id>_<modality>.nii.gz; repeat it for several channels.", "modalities"),
-)
-@click.option(
-    "--strategy",
-    type=click.Choice(["single", "mirrored", "multi-worker"]),
-    default="single",
-    show_default=True,
-    help="single: one device; mirrored: all GPUs of this host; multi-worker: all hosts that TF_CONFIG names, each runs "
-    "this command.",
-)
-@click.option(
-    "--resume",
-    is_flag=True,
-    help="Go on with the run in OUT, with the same options: after a kill, or with more --epochs. A finished run stays "
-    "as it is.",
-)
-@click.option(
-    "--epochs",
-    type=click.IntRange(1),
-    help=_recipe(
-        "At most this many passes over the training slices. With --resume the run's own number; another one lengthens "
-        "the run, and from there on the learning rate follows the cosine of the new number.",
-        "epochs",
-    ),
-)
-@click.option(
-    "--patience",
-    type=click.IntRange(1),
-    help=_recipe("Epochs without a better validation loss after which training stops.", "patience"),
-)
-@click.option("--batch", type=click.IntRange(1), help=_recipe("Slices in a batch.", "batch"))
-@click.option(
-    "--learning-rate",
-    type=click.FloatRange(0, min_open=True),
-    help=_recipe("Adam's step size at the start; it falls along a cosine to 1 % in the last epoch.", "learning_rate"),
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**31 - 2),
-    help=_recipe("Same seed, same data: same split and same model.", "seed"),
-)
-@click.option(
-    "--validation-share",
-    "validation",
-    type=click.FloatRange(0, 1),
-    help=_recipe("Share of the patients that choose the best epoch, at least one.", "validation"),
-)
-@click.option(
-    "--test-share",
-    "test",
-    type=click.FloatRange(0, 1),
-    help=_recipe("Share of the patients that the run leaves for a test.", "test"),
-)
-@click.option("--size", type=click.IntRange(16, 512), help=_recipe("Pixels along a slice's side.", "size"))
-@click.option(
-    "--normalisation",
-    type=click.Choice(get_args(Normalisation)),
-    help=_recipe(
-        "How a brain's intensities come to 0 to 1. slice, volume: minimum to 0 and maximum to 1 of each slice or "
-        "volume; robust: 1st percentile to 0, median to 0.3.",
-        "normalisation",
-    ),
-)
-@click.option(
-    "--min-brain",
-    type=click.FloatRange(0, 1),
-    help=_recipe("Use slices that brain covers at least this share of.", "min_brain"),
-)
-@click.option(
-    "--central",
-    type=click.FloatRange(0, 1),
-    help=_recipe("Use slices within this middle share of the brain's height.", "central"),
-)
-@click.option(
-    "--corruption",
-    type=click.Choice(get_args(Kind)),
-    help=_recipe(
-        "What the network learns to undo. shapes: squares and circles; noise: coarse noise; both: noise, then shapes; "
-        "lesions: synthetic lesions.",
-        "corruption",
-    ),
-)
-@click.option(
-    "--augment/--no-augment", default=None, help=_recipe("Flip and recolour slices before corruption.", "augment")
-)
-@click.option(
-    "--shapes", type=click.IntRange(1), help=_recipe("At most this many squares and circles on a slice.", "shapes")
-)
-@click.option(
-    "--kl-weight",
-    type=click.FloatRange(0),
-    help=_recipe(
-        "Weight of the latent distribution's Kullback-Leibler divergence in the loss; cvae and dcvae only.",
-        "kl_weight",
-    ),
-)
-@click.option(
-    "--reconstruction-weight",
-    type=click.FloatRange(0),
-    help=_recipe(
-        "Weight of the error in reconstructing clean slices in the loss; cvae and dcvae only.", "reconstruction_weight"
-    ),
-)
-@click.option(
-    "--context-weight",
-    type=click.FloatRange(0),
-    help=_recipe("Weight of the error in restoring corrupted slices in the loss.", "context_weight"),
-)
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder where decoded slices are kept; runs with the same slices can share it.  [default: OUT/cache]",
-)
+@apply([_recipe_option(field) for field in _FIELDS])
 def fit(
     data: Path,
     out: Path,
-    architecture: str,
-    preset: str,
-    strategy: "Strategy",
     resume: bool,
     cache: Path | None,
+    strategy: Strategy,
+    architecture: str,
+    preset: str,
     **given: Any,
 ) -> None:
     """Train a network on the healthy slices of DATA, a folder in the BraTS 2019 layout.
@@ -202,12 +170,12 @@ def fit(
     OUT gets checkpoints, history.csv, losses.png, reconstructions.png and the model as OUT/1, for
     `brainseg-tf predict --model OUT`.
 
-    A run that stopped early, after --patience epochs without a better validation loss, cannot be lengthened.
+    A run that stopped early, after --patience epochs without a lower validation loss, cannot be continued.
     """
     # The input is checked before TensorFlow is imported.
-    from brainseg_tf import runs
-    from brainseg_tf.cohort import read_cohort
-    from brainseg_tf.workers import check_tf_config
+    from brainseg_tf.training import runs
+    from brainseg_tf.training.cohort import read_cohort
+    from brainseg_tf.training.tf_config import check_tf_config
 
     if strategy == "multi-worker":
         check_tf_config()
@@ -224,33 +192,33 @@ def fit(
 
     from brainseg_tf.keras_backend import use_defaults
     from brainseg_tf.resources import limit_threads
-    from brainseg_tf.training import fit as train
+    from brainseg_tf.training.fit import RunSettings
+    from brainseg_tf.training.fit import fit as train
 
     use_defaults()
     limit_threads()
 
     # A bar on a terminal, a line per epoch in a log.
-    exported = train(
-        data,
-        out,
-        options,
-        resume=resume,
-        cache=cache,
-        strategy=strategy,
-        say=click.echo,
-        verbose=1 if sys.stdout.isatty() else 2,
+    settings = RunSettings(
+        resume=resume, cache=cache, strategy=strategy, say=click.echo, verbose=1 if sys.stdout.isatty() else 2
     )
-    click.echo(f"model: {exported}")
+    click.echo(f"model: {train(data, out, options, settings)}")
 
 
 def _options(architecture: str, preset: str, given: dict[str, Any]) -> FitOptions:
-    """The recipe, with what was given on the command line in its place."""
-    options = paper(architecture) if preset == "paper" else RECIPES[architecture]
-    given = {name: value for name, value in given.items() if value not in (None, ())}
-    for part, names in _PARTS.items():
-        own = {field: given.pop(name) for name, field in names.items() if name in given}
-        options = replace(options, **{part: replace(getattr(options, part), **own)})
-    options = replace(options, **given)
-    if architecture == "fusion" and len(options.modalities) < 2:
-        raise click.UsageError("--model fusion needs two modalities or more; --model selfseg is the same for one")
+    """The recipe, with what was given on the command line."""
+    known = ARCHITECTURES[architecture]
+    options = paper_recipe(architecture) if preset == "paper" else known.recipe
+    for field in _FIELDS:
+        value = given[field.parameter or (f"{field.part}_{field.name}" if field.part else field.name)]
+        if value in (None, ()):
+            continue
+        change = {field.name: value}
+        if field.part:
+            change = {field.part: replace(getattr(options, field.part), **change)}
+        options = replace(options, **change)
+    if len(options.modalities) < known.min_modalities:
+        raise click.UsageError(
+            f"--model {architecture} needs at least {known.min_modalities} modalities; give --modality for each"
+        )
     return options

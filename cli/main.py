@@ -12,7 +12,7 @@ import click
 from brainseg_tf import __version__
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable
-from brainseg_tf_cli.quiet import open_standard_streams, replace_missing_home, show_own_warnings_only
+from brainseg_tf_cli.process import open_standard_streams, replace_missing_home, show_own_warnings_only
 
 COMMANDS = ("fit", "predict", "evaluate", "models", "export", "serving-config", "doctor", "completion")
 

@@ -21,7 +21,7 @@ def models() -> None:
             f"{len(sides.validation)} for validation, {len(sides.test)} for testing"
         )
         if card.metrics:
-            network, baseline = card.metrics["network"]["own"], card.metrics.get("no network", {})
+            network, baseline = card.metrics["network"]["mixture"], card.metrics.get("no network", {})
             paper = card.metrics["paper_iou_slice"]
             click.echo(
                 f"  IoU        {_number(network, 'iou_slice')} by slice{f' (paper {paper})' if paper else ''}, "

@@ -1,16 +1,16 @@
 """Options that several commands share."""
 
-from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from brainseg_tf.postprocessing.residual import Score
-    from brainseg_tf.segmentation import SegmentationOptions
+from brainseg_tf.options import PAPER_SEGMENTATION, MixtureOptions, SegmentationOptions
+from brainseg_tf_cli.option_factory import OddRange, apply, from_field, option
 
 FILE = click.Path(path_type=Path)
+POST = "Post-processing"
 
 
 def shipped_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -22,176 +22,93 @@ def shipped_names(context: click.Context, parameter: click.Parameter, incomplete
     return [name for name in names if name.startswith(incomplete)]
 
 
-# Section 5.3 to the letter: min-max matched absolute residual, three components, the smallest is always the tumour.
-PAPER = {
-    "score": "absolute",
-    "match_range": True,
-    "flatten": False,
-    "rim": 0.0,
-    "median": 1,
-    "mixture_components": 3,
-    "spread": "free",
-    "lesion": "smallest",
-    "level": 0.0,
-    "edge": 0.0,
-    "faintest": 0.0,
-}
+# Stages after the network. The first three are often used, the others are shown by --help-all.
+post_processing = apply(
+    [
+        option(
+            "--preset",
+            group=POST,
+            type=click.Choice(["best", "paper"]),
+            default="best",
+            show_default=True,
+            help="Stages after the network: best as measured (docs/experiments.md), or as in section 5.3 of the source "
+            "paper. Options that are given take precedence.",
+        ),
+        from_field(
+            SegmentationOptions,
+            "min_size_ml",
+            group=POST,
+            renamed_from=("--min-size",),
+        ),
+        from_field(SegmentationOptions, "faintest", group=POST),
+        from_field(
+            SegmentationOptions,
+            "score",
+            group=POST,
+            advanced=True,
+            type=click.Choice(["absolute", "positive", "weighted", "probability"]),
+            default_text="the model's own",
+        ),
+        from_field(SegmentationOptions, "match_range", group=POST, advanced=True),
+        from_field(
+            SegmentationOptions,
+            "correct_bias_field",
+            group=POST,
+            advanced=True,
+            renamed_from=("--flatten", "--no-flatten"),
+            default_text="only if the score is a probability",
+        ),
+        from_field(SegmentationOptions, "erosion_mm", group=POST, advanced=True, renamed_from=("--rim",)),
+        option(
+            "--median",
+            group=POST,
+            advanced=True,
+            type=OddRange(1),
+            help="Edge of the median filter in pixels, an odd number; 1 turns it off.  [default: 5, over 3 slices; for "
+            "a probability 3, over 13 slices]",
+        ),
+        option(
+            "--mixture-components",
+            group=POST,
+            advanced=True,
+            type=click.IntRange(2),
+            help="Number of mixture components.  [default: 2, or 3 if these are less than 4 standard deviations apart]",
+        ),
+        from_field(MixtureOptions, "neighbourhood", group=POST, advanced=True),
+        from_field(MixtureOptions, "spread", group=POST, advanced=True),
+        from_field(MixtureOptions, "lesion", group=POST, advanced=True),
+        from_field(
+            SegmentationOptions,
+            "healthy_threshold",
+            group=POST,
+            advanced=True,
+            renamed_from=("--level",),
+            default_text="measured on healthy slices, from the model card",
+        ),
+        from_field(SegmentationOptions, "closing_mm", group=POST, advanced=True, renamed_from=("--closing",)),
+        from_field(SegmentationOptions, "boundary_mm", group=POST, advanced=True, renamed_from=("--edge",)),
+    ]
+)
 
 
-def _preset(context: click.Context, parameter: click.Parameter, name: str) -> None:
-    """Options that are not given take the preset's values instead of their defaults."""
-    if name == "paper":
-        context.default_map = PAPER
+def segmentation_options(context: click.Context, values: dict[str, Any]) -> SegmentationOptions:
+    """The stages' options: those of the preset, with what was given on the command line.
 
-
-def _odd(context: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
-    if value is not None and value % 2 == 0:
-        raise click.BadParameter(f"{value} has no middle voxel; give an odd number")
-    return value
-
-
-_STAGES = [
-    click.option(
-        "--preset",
-        type=click.Choice(["best", "paper"]),
-        default="best",
-        show_default=True,
-        is_eager=True,
-        expose_value=False,
-        callback=_preset,
-        help="The stages after the network as we found them best, or as in the paper (section 5.3); options that are "
-        "given win.",
-    ),
-    click.option(
-        "--score",
-        type=click.Choice(["absolute", "positive", "weighted", "probability"]),
-        help="What is divided: the residual, its positive part, that part weighted by the input, or a lesion's "
-        "probability.  [default: the model's own]",
-    ),
-    click.option("--match-range", is_flag=True, help="Min-max normalise the reconstruction to the input first."),
-    click.option(
-        "--flatten/--no-flatten",
-        default=None,
-        help="Take the bias field out of the slices once the network has said what is not healthy, and ask it again.  "
-        "[default: where the score is a probability]",
-    ),
-    click.option(
-        "--rim",
-        type=click.FloatRange(0),
-        default=3.75,
-        show_default=True,
-        help="Millimetres taken off the brain's surface.",
-    ),
-    click.option(
-        "--median",
-        type=click.IntRange(1),
-        callback=_odd,
-        help="Edge of the median filter in pixels, an odd number; 1 turns it off.  [default: 5, over 3 slices; of a "
-        "probability 3, over 13]",
-    ),
-    click.option(
-        "--mixture-components",
-        type=click.IntRange(2),
-        help="Their number.  [default: 2, or 3 if these are not 4 standard deviations apart]",
-    ),
-    click.option(
-        "--neighbourhood",
-        type=click.IntRange(1),
-        callback=_odd,
-        default=3,
-        show_default=True,
-        help="Edge of the cube of neighbours that weigh a voxel's components, an odd number; 1 turns them off.",
-    ),
-    click.option(
-        "--spread",
-        type=click.Choice(["tied", "free"]),
-        default="tied",
-        show_default=True,
-        help="One standard deviation for all components, or each its own.",
-    ),
-    click.option(
-        "--lesion",
-        type=click.Choice(["brightest", "smallest"]),
-        default="brightest",
-        show_default=True,
-        help="The component that is the lesion.",
-    ),
-    click.option(
-        "--level",
-        type=click.FloatRange(0),
-        help="No lesion if its component's mean lies below this.  [default: the model's level of healthy tissue]",
-    ),
-    click.option(
-        "--closing",
-        type=click.FloatRange(0),
-        default=3.0,
-        show_default=True,
-        help="Radius of the closing in millimetres.",
-    ),
-    click.option(
-        "--edge",
-        type=click.FloatRange(0),
-        default=4.0,
-        show_default=True,
-        help="How far the mask's edge may move to where the image changes, in millimetres; 0 leaves it.",
-    ),
-    click.option(
-        "--faintest",
-        type=click.FloatRange(0),
-        default=0.3,
-        show_default=True,
-        help="By which share a lesion must be brighter than what surrounds it, weighted by its probability; half of it "
-        "beside one that is; 0 keeps all. Where the score is a probability.",
-    ),
-    click.option(
-        "--min-size",
-        type=click.FloatRange(0),
-        default=2.0,
-        show_default=True,
-        help="Smaller components are removed, in ml.",
-    ),
-]
-
-
-def stages(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of the stages after the network."""
-    for option in reversed(_STAGES):
-        command = option(command)
-    return command
-
-
-def segmentation_options(
-    *,
-    score: "Score | None",
-    match_range: bool,
-    flatten: bool | None,
-    rim: float,
-    median: int | None,
-    mixture_components: int | None,
-    neighbourhood: int,
-    spread: Literal["tied", "free"],
-    lesion: Literal["brightest", "smallest"],
-    level: float | None,
-    closing: float,
-    edge: float,
-    faintest: float,
-    min_size: float,
-) -> "SegmentationOptions":
-    """The stages' options from the command line's."""
-    from brainseg_tf.postprocessing.mixture import MixtureOptions
-    from brainseg_tf.segmentation import SegmentationOptions
-
-    return SegmentationOptions(
-        score=score,
-        match_range=match_range,
-        flatten=flatten,
-        rim=rim,
-        median=(min(3, median), median, median) if median else None,
-        components=(mixture_components,) if mixture_components else SegmentationOptions().components,
-        mixture=MixtureOptions(neighbourhood, spread=spread, lesion=lesion),
-        level=level,
-        closing=closing,
-        edge=edge,
-        faintest=faintest,
-        smallest=min_size,
-    )
+    Args:
+        context: of the command; it knows what was given.
+        values: the parameters that ``post_processing`` adds, by name.
+    """
+    options = PAPER_SEGMENTATION if values["preset"] == "paper" else SegmentationOptions()
+    given = {
+        name: value
+        for name, value in values.items()
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    }
+    median, components = given.get("median"), given.get("mixture_components")
+    if median is not None:
+        options = replace(options, median=(min(3, median), median, median))
+    if components is not None:
+        options = replace(options, components=(components,))
+    mixture = {one.name: given[one.name] for one in fields(MixtureOptions) if one.name in given}
+    own = {one.name: given[one.name] for one in fields(options) if one.name in given and one.name != "median"}
+    return replace(options, mixture=replace(options.mixture, **mixture), **own)

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from brainseg_tf_cli.options import FILE
-from brainseg_tf_cli.quiet import import_tensorflow
+from brainseg_tf_cli.tensorflow_import import import_tensorflow
 
 
 @click.command(short_help="Write TensorFlow Serving's configuration.")

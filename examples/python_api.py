@@ -4,9 +4,10 @@
 from pathlib import Path
 
 from brainseg_tf import figures, saved_model
+from brainseg_tf.images.volume import read_mask, read_volume, write_map
 from brainseg_tf.metrics import dice, iou
-from brainseg_tf.segmentation import SegmentationOptions, segment
-from brainseg_tf.volume import read_mask, read_volume, write_map
+from brainseg_tf.options import SegmentationOptions
+from brainseg_tf.segmentation import segment
 
 here = Path(__file__).parent
 scan = read_volume(here / "phantom" / "phantom_flair.nii.gz")
@@ -18,7 +19,7 @@ model = found.load()
 print(found.card.name, found.card.modalities, found.card.slices)
 
 # %% Slices -> reconstruction -> residual -> mixture -> mask.
-result = segment([scan], model, found.card, SegmentationOptions(smallest=0.5))
+result = segment([scan], model, found.card, SegmentationOptions(min_size_ml=0.5))
 for lesion in result.lesions:
     print(f"{lesion.ml:6.1f} ml at {lesion.centroid_mm} mm")
 print("seconds:", result.seconds)

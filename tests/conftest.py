@@ -103,10 +103,10 @@ def trained(brats_like: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = shared / "runs" / "small"
     with FileLock(shared / "runs.lock"):
         if not (out / "1" / "saved_model.pb").is_file():
-            from brainseg_tf.training import fit
+            from brainseg_tf.training.fit import RunSettings, fit
 
             out.parent.mkdir()
-            fit(brats_like, out, small_options(), say=lambda line: None, verbose=0)
+            fit(brats_like, out, small_options(), RunSettings(say=lambda line: None, verbose=0))
     return out
 
 
@@ -157,8 +157,7 @@ def real_patients() -> Path:
 
 def small_options(**changes: object) -> "object":
     """Options of a run that takes seconds."""
-    from brainseg_tf.recipes import FitOptions
-    from brainseg_tf.slices import SliceOptions
+    from brainseg_tf.options import FitOptions, SliceOptions
 
     slices = SliceOptions(size=48, spacing=5.0, min_brain=0.05, central=1.0)
     base = {"epochs": 40, "batch": 8, "learning_rate": 3e-3, "slices": slices, "patience": 40}

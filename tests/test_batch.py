@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from test_cli import FAST, call, fails
 
-from brainseg_tf.batch import Progress, plan_batch, run_all
 from brainseg_tf.errors import InputError
-from brainseg_tf.prediction import Job, Predictor
+from brainseg_tf.options import PredictOptions, SegmentationOptions
+from brainseg_tf.prediction.batch import Progress, plan_batch, run_all
+from brainseg_tf.prediction.jobs import Job, Outputs
+from brainseg_tf.prediction.predictor import Predictor
 from brainseg_tf.saved_model import find
-from brainseg_tf.segmentation import SegmentationOptions
 from conftest import make_brain, save
 
 
@@ -107,7 +108,7 @@ def test_continue_does_not_mix_what_other_options_made(trained, scans, tmp_path)
     first = ("predict", scans / "sub-00_FLAIR.nii.gz", "--out-dir", out, "--model", trained, *FAST)
     assert call(*first).exit_code == 0
     before = (out / "sub-00_FLAIR_mask.nii.gz").read_bytes()
-    result = call("predict", scans, "--out-dir", out, "--model", trained, *FAST, "--closing", 5, "--continue")
+    result = call("predict", scans, "--out-dir", out, "--model", trained, *FAST, "--closing-mm", 5, "--continue")
     assert result.exit_code == 1
     expected = "sub-00_FLAIR_mask.nii.gz: was made by another version or model or with other options; give --overwrite"
     assert expected in result.stderr
@@ -244,13 +245,13 @@ def test_a_model_that_could_not_be_loaded_is_tried_again(trained, scan, tmp_path
             raise InputError("the server is away")
         return found.load()
 
-    predictor = Predictor(found.card, load, SegmentationOptions(median=(1, 3, 3)))
-    jobs = [Job(scan, tmp_path / f"{name}.nii.gz") for name in "ab"]
+    predictor = Predictor(found.card, load, PredictOptions(SegmentationOptions(median=(1, 3, 3))))
+    jobs = [Job(scan, Outputs(tmp_path / f"{name}.nii.gz")) for name in "ab"]
     first, second = run_all(predictor, jobs, workers=1)
     assert first.error == "the server is away"
     assert second.error is None
     assert len(tries) == 2
-    assert not jobs[0].mask.exists() and jobs[1].mask.exists()
+    assert not jobs[0].outputs.mask.exists() and jobs[1].outputs.mask.exists()
 
 
 class Fake:
@@ -262,15 +263,15 @@ class Fake:
         )
         if error:
             raise error
-        job.mask.write_bytes(b"mask")
-        outputs = {"mask": str(job.mask), "report": str(job.report)}
+        job.outputs.mask.write_bytes(b"mask")
+        outputs = {"mask": str(job.outputs.mask), "report": str(job.outputs.report)}
         report = {"lesion_ml": 1.0, "components": 1, "seconds": {"model": 1.0}, "warnings": [], "outputs": outputs}
         report |= {
             "lesions": [{}],
             "brain": {"ml": 1000.0, "median_intensity": 3.0},
             "model": {"name": "m", "version": 1},
         }
-        job.report.write_text(json.dumps(report))
+        job.outputs.report.write_text(json.dumps(report))
         return report
 
 
@@ -369,7 +370,7 @@ def test_names_of_every_kind_and_members_that_are_no_scans(trained, scans, tmp_p
 
 
 def test_a_scan_that_fails_while_it_is_written_leaves_nothing(trained, scan, tmp_path, monkeypatch):
-    from brainseg_tf import prediction
+    from brainseg_tf.prediction import predictor as prediction
 
     def fail(*arguments):
         raise OSError(5, "Input/output error")

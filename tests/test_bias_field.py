@@ -1,6 +1,6 @@
 import numpy as np
 
-from brainseg_tf.bias_field import flatten
+from brainseg_tf.postprocessing.bias_field import correct_bias_field
 from brainseg_tf.slices import normalise
 
 SHAPE = (20, 40, 36)
@@ -25,7 +25,7 @@ def test_a_coils_field_is_taken_out_channel_by_channel():
     tissue, brain, place = healthy_tissue()
     coils = [np.exp(0.3 * place[..., 2] + 0.1 * place[..., 1] ** 2), np.exp(-0.2 * place[..., 2])]
     images = np.stack([normalise(tissue * coil, brain, "volume") for coil in coils], axis=-1)
-    flat = flatten(images, brain, np.zeros(SHAPE, bool), "volume")
+    flat = correct_bias_field(images, brain, np.zeros(SHAPE, bool), "volume")
     truth = normalise(tissue, brain, "volume")
     for channel in range(2):
         assert abs(slope(images[..., channel], brain, place) - 1) > 0.3
@@ -43,8 +43,8 @@ def test_what_is_not_healthy_does_not_shape_the_field():
     def contrast(images):
         return np.median(images[lesion]) / np.median(images[brain & ~lesion])
 
-    told = flatten(image, brain, lesion, "robust")
-    untold = flatten(image, brain, np.zeros(SHAPE, bool), "robust")
+    told = correct_bias_field(image, brain, lesion, "robust")
+    untold = correct_bias_field(image, brain, np.zeros(SHAPE, bool), "robust")
     assert contrast(told) > 0.95 * contrast(image)
     assert contrast(untold) < 0.9 * contrast(image)
 
@@ -52,7 +52,7 @@ def test_what_is_not_healthy_does_not_shape_the_field():
 def test_with_too_little_healthy_tissue_nothing_changes():
     tissue, brain, _ = healthy_tissue()
     image = normalise(tissue, brain, "robust")[..., None]
-    assert flatten(image, brain, brain, "robust") is image
+    assert correct_bias_field(image, brain, brain, "robust") is image
     few = np.zeros_like(brain)
     few[10, 20, 10:14] = True
-    assert flatten(image, few, np.zeros(SHAPE, bool), "robust") is image
+    assert correct_bias_field(image, few, np.zeros(SHAPE, bool), "robust") is image

@@ -81,7 +81,7 @@ def test_predict_writes_all_it_is_asked_for(trained, tmp_path):
         truth_file,
         *options,
         *FAST,
-        "--min-size",
+        "--min-size-ml",
         2,
     )
     assert result.exit_code == 0, result.output
@@ -108,12 +108,12 @@ def test_predict_writes_all_it_is_asked_for(trained, tmp_path):
         "residual",
         "mixture",
         "morphology",
-        "edge",
+        "boundary",
         "grid",
         "write",
     } == set(report["seconds"])
     assert report["model"] == {"name": "small", "version": 1, "modalities": ["flair"]}
-    assert report["options"]["smallest"] == 2
+    assert report["options"]["min_size_ml"] == 2
     residual, reconstruction, probability = (nib.load(out[f"save-{name}"]) for name in MAPS)
     inside = np.asarray(mask.dataobj) > 0
     for image in (residual, reconstruction, probability):
@@ -130,7 +130,7 @@ def test_predict_writes_all_it_is_asked_for(trained, tmp_path):
 
 def test_the_probability_is_zero_where_there_is_no_lesion(trained, scan, tmp_path):
     out = tmp_path / "probability.nii"
-    options = ("--model", trained, "--save-probability", out, "--level", 1, *FAST)
+    options = ("--model", trained, "--save-probability", out, "--healthy-threshold", 1, *FAST)
     result = call("predict", scan, "--out", tmp_path / "mask.nii", *options)
     assert "no lesion found" in result.stdout
     assert not np.asarray(nib.load(out).dataobj).any()
@@ -152,7 +152,7 @@ def test_nothing_is_overwritten_unless_told(trained, scan, tmp_path):
 def test_no_lesion_gives_an_empty_mask_and_says_so(trained, tmp_path):
     scan = save(make_brain(50, lesion=False)[0], tmp_path / "scan.nii.gz")
     out = tmp_path / "mask.nii.gz"
-    result = call("predict", scan, "--out", out, "--model", trained, "--level", 0.9, *FAST)
+    result = call("predict", scan, "--out", out, "--model", trained, "--healthy-threshold", 0.9, *FAST)
     assert (result.exit_code, result.stdout) == (0, f"{out}: no lesion found, empty mask\n")
     assert not nib.load(out).get_fdata().any()
 
@@ -261,7 +261,7 @@ def test_wrong_usage_is_exit_code_2(scan, tmp_path):
         (("predict", scan, "--out-dir", "d", "--truth", scan), "--truth: for one scan with --out only"),
         (("predict", scan, "--out", "a.nii", "--modality", "t2"), "expected NAME=FILE"),
         (("predict", scan, "--out", "a.nii", "--score", "best"), "is not one of"),
-        (("predict", scan, "--out", "a.nii", "--min-size", "-1"), "not in the range"),
+        (("predict", scan, "--out", "a.nii", "--min-size-ml", "-1"), "not in the range"),
         (("predict", scan, "--out", "a.nii", "--neighbourhood", 4), "4 has no middle voxel; give an odd number"),
         (("predict", scan, "--out", "a.nii", "--median", 4), "4 has no middle voxel; give an odd number"),
         (("evaluate", "x", "--models", ""), "a name is empty"),
@@ -309,15 +309,25 @@ def test_several_scans_need_different_names(trained, tmp_path):
 
 
 def test_the_papers_preset(trained, scan, tmp_path):
-    for name, more in (("paper", ()), ("mixed", ("--rim", 4.5, "--lesion", "brightest"))):
+    for name, more in (("paper", ()), ("mixed", ("--erosion-mm", 4.5, "--lesion", "brightest"))):
         out = ("--out", tmp_path / f"{name}.nii", "--report", tmp_path / f"{name}.json")
         result = call("predict", scan, "--model", trained, "--preset", "paper", *out, *more)
         assert result.exit_code == 0, result.output
     paper, mixed = (json.loads((tmp_path / f"{name}.json").read_text())["options"] for name in ("paper", "mixed"))
-    assert (paper["score"], paper["match_range"], paper["rim"], paper["median"]) == ("absolute", True, 0, [1, 1, 1])
-    assert (paper["components"], paper["level"], paper["flatten"], paper["edge"]) == ([3], 0, False, 0)
+    assert (paper["score"], paper["match_range"], paper["erosion_mm"], paper["median"]) == (
+        "absolute",
+        True,
+        0,
+        [1, 1, 1],
+    )
+    assert (paper["components"], paper["healthy_threshold"], paper["correct_bias_field"], paper["boundary_mm"]) == (
+        [3],
+        0,
+        False,
+        0,
+    )
     assert (paper["mixture"]["lesion"], paper["mixture"]["spread"]) == ("smallest", "free")
-    assert (mixed["rim"], mixed["mixture"]["lesion"], mixed["score"]) == (4.5, "brightest", "absolute")
+    assert (mixed["erosion_mm"], mixed["mixture"]["lesion"], mixed["score"]) == (4.5, "brightest", "absolute")
 
 
 def test_models_lists_what_is_shipped():

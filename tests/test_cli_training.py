@@ -13,10 +13,10 @@ import pytest
 from click.testing import Result
 from test_cli import FAST, call, fails
 
+from brainseg_tf.architectures import ARCHITECTURES, recipe_of
 from brainseg_tf.model_card import read_card, training_options
-from brainseg_tf.recipes import RECIPES, from_card
-from brainseg_tf.runs import nothing_to_do
 from brainseg_tf.saved_model import open_folder
+from brainseg_tf.training.runs import nothing_to_do
 from conftest import small_options
 
 
@@ -82,7 +82,7 @@ def test_fit_then_evaluate(brats_like, tmp_path):
     assert len(rows) == 11 * len(card["data"]["train"])
     assert {row["method"] for row in rows} == {"run", "no network", "equalised"}
     summary = json.loads((out / "summary.json").read_text())["methods"]["run"]
-    assert set(summary) == {"own", "5 % false", "validation", "oracle"}
+    assert set(summary) == {"mixture", "5 % false", "validation", "oracle"}
     assert summary == card["metrics"]["network"]
     assert (out / "dice.png").stat().st_size > 5000
     assert sorted(os.listdir(out)) == ["calibration.png", "comparisons.csv", "dice.png", "summary.json"]
@@ -128,18 +128,15 @@ def test_every_option_of_fit_has_a_help_and_says_its_default():
     helps = {option.name: option.help for option in fit.params if isinstance(option, click.Option)}
     assert all(helps.values())
     for name, words in {
-        "epochs": "[default: the recipe's: cvae 60; dcvae 36; dae 14; unet 30; selfseg, fusion 25; "
-        "with --preset paper 100]",
-        "batch": "[default: the recipe's: cvae, unet, selfseg, fusion 16; dcvae, dae 8; with --preset paper 16]",
-        "learning_rate": "[default: the recipe's: cvae, dae, unet 0.001; dcvae, selfseg, fusion 0.002; "
-        "with --preset paper 0.001]",
-        "modalities": "[default: the recipe's: cvae, dcvae, dae, unet, selfseg flair; fusion flair and t2; "
-        "with --preset paper flair]",
-        "normalisation": "[default: robust; with --preset paper volume]",
-        "size": "[default: 128]",
-        "augment": "[default: the recipe's: cvae, dcvae no; dae, unet, selfseg, fusion yes; with --preset paper no]",
-        "kl_weight": "[default: the recipe's: cvae, dae, unet, selfseg, fusion 0.01; dcvae 0.002; "
-        "with --preset paper 0.01]",
+        "epochs": "[default: cvae: 60; dcvae: 36; dae: 14; unet: 30; selfseg, fusion: 25; with --preset paper: 100]",
+        "batch": "[default: cvae, unet, selfseg, fusion: 16; dcvae, dae: 8; with --preset paper: 16]",
+        "learning_rate": "[default: cvae, dae, unet: 0.001; dcvae, selfseg, fusion: 0.002; with --preset paper: 0.001]",
+        "modalities": "[default: cvae, dcvae, dae, unet, selfseg: flair; fusion: flair and t2; "
+        "with --preset paper: flair]",
+        "slices_normalisation": "[default: robust; with --preset paper: volume]",
+        "slices_size": "[default: 128]",
+        "corruption_augment": "[default: cvae, dcvae: no; dae, unet, selfseg, fusion: yes; with --preset paper: no]",
+        "objective_kl": "[default: cvae, dae, unet, selfseg, fusion: 0.01; dcvae: 0.002; with --preset paper: 0.01]",
     }.items():
         assert helps[name].endswith(words), helps[name]
 
@@ -159,7 +156,7 @@ def test_options_that_make_no_sense_are_one_line(brats_like, tmp_path, arguments
 
 def test_a_recipe_is_a_default(brats_like, tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr("brainseg_tf.training.fit", lambda data, out, options, **others: given.append(options))
+    monkeypatch.setattr("brainseg_tf.training.fit.fit", lambda data, out, options, settings: given.append(options))
     small = ("--size", 48, "--epochs", 1, "--min-brain", 0.05, "--batch", 8)
     for name, more in (
         ("selfseg", ()),
@@ -171,22 +168,25 @@ def test_a_recipe_is_a_default(brats_like, tmp_path, monkeypatch):
         assert result.exit_code == 0, result.output
     selfseg, unet, paper, fusion = given
     assert selfseg == replace(
-        RECIPES["selfseg"], epochs=1, batch=8, slices=replace(RECIPES["selfseg"].slices, size=48, min_brain=0.05)
+        ARCHITECTURES["selfseg"].recipe,
+        epochs=1,
+        batch=8,
+        slices=replace(ARCHITECTURES["selfseg"].recipe.slices, size=48, min_brain=0.05),
     )
     assert (unet.corruption.kind, unet.corruption.augment) == ("both", False)
     assert (paper.corruption.kind, paper.slices.normalisation, paper.slices.central) == ("shapes", "volume", 0.7)
     assert fusion.modalities == ("flair", "t2")
     alone = call("fit", brats_like, "--out", tmp_path / "alone", "--model", "fusion", "--modality", "flair")
-    assert "needs two modalities" in fails(alone, code=2)
+    assert "needs at least 2 modalities" in fails(alone, code=2)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_recipe_is_read_back_from_a_card(trained, tmp_path, name):
     """What cross-validation trains is what the card was written for."""
-    card, options = read_card(trained / "1"), RECIPES[name]
+    card, options = read_card(trained / "1"), ARCHITECTURES[name].recipe
     own = {"architecture": options.architecture, "modalities": options.modalities, "slices": options.slices}
     replace(card, **own, training=training_options(options)).write(tmp_path)
-    assert from_card(read_card(tmp_path)) == options
+    assert recipe_of(read_card(tmp_path)) == options
 
 
 def test_cross_validation_tests_every_patient_once_and_goes_on_after_a_kill(trained, brats_like, tmp_path):
@@ -200,7 +200,7 @@ def test_cross_validation_tests_every_patient_once_and_goes_on_after_a_kill(trai
     result = call(*arguments)
     assert result.exit_code == 0, result.output
     rows = list(csv.DictReader((out / "comparisons.csv").read_text().splitlines()))
-    own = [row["patient"] for row in rows if (row["method"], row["cut"]) == ("small", "own")]
+    own = [row["patient"] for row in rows if (row["method"], row["cut"]) == ("small", "mixture")]
     assert sorted(own) == sorted({row["patient"] for row in rows}) and len(own) == 8
     for split in json.loads((out / "folds-seed0.json").read_text())["folds"]:
         assert len({*split["train"], *split["validation"], *split["test"]}) == 8

@@ -11,10 +11,10 @@ import pytest
 from test_batch import masks, rows
 from test_cli import FAST, call, fails
 
-from brainseg_tf import cluster
-from brainseg_tf.batch import plan_batch
 from brainseg_tf.errors import InputError
-from brainseg_tf.segmentation import SegmentationOptions
+from brainseg_tf.options import PredictOptions, SegmentationOptions
+from brainseg_tf.prediction import cluster
+from brainseg_tf.prediction.batch import plan_batch
 
 distributed = pytest.importorskip("distributed")
 
@@ -85,7 +85,7 @@ def test_a_cluster_without_workers_or_with_others_is_refused(workers, trained, m
         distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as empty,
         pytest.raises(InputError, match="has no worker; start one with: dask worker"),
     ):
-        list(cluster.run_on_cluster(empty.scheduler_address, str(trained), SegmentationOptions(), []))
+        list(cluster.run_on_cluster(empty.scheduler_address, str(trained), PredictOptions(), []))
     monkeypatch.setattr(cluster, "__version__", "9.9")
     with pytest.raises(InputError, match=r"worker .* has version .* of brainseg-tf, here it is 9.9; install the same"):
-        list(cluster.run_on_cluster(workers.scheduler_address, str(trained), SegmentationOptions(), []))
+        list(cluster.run_on_cluster(workers.scheduler_address, str(trained), PredictOptions(), []))

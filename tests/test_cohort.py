@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from brainseg_tf.cohort import read_cohort, split_patients
 from brainseg_tf.errors import InputError
+from brainseg_tf.training.cohort import read_cohort, split_patients
 
 
 def test_patients_of_both_grades_are_found(brats_like):

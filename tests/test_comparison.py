@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, f1_score, jaccard_score, precision_score, recall_score
 
-from brainseg_tf.comparison import BINS, Histogram, Patient, compare
+from brainseg_tf.evaluation.case_metrics import BINS, Histogram, Patient, compare
 
 
 def patient(seed: int = 0) -> Patient:
@@ -18,7 +18,7 @@ def patient(seed: int = 0) -> Patient:
 def test_against_scikit_learn():
     one = patient()
     mask = np.random.default_rng(1).random(one.truth.shape) > 0.4
-    result = compare("m", "own", one, mask)
+    result = compare("m", "mixture", one, mask)
     truth, found = one.truth.ravel(), mask.ravel()
     assert result.dice == pytest.approx(f1_score(truth, found))
     assert result.iou == pytest.approx(jaccard_score(truth, found))
@@ -49,17 +49,17 @@ def test_a_cut_histogram_is_the_mask_above_the_threshold(threshold):
 def test_nothing_to_find():
     one = patient()
     empty = Patient("p", one.truth & False, one.brain, one.used, one.spacing)
-    result = compare("m", "own", empty, empty.truth)
+    result = compare("m", "mixture", empty, empty.truth)
     assert (result.dice, result.iou, result.hausdorff95, len(result.slices)) == (1, 1, 0, 0)
     assert np.isnan(result.sensitivity) and np.isnan(result.precision)
-    assert compare("m", "own", empty, one.brain).dice == 0
+    assert compare("m", "mixture", empty, one.brain).dice == 0
 
 
 def test_the_posterior_in_the_brain_against_scikit_learn():
     one = patient()
     posterior = np.random.default_rng(5).random(one.truth.shape)
-    result = compare("m", "own", one, posterior > 0.5, posterior=posterior)
+    result = compare("m", "mixture", one, posterior > 0.5, posterior=posterior)
     assert result.brier == pytest.approx(brier_score_loss(one.truth[one.brain], posterior[one.brain]))
     assert result.reliability[:, 0].sum() == one.brain.sum()
-    without = compare("m", "own", one, posterior > 0.5)
+    without = compare("m", "mixture", one, posterior > 0.5)
     assert np.isnan(without.brier) and not without.reliability.any()

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from brainseg_tf.corruption import CorruptionTask, corrupt
-from brainseg_tf.corruption.draws import Draws, stream
+from brainseg_tf.corruption.random_fields import Draws, stream
 from brainseg_tf.corruption.shapes import paint_shapes
-from brainseg_tf.recipes import CorruptionOptions, LesionOptions
+from brainseg_tf.options import CorruptionOptions, LesionOptions
 
 KINDS = ("shapes", "noise", "both", "lesions")
 

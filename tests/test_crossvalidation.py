@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from brainseg_tf.crossvalidation import folds, recorded_folds
 from brainseg_tf.errors import InputError
+from brainseg_tf.evaluation.cross_validation import folds, recorded_folds
 
 NAMES = [f"p{number}" for number in range(8)]
 

@@ -27,9 +27,9 @@ from pydicom.uid import (
 from test_cli import FAST, call, fails
 from test_formats import open_folder, somebody_else  # noqa: F401
 
-from brainseg_tf.dicom import check_segmentation, is_series
 from brainseg_tf.errors import InputError
-from brainseg_tf.volume import read_volume, write_dicom
+from brainseg_tf.images.dicom import check_segmentation, is_series
+from brainseg_tf.images.volume import read_volume, write_dicom
 from conftest import AFFINE, make_brain, save
 
 MISSING = object()
@@ -126,7 +126,7 @@ def test_folders_of_series_are_scans_and_an_empty_mask_is_a_segmentation_too(tra
     folder.mkdir()
     write_series(folder / "healthy", make_brain(3, lesion=False)[0], AFFINE)
     out = tmp_path / "out"
-    options = ("--out-dir", out, "--model", trained, "--level", 0.9, *FAST)
+    options = ("--out-dir", out, "--model", trained, "--healthy-threshold", 0.9, *FAST)
     result = call("predict", folder, *options)
     assert result.exit_code == 0, result.output
     assert not nib.load(out / "healthy_mask.nii.gz").get_fdata().any()

@@ -1,6 +1,7 @@
 import json
 import signal
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,19 +12,21 @@ import tensorflow as tf
 import two_workers
 from click.testing import CliRunner
 
-from brainseg_tf import models, training
-from brainseg_tf.cohort import read_cohort
+from brainseg_tf import models
 from brainseg_tf.corruption import Task
-from brainseg_tf.distribution import patients_of, steps_in_epoch
 from brainseg_tf.errors import InputError
 from brainseg_tf.models import objective
-from brainseg_tf.pipeline import CachedSlices, batches, cache_slices
-from brainseg_tf.recipes import FitOptions
-from brainseg_tf.training import fit, read_history
+from brainseg_tf.options import FitOptions
+from brainseg_tf.training import fit as training
+from brainseg_tf.training.cohort import read_cohort
+from brainseg_tf.training.distribution import patients_of, steps_in_epoch
+from brainseg_tf.training.fit import RunSettings, fit, read_history
+from brainseg_tf.training.pipeline import CachedSlices, batches, cache_slices
 from brainseg_tf_cli.main import main
 from conftest import small_options
 
 EPOCHS = 3
+QUIET = RunSettings(say=lambda line: None, verbose=0)
 
 
 def cached(*counts: int) -> list[CachedSlices]:
@@ -173,7 +176,7 @@ def test_mirrored_on_one_device_equals_single(brats_like, tmp_path, plain_gradie
     for strategy in ("single", "mirrored"):
         keras.backend.clear_session()
         options = small_options(epochs=2, batch=10)
-        fit(brats_like, tmp_path / strategy, options, strategy=strategy, say=lambda line: None, verbose=0)
+        fit(brats_like, tmp_path / strategy, options, replace(QUIET, strategy=strategy))
         model = models.create("cvae", 1)
         model.load_weights(tmp_path / strategy / "best.weights.h5")
         ends.append(model.get_weights())

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_cli import FAST, call
@@ -48,13 +49,14 @@ def test_the_architecture_of_the_guide_trains_and_predicts(brats_like, scan, tmp
     (code,) = re.findall(r"```python\n(.*?)```", guide, flags=re.S)
     names: dict[str, object] = {"__name__": "guide"}
     exec(compile(code, "CONTRIBUTING.md", "exec"), names)
-    from brainseg_tf import models, recipes
-    from brainseg_tf.training import fit
+    from brainseg_tf.architectures import ARCHITECTURES, Architecture
+    from brainseg_tf.options import FitOptions
+    from brainseg_tf.training.fit import RunSettings, fit
 
-    monkeypatch.setitem(models.ARCHITECTURES, "tiny", names["TinyDAE"])
-    monkeypatch.setitem(recipes.RECIPES, "tiny", recipes.FitOptions("tiny"))
+    monkeypatch.setitem(sys.modules, "tiny_dae", SimpleNamespace(TinyDAE=names["TinyDAE"]))
+    monkeypatch.setitem(ARCHITECTURES, "tiny", Architecture("tiny_dae:TinyDAE", "a small DAE", FitOptions("tiny")))
     run = tmp_path / "run"
-    fit(brats_like, run, small_options(architecture="tiny", epochs=3), say=lambda line: None, verbose=0)
+    fit(brats_like, run, small_options(architecture="tiny", epochs=3), RunSettings(say=lambda line: None, verbose=0))
     result = call("predict", scan, "--out", tmp_path / "mask.nii.gz", "--model", run, *FAST)
     assert result.exit_code == 0, result.output
 

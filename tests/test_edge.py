@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from brainseg_tf.metrics import dice
-from brainseg_tf.postprocessing.edge import excess, settle
+from brainseg_tf.postprocessing.boundary import local_contrast, refine_boundary
 
 SPACING = (1.0, 1.9, 1.9)
 SHAPE = (60, 40, 44)
@@ -30,7 +30,7 @@ def scan(*lesions: tuple[np.ndarray, float]) -> np.ndarray:
 def test_an_edge_comes_to_lie_where_the_image_changes(drawn_mm):
     lesion = ball((30, 38, 42), 12)
     drawn = ball((30, 38, 42), drawn_mm)
-    settled = settle(drawn, scan((lesion, 0.9)), BRAIN, SPACING, 4.0)
+    settled = refine_boundary(drawn, scan((lesion, 0.9)), BRAIN, SPACING, 4.0)
     assert dice(drawn, lesion) < 0.7
     assert dice(settled, lesion) > 0.97
 
@@ -38,7 +38,7 @@ def test_an_edge_comes_to_lie_where_the_image_changes(drawn_mm):
 def test_what_lies_deeper_or_further_stays():
     lesion, drawn = ball((30, 38, 42), 12), ball((30, 38, 42), 5)
     image = scan((lesion & ~ball((30, 38, 42), 3), 0.9), (ball((30, 38, 42), 3), 0.1))
-    settled = settle(drawn, image, BRAIN, SPACING, 2.0)
+    settled = refine_boundary(drawn, image, BRAIN, SPACING, 2.0)
     outside = ndimage.distance_transform_edt(~drawn, SPACING)
     inside = ndimage.distance_transform_edt(drawn, SPACING)
     assert not settled[outside > 2].any()
@@ -49,31 +49,31 @@ def test_what_lies_deeper_or_further_stays():
 def test_a_faint_lesion_is_not_held_against_a_bright_one():
     bright, faint = ball((20, 20, 20), 10), ball((40, 55, 60), 8)
     image = scan((bright, 0.95), (faint, 0.5))
-    settled = settle(bright | faint, image, BRAIN, SPACING, 4.0)
+    settled = refine_boundary(bright | faint, image, BRAIN, SPACING, 4.0)
     assert dice(settled, bright | faint) > 0.97
 
 
 def test_what_is_no_brighter_than_the_brain_keeps_its_edge():
     drawn = ball((30, 38, 42), 10)
     for image in (scan((ball((30, 38, 42), 7), 0.1)), np.zeros(SHAPE)):
-        np.testing.assert_array_equal(settle(drawn, image, BRAIN, SPACING, 4.0), drawn)
+        np.testing.assert_array_equal(refine_boundary(drawn, image, BRAIN, SPACING, 4.0), drawn)
 
 
 def test_it_stays_in_the_brain_and_has_no_holes():
     lesion = ball((8, 38, 42), 9)
     image = scan((lesion, 0.9))
     image[10:12, 20, 22] = 0.3
-    settled = settle(lesion & BRAIN, image, BRAIN, SPACING, 4.0)
+    settled = refine_boundary(lesion & BRAIN, image, BRAIN, SPACING, 4.0)
     assert not settled[~BRAIN].any()
     np.testing.assert_array_equal(ndimage.binary_fill_holes(settled), settled)
 
 
 def test_nothing_to_settle():
     image, empty = scan(), np.zeros(SHAPE, bool)
-    assert settle(empty, image, BRAIN, SPACING, 4.0) is empty
+    assert refine_boundary(empty, image, BRAIN, SPACING, 4.0) is empty
     drawn = ball((30, 38, 42), 10)
-    assert settle(drawn, image, BRAIN, SPACING, 0.0) is drawn
-    assert settle(BRAIN, image, BRAIN, SPACING, 4.0) is BRAIN
+    assert refine_boundary(drawn, image, BRAIN, SPACING, 0.0) is drawn
+    assert refine_boundary(BRAIN, image, BRAIN, SPACING, 4.0) is BRAIN
 
 
 def test_excess_is_over_what_surrounds_each_lesion():
@@ -82,7 +82,7 @@ def test_excess_is_over_what_surrounds_each_lesion():
     # Half of the brain is brighter, as a coil leaves it.
     image[30:] *= 1.5
     image[first], image[second] = 0.6, 0.6
-    found = excess(first | second, image, BRAIN, SPACING)
+    found = local_contrast(first | second, image, BRAIN, SPACING)
     np.testing.assert_allclose(found[first], 1.0)
     np.testing.assert_allclose(found[second], 0.6 / 0.45 - 1)
     assert not found[~(first | second)].any()
@@ -93,6 +93,6 @@ def test_excess_of_what_nothing_surrounds_is_over_the_brain_or_nothing():
     lesion = ball((20, 38, 30), 8)
     island = lesion | ~ball((20, 38, 30), 30) & BRAIN
     image[lesion] = 0.6
-    np.testing.assert_allclose(excess(lesion, image, island, SPACING)[lesion], 1.0)
-    assert (excess(BRAIN, image, BRAIN, SPACING)[BRAIN] <= 0).all()
-    assert not excess(np.zeros(SHAPE, bool), image, BRAIN, SPACING).any()
+    np.testing.assert_allclose(local_contrast(lesion, image, island, SPACING)[lesion], 1.0)
+    assert (local_contrast(BRAIN, image, BRAIN, SPACING)[BRAIN] <= 0).all()
+    assert not local_contrast(np.zeros(SHAPE, bool), image, BRAIN, SPACING).any()

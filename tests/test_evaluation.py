@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from test_comparison import patient
 
-from brainseg_tf.cohort import read_cohort
-from brainseg_tf.comparison import BINS, Histogram
-from brainseg_tf.evaluation import (
+from brainseg_tf.evaluation.case_metrics import BINS, Histogram
+from brainseg_tf.evaluation.methods import (
     EQUALISED,
     FALSE,
-    MIXTURE,
-    OWN,
+    MIXTURE_CUT,
+    NO_NETWORK,
     VALIDATION,
     Method,
     baseline,
@@ -21,12 +20,13 @@ from brainseg_tf.evaluation import (
     evaluate,
     oracle,
 )
-from brainseg_tf.volume import read_mask, read_volume
+from brainseg_tf.images.volume import read_mask, read_volume
+from brainseg_tf.training.cohort import read_cohort
 from test_segmentation import LEVELS, OPTIONS, Healthy, card
 
 
 def methods() -> list[Method]:
-    bases = [baseline(name, card(), OPTIONS, LEVELS["input"]) for name in (MIXTURE, EQUALISED)]
+    bases = [baseline(name, card(), OPTIONS, LEVELS["input"]) for name in (NO_NETWORK, EQUALISED)]
     return [Method("perfect", card(), Healthy(), OPTIONS), *bases]
 
 
@@ -35,19 +35,19 @@ def test_every_patient_is_compared_beside_no_network(brats_like):
     said = []
     result = evaluate(methods(), patients[3:5], patients[:2], said.append)
     assert [(one.method, one.patient, one.cut) for one in result.comparisons] == [
-        (method, patient.name, OWN) for patient in patients[:2] for method in ("perfect", MIXTURE)
+        (method, patient.name, MIXTURE_CUT) for patient in patients[:2] for method in ("perfect", NO_NETWORK)
     ]
     assert said == result.comparisons
     assert all(one.dice > 0.6 for one in said)
     scan = read_volume(patients[0].scans["flair"])
     assert said[0].lesion_ml == pytest.approx(read_mask(patients[0].truth, scan).sum() * scan.voxel_ml)
     assert said[0].average_precision > 0.6 and said[0].hausdorff95 < 20
-    # Without its sick slices a patient is healthy.
-    assert [one.free_ml for one in said] == [0] * 4
+    # Without its abnormal slices a patient is healthy.
+    assert [one.tumour_free_ml for one in said] == [0] * 4
 
     cuts = list(result.cut())
     assert {(one.method, one.cut) for one in cuts} == {
-        (method, cut) for method in ("perfect", MIXTURE, EQUALISED) for cut in (FALSE, VALIDATION)
+        (method, cut) for method in ("perfect", NO_NETWORK, EQUALISED) for cut in (FALSE, VALIDATION)
     }
     best = {one.patient: one.dice for one in oracle([result]) if one.method == "perfect"}
     assert len(best) == 2
@@ -59,8 +59,8 @@ def test_the_false_positives_threshold_holds_on_validation_patients(brats_like):
     """A test patient that is also the validation patient gets what the threshold promises."""
     patients = read_cohort(brats_like, ("flair",)).patients[:1]
     result = evaluate(methods(), patients, patients)
-    ((one, histogram),) = result.test[MIXTURE]
-    (cut,) = [cut for cut in result.cut() if (cut.method, cut.cut) == (MIXTURE, FALSE)]
+    ((one, histogram),) = result.test[NO_NETWORK]
+    (cut,) = [cut for cut in result.cut() if (cut.method, cut.cut) == (NO_NETWORK, FALSE)]
     healthy = one.brain & ~one.truth.any(axis=(0, 1))
     flagged = cut.false_ml / (healthy.sum() * one.voxel_ml)
     assert 0.02 < flagged <= 0.05
@@ -70,7 +70,7 @@ def test_the_false_positives_threshold_holds_on_validation_patients(brats_like):
 def test_without_validation_patients_two_cuts_remain(brats_like):
     result = evaluate(methods(), (), read_cohort(brats_like, ("flair",)).patients[:1])
     assert list(result.cut()) == []
-    assert {one.method for one in oracle([result])} == {"perfect", MIXTURE, EQUALISED}
+    assert {one.method for one in oracle([result])} == {"perfect", NO_NETWORK, EQUALISED}
 
 
 def test_the_best_threshold_is_the_best():
@@ -81,7 +81,10 @@ def test_the_best_threshold_is_the_best():
 
 def test_a_level_of_the_user_is_not_the_baselines():
     for level, expected in ((None, None), (0.0, 0.0), (0.3, None)):
-        assert baseline(MIXTURE, card(), replace(OPTIONS, level=level), 0.7).options.level == expected
+        assert (
+            baseline(NO_NETWORK, card(), replace(OPTIONS, healthy_threshold=level), 0.7).options.healthy_threshold
+            == expected
+        )
 
 
 def test_a_broken_patient_is_named_and_not_fatal(brats_like, tmp_path):

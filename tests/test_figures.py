@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from brainseg_tf import figures
-from brainseg_tf.comparison import Comparison
+from brainseg_tf.evaluation import figures as evaluation_figures
+from brainseg_tf.evaluation.case_metrics import Comparison
+from brainseg_tf.images.volume import read_volume
+from brainseg_tf.prediction import figures as prediction_figures
 from brainseg_tf.segmentation import Segmentation, segment
-from brainseg_tf.volume import read_volume
+from brainseg_tf.training import figures as training_figures
 from conftest import make_brain, save
 from test_segmentation import OPTIONS, Healthy, card
 
@@ -45,8 +47,8 @@ def texts(monkeypatch) -> list[str]:
 
 
 def test_the_lesion_is_drawn_on_result_and_truth(result, tmp_path):
-    figures.segmentation(result, tmp_path / "four.png")
-    figures.segmentation(result, tmp_path / "five.png", truth=result.outline.found)
+    prediction_figures.segmentation(result, tmp_path / "four.png")
+    prediction_figures.segmentation(result, tmp_path / "five.png", truth=result.outline.found)
     four, five = (image.imread(tmp_path / f"{name}.png") for name in ("four", "five"))
     assert five.shape[1] > four.shape[1]
     last = red(four)[:, -four.shape[1] // 4 :].sum()
@@ -58,18 +60,18 @@ def test_the_lesion_is_drawn_on_result_and_truth(result, tmp_path):
 def test_a_scan_without_lesion_has_a_figure_too(tmp_path):
     scan = read_volume(save(make_brain(3, lesion=False)[0], tmp_path / "scan.nii"))
     result = segment([scan], Healthy(), card(), OPTIONS)
-    figures.segmentation(result, tmp_path / "f.png")
+    prediction_figures.segmentation(result, tmp_path / "f.png")
     pixels = image.imread(tmp_path / "f.png")
     assert red(pixels)[:, -pixels.shape[1] // 4 :].sum() == 0
 
 
 def test_history_and_reconstructions(tmp_path):
     rows = [{"epoch": e, "loss": 1 / e, "val_loss": 2 / e, "kl": 1.0 * e, "val_kl": 3.0} for e in (1, 2, 3)]
-    figures.history(rows, tmp_path / "h.png")
+    training_figures.history(rows, tmp_path / "h.png")
     images = np.random.default_rng(0).random((3, 20, 20, 2))
-    figures.reconstructions(images, images, images, tmp_path / "r.png")
+    training_figures.reconstructions(images, images, images, tmp_path / "r.png")
     counts = np.stack([np.arange(10, 0, -1), np.arange(10) / 2, np.arange(10) / 3], axis=-1)
-    figures.reliability({"a": counts, "b": counts * [1, 1, 0.5]}, tmp_path / "c.png")
+    evaluation_figures.reliability({"a": counts, "b": counts * [1, 1, 0.5]}, tmp_path / "c.png")
     for name in ("h.png", "r.png", "c.png"):
         assert image.imread(tmp_path / name).std() > 0.05
 
@@ -82,13 +84,13 @@ def test_the_patients_directions_are_at_the_edges_of_each_slice(result, monkeypa
     monkeypatch.setattr(
         Axes, "text", lambda self, x, y, s, **k: (placed.update({s: (x, y)}), text(self, x, y, s, **k))[1]
     )
-    drawn(figures.segmentation, result)
+    drawn(prediction_figures.segmentation, result)
     # Radiological convention: the patient's right is on the left, the nose is up.
     assert placed["R"][0] < placed["A"][0] < placed["L"][0]
     assert placed["A"][1] < placed["R"][1] < placed["P"][1]
     # A stack whose columns run to the right and whose rows run to the front has the letters the other way round.
     turned = replace(result, stack=replace(result.stack, affine=np.diag([5.0, 5, 5, 1])))
-    drawn(figures.segmentation, turned)
+    drawn(prediction_figures.segmentation, turned)
     assert placed["L"][0] < placed["R"][0]
     assert placed["P"][1] < placed["A"][1]
 
@@ -96,7 +98,7 @@ def test_the_patients_directions_are_at_the_edges_of_each_slice(result, monkeypa
 def test_importing_figures_changes_nothing_of_the_users_matplotlib():
     code = (
         "import matplotlib; matplotlib.use('svg'); before = dict(matplotlib.rcParams)\n"
-        "import brainseg_tf.figures, sys\n"
+        "import brainseg_tf.prediction.figures, brainseg_tf.evaluation.figures, brainseg_tf.training.figures, sys\n"
         "changed = {k for k in before if before[k] != matplotlib.rcParams[k]}\n"
         "print(matplotlib.get_backend(), sorted(changed), 'matplotlib.pyplot' in sys.modules)"
     )
@@ -109,10 +111,10 @@ def test_several_threads_draw_at_once_what_one_draws_alone(result):
     counts = np.stack([np.arange(10, 0, -1), np.arange(10) / 2, np.arange(10) / 3], axis=-1)
 
     kinds = [
-        lambda file: figures.segmentation(result, file),
-        lambda file: figures.history(rows, file),
-        lambda file: figures.reliability({"a": counts}, file),
-        lambda file: figures.thumbnail(result, file),
+        lambda file: prediction_figures.segmentation(result, file),
+        lambda file: training_figures.history(rows, file),
+        lambda file: evaluation_figures.reliability({"a": counts}, file),
+        lambda file: prediction_figures.thumbnail(result, file),
     ]
 
     def draw(number: int) -> bytes:
@@ -138,18 +140,18 @@ ODD = [0.0, -1.0, np.nan, np.inf]
 @pytest.mark.parametrize("value", ODD)
 def test_a_history_that_a_logarithm_cannot_show_is_drawn_without_warnings(value, tmp_path):
     rows = [{"epoch": e, "loss": value, "val_loss": value, "kl": 1.0, "val_kl": value} for e in (1, 2)]
-    assert drawn(figures.history, rows).std() > 0.02
-    assert drawn(figures.history, rows[:1]).std() > 0.02
+    assert drawn(training_figures.history, rows).std() > 0.02
+    assert drawn(training_figures.history, rows[:1]).std() > 0.02
 
 
 def test_nothing_to_draw_gives_a_figure_that_says_so(monkeypatch):
     written = texts(monkeypatch)
-    drawn(figures.history, [])
-    drawn(figures.dice_by_patient, [])
+    drawn(training_figures.history, [])
+    drawn(evaluation_figures.dice_by_patient, [])
     empty = np.zeros((0, 20, 20, 1))
-    drawn(lambda file: figures.reconstructions(empty, empty, empty, file))
-    drawn(figures.reliability, {})
-    drawn(figures.reliability, {"a": np.zeros((10, 3))})
+    drawn(lambda file: training_figures.reconstructions(empty, empty, empty, file))
+    drawn(evaluation_figures.reliability, {})
+    drawn(evaluation_figures.reliability, {"a": np.zeros((10, 3))})
     assert {"no epochs", "no patients", "no slices"} <= set(written)
 
 
@@ -157,22 +159,22 @@ def test_nothing_to_draw_gives_a_figure_that_says_so(monkeypatch):
 def test_constant_images_and_images_that_are_not_finite_are_drawn_without_warnings(result, value):
     images = np.full_like(result.stack.images, value)
     odd = replace(result, stack=replace(result.stack, images=images), reconstruction=images, residual=images)
-    for draw in (figures.segmentation, figures.thumbnail):
+    for draw in (prediction_figures.segmentation, prediction_figures.thumbnail):
         assert drawn(draw, odd).size
     # Without any brain or lesion, and with no slices at all.
     nothing = np.zeros_like(result.stack.brain)
     bare = replace(odd, stack=replace(odd.stack, brain=nothing), outline=replace(odd.outline, found=nothing))
     none = replace(bare, stack=replace(bare.stack, images=images[:0], brain=nothing[:0]))
-    for draw in (figures.segmentation, figures.thumbnail):
+    for draw in (prediction_figures.segmentation, prediction_figures.thumbnail):
         assert drawn(draw, bare).size
         assert drawn(draw, none).size
-    drawn(lambda file: figures.reconstructions(*3 * [images[:2]], file))
+    drawn(lambda file: training_figures.reconstructions(*3 * [images[:2]], file))
 
 
 def comparison(patient: str, method: str, dice: float) -> Comparison:
     from dataclasses import MISSING, fields
 
-    given = {"patient": patient, "method": method, "cut": figures.OWN, "dice": dice}
+    given = {"patient": patient, "method": method, "cut": evaluation_figures.MIXTURE_CUT, "dice": dice}
     others = {one.name: 0.0 for one in fields(Comparison) if one.default is MISSING and one.default_factory is MISSING}
     return Comparison(**(others | given))
 
@@ -180,15 +182,21 @@ def comparison(patient: str, method: str, dice: float) -> Comparison:
 def test_names_from_files_are_labels_of_one_line_and_never_mathematics(monkeypatch):
     written = texts(monkeypatch)
     names = ["_hidden", "$x$ $\\frac{1}$", "x" * 240, "two\nlines", "byte\udcff", "\u60a3\u8005", "last", "other"]
-    given = [comparison(name, method, 0.5) for name in names[:-2] for method in ("network", figures.MIXTURE)]
+    given = [
+        comparison(name, method, 0.5) for name in names[:-2] for method in ("network", evaluation_figures.NO_NETWORK)
+    ]
     # A patient that only one of the methods has, and one whose Dice is not known.
-    given += [comparison("last", "network", 0.7), comparison("other", figures.MIXTURE, np.nan)]
-    pixels = drawn(figures.dice_by_patient, given)
+    given += [comparison("last", "network", 0.7), comparison("other", evaluation_figures.NO_NETWORK, np.nan)]
+    pixels = drawn(evaluation_figures.dice_by_patient, given)
     assert pixels.shape[0] < 600
     assert {"$x$ $\\frac{1}$", "two\\nlines", "byte\\xff", "\\u60a3\\u8005"} <= set(written)
     assert max(len(one) for one in written) < 60
 
 
 def test_thousands_of_patients_fit_into_a_figure():
-    given = [comparison(f"p{n}", method, n % 100 / 100) for n in range(3000) for method in ("a", figures.MIXTURE)]
-    assert drawn(figures.dice_by_patient, given).shape[1] < 2**16
+    given = [
+        comparison(f"p{n}", method, n % 100 / 100)
+        for n in range(3000)
+        for method in ("a", evaluation_figures.NO_NETWORK)
+    ]
+    assert drawn(evaluation_figures.dice_by_patient, given).shape[1] < 2**16

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from brainseg_tf.errors import InputError, InputWarning
-from brainseg_tf.files import alone, check_writable, make_folder, printable, replacing, waiting_for, write_json
+from brainseg_tf.files import check_writable, exclusive_lock, make_folder, printable, replacing, waiting_for, write_json
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -56,7 +56,7 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, number)
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    for guarded in (alone(tmp_path), waiting_for(tmp_path / "summary.csv")):
+    for guarded in (exclusive_lock(tmp_path), waiting_for(tmp_path / "summary.csv")):
         entered = []
         with pytest.warns(InputWarning, match="has no locks; start no second run in this folder"), guarded:
             entered.append(1)
@@ -67,7 +67,11 @@ def test_a_lock_that_is_held_is_waited_for(tmp_path):
     with waiting_for(tmp_path / "a.csv"):
         with pytest.raises(InputError, match="another run has held it"), waiting_for(tmp_path / "a.csv", seconds=0.2):
             pass
-        with alone(tmp_path), pytest.raises(InputError, match="another run is at work in it"), alone(tmp_path):
+        with (
+            exclusive_lock(tmp_path),
+            pytest.raises(InputError, match="another run is at work in it"),
+            exclusive_lock(tmp_path),
+        ):
             pass
     with waiting_for(tmp_path / "a.csv", seconds=0.2):
         pass

@@ -18,10 +18,10 @@ from nibabel.processing import resample_from_to
 from scipy import ndimage
 from test_cli import FAST, call
 
-from brainseg_tf import formats
 from brainseg_tf.errors import InputError
+from brainseg_tf.images import formats
+from brainseg_tf.images.volume import read_volume, write_map
 from brainseg_tf.metrics import dice
-from brainseg_tf.volume import read_volume, write_map
 from conftest import AFFINE, make_brain, save
 
 TILTED = AFFINE.copy()

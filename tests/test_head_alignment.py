@@ -3,7 +3,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from brainseg_tf.head_alignment import head_axes, head_turn, scan_axes
+from brainseg_tf.brain.head_alignment import head_axes, head_turn, scan_axes
 
 # LPS voxels of 3 mm, and of a thick-slice scan.
 FINE, THICK = (3.0, 3.0, 3.0), (1.5, 2.0, 6.0)

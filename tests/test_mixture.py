@@ -5,7 +5,8 @@ import pytest
 from scipy import ndimage
 from sklearn.mixture import GaussianMixture
 
-from brainseg_tf.postprocessing.mixture import Mixture, MixtureOptions, _box_sums, fit_mixture
+from brainseg_tf.options import MixtureOptions
+from brainseg_tf.postprocessing.mixture import Mixture, _box_sums, fit_mixture
 
 MEANS, STDDEV = (0.1, 0.25, 0.6), 0.05
 

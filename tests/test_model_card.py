@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.model_card import FILE, OWN, digest, read_card
+from brainseg_tf.model_card import CARD_KEY, FILE, digest, read_card
 from brainseg_tf.saved_model import open_folder
 from brainseg_tf.serving.warmup import FILE as WARMUP
 
@@ -104,9 +104,9 @@ def test_shipped_cards_load_as_they_are(place):
         ("training.corruption", ..., "is missing"),
         ("training.objective.kl", -1, "expected a number from 0 on, found -1"),
         ("losses.loss", "low", "expected a finite number, found 'low'"),
-        ("metrics.network", {}, "metrics.network.own: is missing"),
-        ("metrics.network.own.dice", "good", "expected a number from 0 to 1, found 'good'"),
-        ("metrics.network.own.dice_interval", [0.9, 0.1], "expected the lower end first"),
+        ("metrics.network", {}, "metrics.network.mixture: is missing"),
+        ("metrics.network.mixture.dice", "good", "expected a number from 0 to 1, found 'good'"),
+        ("metrics.network.mixture.dice_interval", [0.9, 0.1], "expected the lower end first"),
         ("metrics", [], "expected an object, found a list"),
         ("checksums", {"/etc/passwd": "0" * 64}, "expected a relative path, found '/etc/passwd'"),
         ("checksums", {"saved_model.pb": "0"}, "expected a SHA-256 of 64 hexadecimal digits, found '0'"),
@@ -174,7 +174,7 @@ def test_the_card_is_among_its_checksums(model):
         ("slices.normalisation", "volume"),
         ("name", "dcvae"),
         ("version", 3),
-        ("metrics.network.own.dice", 0.99),
+        ("metrics.network.mixture.dice", 0.99),
         ("terms", ""),
         ("trim", 32),
     ],
@@ -197,7 +197,7 @@ def test_the_digest_is_that_of_the_json_without_it(model):
     import hashlib
 
     content = json.loads((model / FILE).read_text())
-    own = content["checksums"].pop(OWN)
+    own = content["checksums"].pop(CARD_KEY)
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
     assert own == hashlib.sha256(canonical).hexdigest() == digest(content)
 
@@ -224,7 +224,7 @@ def test_a_card_that_is_written_anew_fits_its_model(model):
     card = read_card(model)
     other = replace(card, version=7, metrics={})
     other.write(model)
-    assert read_card(model).checksums[OWN] != card.checksums[OWN]
+    assert read_card(model).checksums[CARD_KEY] != card.checksums[CARD_KEY]
     open_folder(model).check()
     # Nothing that was damaged before becomes whole by this.
     (model / "saved_model.pb").write_bytes(b"damaged")
@@ -275,7 +275,7 @@ def test_no_card_is_written_that_could_not_be_read(model):
 
 def test_metrics_of_no_patient_with_a_lesion_are_readable(model):
     nothing = {"dice": None, "dice_interval": [None, None], "iou_slice": None}
-    edit(model, "metrics", {"patients": "x", "folds": 0, "network": {"own": nothing}, "paper_iou_slice": None})
+    edit(model, "metrics", {"patients": "x", "folds": 0, "network": {"mixture": nothing}, "paper_iou_slice": None})
     card = read_card(model)
     assert card.dice == 0.0
     assert card.markdown()

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from brainseg_tf import models
+from brainseg_tf.architectures import ARCHITECTURES
 from brainseg_tf.corruption import CorruptionTask
 from brainseg_tf.models.dilation import conv2d
 from brainseg_tf.models.layers import (
@@ -13,7 +14,7 @@ from brainseg_tf.models.layers import (
     StridedDilatedConv2DTranspose,
     mirrored,
 )
-from brainseg_tf.recipes import CorruptionOptions, LesionOptions, ObjectiveOptions
+from brainseg_tf.options import CorruptionOptions, LesionOptions, ObjectiveOptions
 
 # (kernel, stride, dilation, width) of every convolution in order, written from Tables 1 and 2 by hand.
 ENCODERS = {
@@ -98,14 +99,14 @@ def test_the_unet_is_as_described():
     assert segmenter.count_params() == expected + 12 * 3 + 3
 
 
-@pytest.mark.parametrize("name", models.ARCHITECTURES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_trimming_keeps_the_place_in_the_grid_of_strides(name):
     model = models.create(name, 2)
     assert model.trim == (2 * model.stride if name in ("unet", "selfseg", "fusion") else 0)
 
 
 @pytest.mark.cpu
-@pytest.mark.parametrize("name", models.ARCHITECTURES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_any_size_and_number_of_channels(name, channels):
     model = models.create(name, channels)
@@ -113,7 +114,7 @@ def test_any_size_and_number_of_channels(name, channels):
         assert model(tf.zeros((2, *size, channels))).shape == (2, *size, channels)
 
 
-@pytest.mark.parametrize("name", models.ARCHITECTURES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_save_and_load_are_exact(name, tmp_path):
     model = models.create(name, 2)
     images = np.random.default_rng(0).random((2, 40, 36, 2)).astype(np.float32)
@@ -125,7 +126,7 @@ def test_save_and_load_are_exact(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["cvae", "dcvae", "dae", "fusion"])
 def test_a_precision_policy_is_kept(name, tmp_path):
-    model = models.ARCHITECTURES[name](2, name=name, dtype="mixed_bfloat16")
+    model = models.class_of(name)(2, name=name, dtype="mixed_bfloat16")
     model.build((None, None, None, 2))
     images = np.random.default_rng(0).random((2, 48, 36, 2)).astype(np.float32)
     model.save(tmp_path / "model.keras")
@@ -233,7 +234,7 @@ def test_fused_batch_norm_equals_keras():
 
 
 def test_what_a_network_gives_is_what_its_score_needs():
-    for name in models.ARCHITECTURES:
+    for name in ARCHITECTURES:
         model = models.create(name, 2)
         outputs = model.outputs(tf.zeros((1, 32, 32, 2)))
         assert ("probability" in outputs) == (model.score == "probability")

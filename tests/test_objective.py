@@ -7,6 +7,7 @@ import tensorflow as tf
 from sklearn.metrics import f1_score
 
 from brainseg_tf import models
+from brainseg_tf.architectures import ARCHITECTURES
 from brainseg_tf.corruption import Task, corrupt
 from brainseg_tf.models.objective import (
     ContextModel,
@@ -15,7 +16,7 @@ from brainseg_tf.models.objective import (
     reconstruction_error,
 )
 from brainseg_tf.models.selfseg import soft_dice_loss
-from brainseg_tf.recipes import CorruptionOptions, ObjectiveOptions
+from brainseg_tf.options import CorruptionOptions, ObjectiveOptions
 
 CORRUPTION = partial(corrupt, options=CorruptionOptions())
 SEED = tf.constant([1, 2])
@@ -34,7 +35,7 @@ class Copy(ContextModel):
 
     stride = 1
 
-    def restore(self, images, *, training):
+    def reconstruct(self, images, *, training):
         return images
 
 
@@ -98,7 +99,7 @@ def test_fusion_adds_the_losses_and_multiplies_the_probabilities_of_two_networks
     np.testing.assert_array_equal(outputs["reconstruction"], model.every.outputs(batch)["reconstruction"])
 
 
-@pytest.mark.parametrize("name", models.ARCHITECTURES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_loss_is_the_weighted_sum_of_the_logged_terms(name):
     model = models.create(name, 1)
     terms = {"kl": 0.5, "reconstruction": 2.0, "context": 3.0, "cross_entropy": 5.0, "overlap": 7.0}
@@ -142,7 +143,7 @@ def test_prediction_uses_the_mean_and_training_draws(name):
 
 
 @pytest.mark.cpu
-@pytest.mark.parametrize("name", models.ARCHITECTURES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_training_lowers_every_weighted_term(name):
     keras.utils.set_random_seed(0)
     model = models.create(name, 1)

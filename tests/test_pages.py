@@ -19,12 +19,13 @@ import numpy as np
 import pytest
 from test_cli import FAST, call, fails
 
-from brainseg_tf import __version__, pages
-from brainseg_tf.batch import Outcome
-from brainseg_tf.pages import Navigation, wording
-from brainseg_tf.pages.index import outliers, write_index
-from brainseg_tf.postprocessing.mixture import MixtureOptions
-from brainseg_tf.prediction import Job, Predictor
+from brainseg_tf import __version__
+from brainseg_tf.options import MixtureOptions, PredictOptions
+from brainseg_tf.prediction import pages
+from brainseg_tf.prediction.jobs import Job, Outcome, Outputs
+from brainseg_tf.prediction.pages import Navigation, wording
+from brainseg_tf.prediction.pages.index import outliers, write_index
+from brainseg_tf.prediction.predictor import Predictor
 from conftest import AFFINE, make_brain, save
 from test_segmentation import OPTIONS, Healthy, Pointing, card
 
@@ -35,7 +36,7 @@ WIDTHS = (1400, 768, 390)
 
 def predictor(options=OPTIONS, **changes) -> Predictor:
     """With a model that needs no TensorFlow."""
-    return Predictor(card(**changes), Healthy, options)
+    return Predictor(card(**changes), Healthy, PredictOptions(options))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def page(tmp_path_factory) -> Path:
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"DOE^JOHN"))
     scan = folder / "<img src=x onerror=alert(1)>.nii.gz"
     nib.save(image, scan)
-    predictor().run(Job(scan, folder / "m.nii.gz", page=folder / "p.html"))
+    predictor().run(Job(scan, Outputs(folder / "m.nii.gz", page=folder / "p.html")))
     return folder / "p.html"
 
 
@@ -115,7 +116,7 @@ def test_the_page_holds_the_scan_and_its_maps_and_nothing_else_of_the_file(page)
 
 
 def test_the_report_says_on_which_side_a_lesion_lies(scan, tmp_path):
-    predictor().run(Job(scan, tmp_path / "m.nii", report=tmp_path / "r.json"))
+    predictor().run(Job(scan, Outputs(tmp_path / "m.nii", report=tmp_path / "r.json")))
     report = json.loads((tmp_path / "r.json").read_text())
     (lesion, *_) = report["lesions"]
     brain = nib.load(scan).get_fdata() > 0
@@ -183,7 +184,7 @@ def test_outliers_are_what_lies_far_from_the_others(tmp_path):
     ]
     # Too few to say what is usual.
     assert outliers([report(), report(), report(ml=400)]) == [[], [], []]
-    outcomes = [Outcome(Job(Path(f"{n}.nii.gz"), Path(f"{n}_mask.nii.gz")), one) for n, one in enumerate(odd)]
+    outcomes = [Outcome(Job(Path(f"{n}.nii.gz"), Outputs(Path(f"{n}_mask.nii.gz"))), one) for n, one in enumerate(odd)]
     write_index(tmp_path / "i.html", outcomes)
     text = (tmp_path / "i.html").read_text(encoding="utf-8")
     assert re.findall(r'<td class="scan">(\d+)\.nii\.gz', text) == ["9", "10", "11", *map(str, range(9))]
@@ -191,8 +192,9 @@ def test_outliers_are_what_lies_far_from_the_others(tmp_path):
 
 def finished(folder: Path, name: str, ml: float = 20.0) -> Outcome:
     """A scan that is done, with a page and a thumbnail."""
-    job = Job(folder / name, folder / "m.nii", page=folder / f"{name}.html", thumbnail=folder / f"{name}.png")
-    for file in (job.page, job.thumbnail):
+    outputs = Outputs(folder / "m.nii", page=folder / f"{name}.html", thumbnail=folder / f"{name}.png")
+    job = Job(folder / name, outputs)
+    for file in (outputs.page, outputs.thumbnail):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"")
     return Outcome(job, report(ml))
@@ -215,7 +217,7 @@ ODD_NAMES = [
 def test_any_name_is_a_link_that_leads_to_its_file_and_a_line_of_text(name, tmp_path):
     folder = tmp_path / name / "out"
     outcome = finished(folder, name)
-    failure = Outcome(Job(tmp_path / name, tmp_path / "m.nii"), error=f"{name}: is bad")
+    failure = Outcome(Job(tmp_path / name, Outputs(tmp_path / "m.nii")), error=f"{name}: is bad")
     index = tmp_path / "index" / "i.html"
     index.parent.mkdir()
     write_index(index, [outcome, failure])
@@ -237,10 +239,10 @@ def test_a_scans_own_page_shows_any_name_and_links_back(name, tmp_path):
     scan = scan.rename(tmp_path / name)
     page = tmp_path / "out" / f"{name}.html"
     page.parent.mkdir()
-    job = Job(scan, tmp_path / "m.nii.gz", report=tmp_path / "r.json", figure=None)
+    job = Job(scan, Outputs(tmp_path / "m.nii.gz", report=tmp_path / "r.json", figure=None))
     result, written = segmented(scan), predictor().run(job)
     navigation = Navigation(tmp_path / "i ndex#.html", None, tmp_path / "out" / "next.html")
-    from brainseg_tf.pages.scan import write_page
+    from brainseg_tf.prediction.pages.scan import write_page
 
     write_page(page, *result, card(), written, navigation=navigation)
     found = read(page)
@@ -253,8 +255,8 @@ def test_a_scans_own_page_shows_any_name_and_links_back(name, tmp_path):
 
 
 def segmented(scan: Path):
+    from brainseg_tf.images.volume import read_volume
     from brainseg_tf.segmentation import segment
-    from brainseg_tf.volume import read_volume
 
     volume = read_volume(scan)
     return volume, segment([volume], Healthy(), card(), OPTIONS)
@@ -273,7 +275,11 @@ def test_each_scan_has_its_neighbours():
 
 
 def test_an_index_of_a_batch_that_still_runs_says_how_far_it_is(tmp_path):
-    outcomes = [finished(tmp_path, "a"), finished(tmp_path, "b"), Outcome(Job(Path("c"), Path("m")), error="c: bad")]
+    outcomes = [
+        finished(tmp_path, "a"),
+        finished(tmp_path, "b"),
+        Outcome(Job(Path("c"), Outputs(Path("m"))), error="c: bad"),
+    ]
     write_index(tmp_path / "i.html", outcomes, total=14)
     text = " ".join(read(tmp_path / "i.html").text.split())
     assert "14 scans" in text
@@ -297,7 +303,9 @@ def test_a_failed_scan_links_to_nothing_that_an_earlier_run_left(tmp_path):
 def test_reports_of_other_versions_have_a_row_too(tmp_path):
     """Without a field, or with something else in it: an index is made of what other runs left."""
     odd = [{}, {"lesion_ml": "x", "brain": None, "warnings": None, "components": [1]}, {"brain": {"ml": 0}}]
-    outcomes = [Outcome(Job(Path(f"{n}.nii"), Path("m")), one) for n, one in enumerate([*odd, *[report()] * 9])]
+    outcomes = [
+        Outcome(Job(Path(f"{n}.nii"), Outputs(Path("m"))), one) for n, one in enumerate([*odd, *[report()] * 9])
+    ]
     write_index(tmp_path / "i.html", outcomes)
     assert len([tag for tag, each in read(tmp_path / "i.html").elements if tag == "tr" and "id" in each]) == 12
 
@@ -344,14 +352,24 @@ PYTHON = re.compile(r"None|True|False|nan|[{}\[\]]|\(\d+, |Options\(|_[a-z]+\b|'
     "options",
     [
         OPTIONS,
-        replace(OPTIONS, median=None, components=(3,), level=0.2, match_range=True, flatten=True, closing=0.0),
-        replace(OPTIONS, score="positive", mixture=MixtureOptions(1, spread="free", lesion="smallest"), edge=0.0),
+        replace(
+            OPTIONS,
+            median=None,
+            components=(3,),
+            healthy_threshold=0.2,
+            match_range=True,
+            correct_bias_field=True,
+            closing_mm=0.0,
+        ),
+        replace(
+            OPTIONS, score="positive", mixture=MixtureOptions(1, spread="free", lesion="smallest"), boundary_mm=0.0
+        ),
     ],
 )
 def test_what_ran_is_told_in_words_with_units(options, scan, tmp_path):
-    job = Job(scan, tmp_path / "m.nii.gz", page=tmp_path / "p.html", report=tmp_path / "r.json")
+    job = Job(scan, Outputs(tmp_path / "m.nii.gz", page=tmp_path / "p.html", report=tmp_path / "r.json"))
     written = predictor(options).run(job)
-    found = read(job.page)
+    found = read(job.outputs.page)
     told = found.text[found.text.index("What ran") : found.text.index("Viewer: NiiVue")]
     assert not PYTHON.search(told), PYTHON.search(told)
     for expected in (
@@ -363,21 +381,21 @@ def test_what_ran_is_told_in_words_with_units(options, scan, tmp_path):
         "s in all: ",
     ):
         assert expected in told
-    assert ("a ball with a radius of 3 mm" in told) == (options.closing == 3.0)
-    assert ("a level set by the user" in told) == (options.level is not None)
+    assert ("a ball with a radius of 3 mm" in told) == (options.closing_mm == 3.0)
+    assert ("a threshold set by the user" in told) == (options.healthy_threshold is not None)
 
 
 def test_the_words_follow_what_ran(tmp_path, scan):
     """A probability's window is another one, and its bias field is taken out, unless told otherwise."""
+    from brainseg_tf.images.volume import read_volume
     from brainseg_tf.segmentation import segment
-    from brainseg_tf.volume import read_volume
 
     levels = {"probability": 0.5, "weighted": 0.4}
     model_card = card(score="probability", healthy_levels=levels, modalities=("flair",))
-    options = replace(OPTIONS, median=None, flatten=None)
+    options = replace(OPTIONS, median=None, correct_bias_field=None)
     volume = read_volume(scan)
     result = segment([volume], Pointing(), model_card, options)
-    written = Predictor(model_card, Pointing, options).run(Job(scan, tmp_path / "m.nii"))
+    written = Predictor(model_card, Pointing, PredictOptions(options)).run(Job(scan, Outputs(tmp_path / "m.nii")))
     told = dict(wording.what_ran(written, result, model_card))
     assert "Lesions were looked for in the network's probability of a lesion" in told["Score"]
     assert "The bias field was removed from the slices" in told["Score"]
@@ -386,8 +404,8 @@ def test_the_words_follow_what_ran(tmp_path, scan):
     for expected in (f"brainseg-tf {__version__}", "model perfect, version 1", "FLAIR", "bias field", "Python 3.11.7"):
         assert expected in text
     assert not PYTHON.search(text)
-    kept = replace(options, flatten=False)
-    written = Predictor(model_card, Pointing, kept).run(Job(scan, tmp_path / "n.nii"))
+    kept = replace(options, correct_bias_field=False)
+    written = Predictor(model_card, Pointing, PredictOptions(kept)).run(Job(scan, Outputs(tmp_path / "n.nii")))
     assert "bias field" not in str(wording.what_ran(written, result, model_card))
 
 
@@ -510,25 +528,27 @@ def batch(tmp_path_factory) -> Path:
     jobs = [
         Job(
             folder / n,
-            out / f"{n}_m.nii.gz",
-            page=out / f"{n}.html",
-            thumbnail=out / f"{n}.png",
-            report=out / f"{n}.json",
+            Outputs(
+                out / f"{n}_m.nii.gz",
+                page=out / f"{n}.html",
+                thumbnail=out / f"{n}.png",
+                report=out / f"{n}.json",
+            ),
         )
         for n in names
     ]
     outcomes = []
-    around = pages.navigation([job.page for job in jobs], index)
-    from brainseg_tf.pages.scan import write_page
+    around = pages.navigation([job.outputs.page for job in jobs], index)
+    from brainseg_tf.prediction.pages.scan import write_page
 
     for number, (job, navigation) in enumerate(zip(jobs[:-1], around, strict=False)):
         if number == 2:
             outcomes.append(Outcome(job, error=f"{job.scan}: is empty; copy or convert it again"))
             continue
         save(make_brain(number, lesion=number != 1)[0], job.scan)
-        written = predictor().run(replace(job, page=None))
+        written = predictor().run(replace(job, outputs=replace(job.outputs, page=None)))
         volume, result = segmented(job.scan)
-        write_page(job.page, volume, result, card(), written, navigation=navigation)
+        write_page(job.outputs.page, volume, result, card(), written, navigation=navigation)
         outcomes.append(Outcome(job, written))
     write_index(index, outcomes, total=len(jobs))
     return index

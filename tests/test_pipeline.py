@@ -3,9 +3,9 @@ import shutil
 import numpy as np
 import pytest
 
-from brainseg_tf.cohort import read_cohort
-from brainseg_tf.pipeline import CachedSlices, batches, cache_slices, ordered_batches
-from brainseg_tf.slices import SliceOptions
+from brainseg_tf.options import SliceOptions
+from brainseg_tf.training.cohort import read_cohort
+from brainseg_tf.training.pipeline import CachedSlices, batches, cache_slices, ordered_batches
 
 OPTIONS = SliceOptions(size=32, spacing=6.0, min_brain=0.05)
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -24,12 +25,14 @@ from test_cli import FAST, call
 from test_formats import as_itk
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import alone
-from brainseg_tf.training import fit
-from brainseg_tf.volume import read_volume
+from brainseg_tf.files import exclusive_lock
+from brainseg_tf.images.volume import read_volume
+from brainseg_tf.training.fit import RunSettings, fit
 from conftest import AFFINE, make_brain, save, small_options
 
 COMMAND = str(Path(sys.executable).with_name("brainseg-tf"))
+
+QUIET = RunSettings(say=lambda line: None, verbose=0)
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -64,7 +67,7 @@ def test_a_full_disk_while_the_mask_is_written(scan, trained, tmp_path):
 def decoded(brats_like, tmp_path_factory):
     """A cohort's slices, and how large the weights and the checkpoint of a run on them are."""
     folder = tmp_path_factory.mktemp("decoded")
-    fit(brats_like, folder / "run", small_options(epochs=1), cache=folder / "cache", say=lambda line: None, verbose=0)
+    fit(brats_like, folder / "run", small_options(epochs=1), replace(QUIET, cache=folder / "cache"))
     weights = (folder / "run" / "best.weights.h5").stat().st_size
     checkpoint = max(file.stat().st_size for file in (folder / "run" / "checkpoints").iterdir())
     return folder, weights, checkpoint
@@ -72,7 +75,7 @@ def decoded(brats_like, tmp_path_factory):
 
 def again(brats_like, folder, out, resume=False):
     options = small_options(epochs=1)
-    return fit(brats_like, out, options, cache=folder / "cache", resume=resume, say=lambda line: None, verbose=0)
+    return fit(brats_like, out, options, replace(QUIET, cache=folder / "cache", resume=resume))
 
 
 # h5py complains once more, to nobody, when it closes the file that it could not write.
@@ -112,8 +115,8 @@ def test_a_full_disk_while_the_saved_model_is_written(brats_like, decoded, tmp_p
 
 def test_two_runs_in_one_folder(brats_like, tmp_path):
     (tmp_path / "run").mkdir()
-    with alone(tmp_path / "run"), pytest.raises(InputError, match="another run is at work in it"):
-        fit(brats_like, tmp_path / "run", small_options(), say=lambda line: None, verbose=0)
+    with exclusive_lock(tmp_path / "run"), pytest.raises(InputError, match="another run is at work in it"):
+        fit(brats_like, tmp_path / "run", small_options(), QUIET)
 
 
 def test_two_predictions_of_one_mask(scan, trained, tmp_path):
@@ -176,8 +179,9 @@ def test_kill_at_ten_moments_of_predict(scan, trained, tmp_path):
 def test_kill_at_ten_moments_of_fit(brats_like, tmp_path):
     script = (
         "import sys; sys.path.insert(0, sys.argv[3]); from conftest import small_options; from pathlib import Path;"
-        "from brainseg_tf.training import fit;"
-        "fit(Path(sys.argv[1]), Path(sys.argv[2]), small_options(epochs=40), resume=sys.argv[4] == 'yes', verbose=0)"
+        "from brainseg_tf.training.fit import RunSettings, fit;"
+        "settings = RunSettings(resume=sys.argv[4] == 'yes', verbose=0);"
+        "fit(Path(sys.argv[1]), Path(sys.argv[2]), small_options(epochs=40), settings)"
     )
 
     def start(out: Path) -> subprocess.Popen[bytes]:
@@ -256,7 +260,7 @@ def test_mutated_files_are_read_or_refused(seeds, tmp_path, data):
 def test_a_gzip_bomb_is_refused_within_memory(tmp_path):
     """350 MB of zeros in 350 kB, and ten times that behind the header's small volume."""
     script = (
-        "import resource, sys; from pathlib import Path; from brainseg_tf.volume import read_volume\n"
+        "import resource, sys; from pathlib import Path; from brainseg_tf.images.volume import read_volume\n"
         "from brainseg_tf.errors import InputError\n"
         "try: read_volume(Path(sys.argv[1]))\n"
         "except InputError as error: print(error)\n"

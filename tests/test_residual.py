@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from brainseg_tf.postprocessing.residual import above, erode, match_range, score_map, smooth
+from brainseg_tf.postprocessing.residual import erode, match_range, median_exceeds, score_map, smooth
 
 
 def test_scores():
@@ -78,4 +78,4 @@ def test_above_is_a_smoothed_score_above_a_threshold(size):
     brain = ndimage.binary_erosion(random.random(score.shape) > 0.1, border_value=1)
     expected = smooth(score, brain, size) > 0.5
     assert 0.1 < expected[brain].mean() < 0.9
-    np.testing.assert_array_equal(above(score, 0.5, brain, size), expected)
+    np.testing.assert_array_equal(median_exceeds(score, 0.5, brain, size), expected)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from brainseg_tf import results_table
 from brainseg_tf.errors import InputError
+from brainseg_tf.prediction import results_table
 
 
 def report(ml=1.5, lesions=2):
@@ -63,7 +63,7 @@ def test_what_an_earlier_run_did_is_refused_and_other_scans_are_not(tmp_path):
 def test_processes_that_write_at_once_keep_each_others_rows(tmp_path):
     table = tmp_path / "summary.csv"
     code = (
-        "import sys; from pathlib import Path; from brainseg_tf import results_table as table\n"
+        "import sys; from pathlib import Path; from brainseg_tf.prediction import results_table as table\n"
         "for k in range(20):\n"
         "    table.renew(Path(sys.argv[1]), [table.row(Path(f'{sys.argv[2]}{k}'), 'failed', error='x')])"
     )

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from brainseg_tf import runs
-from brainseg_tf.cohort import Split
 from brainseg_tf.errors import InputError
 from brainseg_tf.model_card import FILE, read_card, training_options
-from brainseg_tf.recipes import FitOptions
+from brainseg_tf.options import FitOptions
 from brainseg_tf.serving.warmup import FILE as WARMUP
+from brainseg_tf.training import runs
+from brainseg_tf.training.cohort import Split
 
 SHIPPED = Path(__file__).parents[1] / "saved_models" / "cvae" / "2"
 OPTIONS = FitOptions("cvae", epochs=3, patience=10)

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brainseg_tf.batch import plan_batch
 from brainseg_tf.errors import InputError
-from brainseg_tf.scan_search import bids_root, search_bids, search_folder
+from brainseg_tf.prediction.batch import plan_batch
+from brainseg_tf.prediction.scan_search import bids_root, search_bids, search_folder
 from conftest import make_brain, save
 
 

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from brainseg_tf.calibration import healthy_levels
-from brainseg_tf.cohort import read_cohort
 from brainseg_tf.errors import InputError
+from brainseg_tf.images.volume import read_volume
 from brainseg_tf.metrics import dice
 from brainseg_tf.model_card import ModelCard, TrainingData
-from brainseg_tf.saved_model import Reconstruction
-from brainseg_tf.segmentation import SegmentationOptions, segment
-from brainseg_tf.slices import SliceOptions
-from brainseg_tf.volume import read_volume
+from brainseg_tf.options import SegmentationOptions, SliceOptions
+from brainseg_tf.reconstruction import Reconstruction
+from brainseg_tf.segmentation import segment
+from brainseg_tf.training.calibration import healthy_levels
+from brainseg_tf.training.cohort import read_cohort
 from conftest import AFFINE, make_brain, save
 
 SLICES = SliceOptions(size=48, spacing=5.0, min_brain=0.05)
-OPTIONS = SegmentationOptions(median=(1, 3, 3), smallest=3.0)
+OPTIONS = SegmentationOptions(median=(1, 3, 3), min_size_ml=3.0)
 LEVELS = {"absolute": 0.05, "positive": 0.05, "weighted": 0.4, "input": 0.7}
 
 
@@ -52,9 +52,9 @@ def test_the_lesion_and_nothing_else_on_the_scans_own_grid(tmp_path):
     assert dice(result.mask, truth) > 0.75
     (lesion,) = result.lesions
     assert lesion.ml == pytest.approx(result.mask.sum() * scan.voxel_ml)
-    assert set(result.seconds) == {"slices", "model", "residual", "mixture", "morphology", "edge", "grid"}
+    assert set(result.seconds) == {"slices", "model", "residual", "mixture", "morphology", "boundary", "grid"}
     assert result.warnings == []
-    assert result.outline.mixture.means[-1] > result.outline.level == LEVELS["weighted"]
+    assert result.outline.mixture.means[-1] > result.outline.healthy_threshold == LEVELS["weighted"]
 
 
 def test_the_smallest_size_holds_on_the_scans_grid_too(tmp_path):
@@ -64,9 +64,11 @@ def test_the_smallest_size_holds_on_the_scans_grid_too(tmp_path):
     x, _, z = np.indices(data.shape)
     data[(np.abs(z - 2 * x) < 3) & (data > 0)] = 900
     scan = read_volume(save(data[:, :, ::13], tmp_path / "scan.nii", affine @ np.diag([1, 1, 13, 1])))
-    result = segment([scan], Healthy(), card(), replace(OPTIONS, closing=0.0, edge=0.0, level=0.0))
+    result = segment(
+        [scan], Healthy(), card(), replace(OPTIONS, closing_mm=0.0, boundary_mm=0.0, healthy_threshold=0.0)
+    )
     assert result.lesions
-    assert min(lesion.ml for lesion in result.lesions) >= OPTIONS.smallest
+    assert min(lesion.ml for lesion in result.lesions) >= OPTIONS.min_size_ml
     assert ndimage.label(result.mask, np.ones((3, 3, 3)))[1] == len(result.lesions)
 
 
@@ -79,8 +81,8 @@ def test_a_healthy_scan_gives_an_empty_mask(tmp_path):
 
 def test_the_level_decides(tmp_path):
     scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
-    assert not segment([scan], Healthy(), card(), replace(OPTIONS, level=0.9)).mask.any()
-    assert segment([scan], Healthy(), card(), replace(OPTIONS, level=0.0)).mask.any()
+    assert not segment([scan], Healthy(), card(), replace(OPTIONS, healthy_threshold=0.9)).mask.any()
+    assert segment([scan], Healthy(), card(), replace(OPTIONS, healthy_threshold=0.0)).mask.any()
 
 
 def test_a_third_component_is_tried_where_two_are_healthy(tmp_path):
@@ -90,7 +92,7 @@ def test_a_third_component_is_tried_where_two_are_healthy(tmp_path):
     data = np.where((data > 0) & half, data + 160, data)
     data[12:16, 20:25, 10:13] = 900
     scan = read_volume(save(data, tmp_path / "scan.nii"))
-    options = replace(OPTIONS, score="positive", level=0.5, median=(1, 1, 1), separation=5.0)
+    options = replace(OPTIONS, score="positive", healthy_threshold=0.5, median=(1, 1, 1), separation=5.0)
     assert not segment([scan], Healthy(), card(), replace(options, components=(2,))).mask.any()
     result = segment([scan], Healthy(), card(), options)
     assert len(result.outline.mixture.means) == 3
@@ -103,7 +105,7 @@ def test_a_third_component_is_tried_where_two_are_healthy(tmp_path):
 def test_every_score_finds_a_plain_lesion(tmp_path, score):
     data, truth = make_brain(3)
     scan = read_volume(save(data, tmp_path / "scan.nii"))
-    result = segment([scan], Healthy(), card(), replace(OPTIONS, score=score, level=0.0))
+    result = segment([scan], Healthy(), card(), replace(OPTIONS, score=score, healthy_threshold=0.0))
     assert dice(result.mask, truth) > 0.6
 
 
@@ -131,7 +133,7 @@ def test_nothing_is_found_outside_the_brain(tmp_path):
     middle = int(np.argwhere(truth).mean(axis=0)[0])
     brain = scan.data > 0
     brain[middle : middle + 2] = False
-    result = segment([scan], Healthy(), card(), replace(OPTIONS, closing=12.0, rim=0.0), brain)
+    result = segment([scan], Healthy(), card(), replace(OPTIONS, closing_mm=12.0, erosion_mm=0.0), brain)
     assert result.outline.found.any()
     assert not (result.outline.found & ~result.stack.brain).any()
 
@@ -148,8 +150,8 @@ def test_what_cannot_be_segmented(tmp_path):
     scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
     with pytest.raises(InputError, match=r"needs flair, 2 scan\(s\) given"):
         segment([scan, scan], Healthy(), card(), OPTIONS)
-    with pytest.raises(InputError, match="nothing of the brain is left 200 mm inside"):
-        segment([scan], Healthy(), card(), replace(OPTIONS, rim=200.0))
+    with pytest.raises(InputError, match="an erosion of 200 mm leaves nothing of the brain"):
+        segment([scan], Healthy(), card(), replace(OPTIONS, erosion_mm=200.0))
 
 
 def test_levels_are_the_scores_of_healthy_tissue(brats_like):
@@ -187,7 +189,7 @@ def test_a_coils_field_is_no_lesion(tmp_path):
     model = OneSided()
     # A field is so smooth that what it brightens is no brighter than what is beside it, either.
     plain = replace(OPTIONS, faintest=0.0)
-    assert segment([scan], model, pointing, replace(plain, flatten=False)).mask.any()
+    assert segment([scan], model, pointing, replace(plain, correct_bias_field=False)).mask.any()
     assert len(model.shown) == 1
     result = segment([scan], model, pointing, plain)
     assert len(model.shown) == 3
@@ -199,7 +201,7 @@ def test_a_coils_field_is_no_lesion(tmp_path):
     # Residual scores are left as they were, unless it is asked for.
     segment([scan], model, pointing, replace(OPTIONS, score="weighted"))
     assert len(model.shown) == 4
-    segment([scan], model, pointing, replace(OPTIONS, score="weighted", flatten=True))
+    segment([scan], model, pointing, replace(OPTIONS, score="weighted", correct_bias_field=True))
     assert len(model.shown) == 6
 
 
@@ -242,7 +244,7 @@ def test_what_is_neither_bright_nor_sure_is_no_lesion(tmp_path, brightness, prob
     even[(data > 0) & (np.indices(data.shape).sum(axis=0) % 20 == 0)] = 10
     scan = read_volume(save(np.where(truth, 300 * brightness, even), tmp_path / "scan.nii"))
     pointing = card(score="probability", healthy_levels=LEVELS | {"probability": 0.5})
-    options = replace(OPTIONS, flatten=False)
+    options = replace(OPTIONS, correct_bias_field=False)
     assert segment([scan], Sure(), pointing, replace(options, faintest=0.0)).mask.any()
     assert segment([scan], Sure(), pointing, options).mask.any() == kept
 
@@ -250,5 +252,7 @@ def test_what_is_neither_bright_nor_sure_is_no_lesion(tmp_path, brightness, prob
 def test_a_rim_that_leaves_nothing_is_refused_before_anything_is_fitted(tmp_path):
     scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
     pointing = card(score="probability", healthy_levels=LEVELS | {"probability": 0.5})
-    with pytest.raises(InputError, match=r"scan.nii: nothing of the brain is left 500 mm inside it; lower --rim"):
-        segment([scan], Pointing(), pointing, replace(OPTIONS, rim=500.0))
+    with pytest.raises(
+        InputError, match=r"scan.nii: an erosion of 500 mm leaves nothing of the brain; lower --erosion-mm"
+    ):
+        segment([scan], Pointing(), pointing, replace(OPTIONS, erosion_mm=500.0))

@@ -9,7 +9,7 @@ import psutil
 import pytest
 from test_cli import FAST, call, fails
 
-from brainseg_tf import skull_strip
+from brainseg_tf.brain import skull_strip
 from conftest import AFFINE, make_brain, save
 
 # A stand-in for the user's tool: of a head whose brain is brighter than 200, it keeps that.

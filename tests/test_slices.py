@@ -6,19 +6,11 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from brainseg_tf.brain.mask import brain_mask, cut_to_head, skull_warning
 from brainseg_tf.errors import InputError
-from brainseg_tf.slices import (
-    SliceOptions,
-    brain_mask,
-    chosen,
-    cut_to_head,
-    from_stack,
-    normalise,
-    onto_stack,
-    skull_warning,
-    to_stack,
-)
-from brainseg_tf.volume import read_volume
+from brainseg_tf.images.volume import read_volume
+from brainseg_tf.options import SliceOptions
+from brainseg_tf.slices import from_stack, normalise, onto_stack, select_slices, to_stack
 from conftest import AFFINE, make_brain, save
 
 OPTIONS = SliceOptions(size=64, spacing=3.0)
@@ -148,9 +140,9 @@ def test_slice_choice_by_share_and_position():
     brain[2:18, :4] = True
     brain[9, :1] = True
     brain[9, 1:] = False
-    picked = chosen(brain, SliceOptions(min_brain=0.3, central=0.5))
+    picked = select_slices(brain, SliceOptions(min_brain=0.3, central=0.5))
     np.testing.assert_array_equal(np.flatnonzero(picked), [6, 7, 8, 10, 11, 12, 13])
-    assert not chosen(brain & False, SliceOptions()).any()
+    assert not select_slices(brain & False, SliceOptions()).any()
 
 
 def test_brain_mask_fills_holes_and_drops_specks(scan):

@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brainseg_tf import models, runs, saved_model, training
+from brainseg_tf import models, saved_model
 from brainseg_tf.errors import InputError
+from brainseg_tf.images.volume import read_mask, read_volume
 from brainseg_tf.metrics import dice
-from brainseg_tf.segmentation import SegmentationOptions, segment
-from brainseg_tf.training import fit, read_history
-from brainseg_tf.volume import read_mask, read_volume
+from brainseg_tf.options import SegmentationOptions
+from brainseg_tf.segmentation import segment
+from brainseg_tf.training import fit as training
+from brainseg_tf.training import runs
+from brainseg_tf.training.fit import RunSettings, fit, read_history
 from conftest import make_brain, save, small_options
 
 SHORT = small_options(epochs=4)
@@ -24,7 +27,7 @@ SHORT = small_options(epochs=4)
 
 def run(data: Path, out: Path, options: object = SHORT, **more: object) -> tuple[Path, list[str]]:
     said: list[str] = []
-    exported = fit(data, out, options, say=said.append, verbose=0, **more)
+    exported = fit(data, out, options, RunSettings(say=said.append, verbose=0, **more))
     return exported, said
 
 
@@ -98,8 +101,8 @@ def test_a_killed_run_resumes_to_the_same_weights(whole, brats_like, tmp_path):
     options = small_options(epochs=8)
     script = (
         "import sys; sys.path.insert(0, sys.argv[3]); from conftest import small_options; from pathlib import Path;"
-        "from brainseg_tf.training import fit;"
-        "fit(Path(sys.argv[1]), Path(sys.argv[2]), small_options(epochs=8), verbose=0)"
+        "from brainseg_tf.training.fit import RunSettings, fit;"
+        "fit(Path(sys.argv[1]), Path(sys.argv[2]), small_options(epochs=8), RunSettings(verbose=0))"
     )
     command = [sys.executable, "-c", script, str(brats_like), str(tmp_path / "killed"), str(Path(__file__).parent)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -202,7 +205,7 @@ def test_a_run_is_lengthened(brats_like, trained, tmp_path, monkeypatch):
     shutil.copytree(trained, out)
     before = read_history(out / "history.csv")
     rates, seen = [], []
-    restore, end = training.Run.restore, training.Run.on_epoch_end
+    restore, end = training.RunState.restore, training.RunState.on_epoch_end
 
     def watched_restore(self):
         done = restore(self)
@@ -216,8 +219,8 @@ def test_a_run_is_lengthened(brats_like, trained, tmp_path, monkeypatch):
 
     compiled = training.compiled
     monkeypatch.setattr(training, "compiled", lambda *given: seen.append(compiled(*given)) or seen[0])
-    monkeypatch.setattr(training.Run, "restore", watched_restore)
-    monkeypatch.setattr(training.Run, "on_epoch_end", watched_end)
+    monkeypatch.setattr(training.RunState, "restore", watched_restore)
+    monkeypatch.setattr(training.RunState, "on_epoch_end", watched_end)
     exported, said = run(brats_like, out, small_options(epochs=42), resume=True)
     assert (
         "the run goes on to 42 epochs instead of 40; from here on the learning rate follows the cosine of 42 epochs"

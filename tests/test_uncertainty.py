@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 from test_cli import FAST, call
 
-from brainseg_tf.saved_model import Reconstruction
-from brainseg_tf.segmentation import SegmentationOptions
+from brainseg_tf.options import SegmentationOptions
+from brainseg_tf.prediction.uncertainty import spread
+from brainseg_tf.reconstruction import Reconstruction
 from brainseg_tf.slices import Stack
-from brainseg_tf.uncertainty import spread
 from test_segmentation import card
 
-RAW = SegmentationOptions(score="absolute", rim=0.0, median=(1, 1, 1))
+RAW = SegmentationOptions(score="absolute", erosion_mm=0.0, median=(1, 1, 1))
 
 
 class Blind:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.volume import is_whole, read_mask, read_on_same_grid, read_segmentation, read_volume, write_map
+from brainseg_tf.images.volume import is_whole, read_mask, read_on_same_grid, read_segmentation, read_volume, write_map
 from conftest import AFFINE, make_brain, save
 
 # Voxels of 1 ml: a small array has the size of a head.

@@ -35,8 +35,9 @@ def start(data: Path, out: Path, epochs: int, *more: str) -> list[subprocess.Pop
 def main(data: Path, out: Path, epochs: int, *, resume: bool) -> None:
     import keras
 
-    from brainseg_tf import distribution, training
     from brainseg_tf.errors import InputError
+    from brainseg_tf.training import distribution
+    from brainseg_tf.training import fit as training
     from conftest import small_options
 
     class Watched(distribution.Distribution):
@@ -47,7 +48,12 @@ def main(data: Path, out: Path, epochs: int, *, resume: bool) -> None:
     training.Distribution = Watched
     keras.optimizers.Adam = partial(keras.optimizers.SGD, momentum=0.9)
     try:
-        training.fit(data, out, small_options(epochs=epochs), strategy="multi-worker", resume=resume, verbose=0)
+        training.fit(
+            data,
+            out,
+            small_options(epochs=epochs),
+            training.RunSettings(strategy="multi-worker", resume=resume, verbose=0),
+        )
     except InputError as error:
         sys.exit(f"Error: {error}")
 

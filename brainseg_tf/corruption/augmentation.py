@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from brainseg_tf.corruption.draws import Draws
+from brainseg_tf.corruption.random_fields import Draws
 
 _GAMMA, _SCALE, _BIAS = 0.3, 0.2, 0.12
 _NOISE, _BLURRED = 0.03, 0.25

@@ -8,8 +8,8 @@ lesion, though alone it could pass for healthy: so a network learns to follow a 
 
 import tensorflow as tf
 
-from brainseg_tf.corruption.draws import Draws
-from brainseg_tf.recipes import LesionOptions
+from brainseg_tf.corruption.random_fields import Draws
+from brainseg_tf.options import LesionOptions
 
 
 def plant_lesions(
@@ -21,14 +21,14 @@ def plant_lesions(
         images: (N, H, W, C) float32; ``brain``: (N, H, W), 1 inside.
 
     Returns:
-        The sick slices, and where their lesions are, (N, H, W), 0 or 1.
+        The abnormal slices, and where their lesions are, (N, H, W), 0 or 1.
     """
     first, in_first = _plant(images, brain, draws, options)
     both, in_second = _plant(first, brain, draws, options)
     lot = draws.uniform(0.0, 1.0)
     some, two = tf.cast(lot > options.clean, tf.float32), tf.cast(lot > 1 - options.second, tf.float32)
-    sick = tf.where(two[..., None] > 0, both, tf.where(some[..., None] > 0, first, images))
-    return sick, tf.maximum(in_first * some, in_second * two) * brain
+    abnormal = tf.where(two[..., None] > 0, both, tf.where(some[..., None] > 0, first, images))
+    return abnormal, tf.maximum(in_first * some, in_second * two) * brain
 
 
 def _plant(images: tf.Tensor, brain: tf.Tensor, draws: Draws, options: LesionOptions) -> tuple[tf.Tensor, tf.Tensor]:

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from brainseg_tf.corruption.draws import Draws
+from brainseg_tf.corruption.random_fields import Draws
 
 
 def add_noise(images: tf.Tensor, brain: tf.Tensor, draws: Draws, cells: int, stddev: float) -> tf.Tensor:

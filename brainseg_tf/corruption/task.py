@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from brainseg_tf.corruption.augmentation import degrade, flip, recolour
-from brainseg_tf.corruption.draws import Draws, stream
 from brainseg_tf.corruption.lesions import plant_lesions
 from brainseg_tf.corruption.noise import add_noise
+from brainseg_tf.corruption.random_fields import Draws, stream
 from brainseg_tf.corruption.shapes import paint_shapes
 from brainseg_tf.keras_backend import keras
-from brainseg_tf.recipes import CorruptionOptions, corruption_options
+from brainseg_tf.options import CorruptionOptions, corruption_options
 
 # The shapes' stream of draws: with the seed of the augmentation, a flip would go with the size of a shape.
 _SHAPES = 2

@@ -1,30 +1,36 @@
-"""The networks by name."""
+"""The networks. ``create`` makes one by its name in ``brainseg_tf.architectures``."""
 
-from brainseg_tf.models.cvae import CVAE
-from brainseg_tf.models.dae import DAE
-from brainseg_tf.models.dcvae import DilatedCVAE
-from brainseg_tf.models.fusion import FusionSegmenter
+from importlib import import_module
+
+from brainseg_tf.architectures import ARCHITECTURES
 from brainseg_tf.models.objective import ContextModel
-from brainseg_tf.models.selfseg import SelfSegmenter
-from brainseg_tf.models.unet import UNet
 
-ARCHITECTURES: dict[str, type[ContextModel]] = {
-    "cvae": CVAE,
-    "dcvae": DilatedCVAE,
-    "dae": DAE,
-    "unet": UNet,
-    "selfseg": SelfSegmenter,
-    "fusion": FusionSegmenter,
-}
+__all__ = ["ContextModel", "class_of", "create"]
+
+
+def class_of(architecture: str) -> type[ContextModel]:
+    """The class of an architecture.
+
+    Args:
+        architecture: a key of ``ARCHITECTURES``.
+    """
+    module, _, name = ARCHITECTURES[architecture].class_path.partition(":")
+    found: type[ContextModel] = getattr(import_module(module), name)
+    return found
 
 
 def create(architecture: str, channels: int) -> ContextModel:
-    """A new, untrained network, ready for images of any height and width.
+    """A new, untrained network, built for images of any height and width.
 
     Args:
         architecture: a key of ``ARCHITECTURES``.
         channels: image channels, one per modality.
     """
-    model = ARCHITECTURES[architecture](channels, name=architecture)
+    model = class_of(architecture)(channels, name=architecture)
     model.build((None, None, None, channels))
     return model
+
+
+# Keras finds a class by its registered name when it loads a model: all of them must be known.
+for _name in ARCHITECTURES:
+    class_of(_name)

@@ -62,5 +62,5 @@ class DAE(ContextModel):
         build_chain(self.decoder, build_chain(self.encoder, (None, None, None, self.channels)))
         self.built = True
 
-    def restore(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
+    def reconstruct(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
         return run(self.decoder, run(self.encoder, images, training), training)

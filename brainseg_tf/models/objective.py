@@ -15,8 +15,7 @@ import tensorflow as tf
 from brainseg_tf.corruption import Task
 from brainseg_tf.keras_backend import keras
 from brainseg_tf.models.layers import crop_like, pad_to_multiple
-from brainseg_tf.postprocessing.residual import Score
-from brainseg_tf.recipes import ObjectiveOptions
+from brainseg_tf.options import ObjectiveOptions, Score
 
 Corruption = Callable[[tf.Tensor, tf.Tensor], Task]
 
@@ -47,7 +46,7 @@ class ContextModel(keras.Model):
     Compile with ``corruption`` (images, seed -> task; a ``CorruptionTask`` survives saving and loading) and
     ``objective`` (weights); fit on batches of (images (N, H, W, C) in [0, 1], seed (2,) int32).
 
-    A subclass has ``stride``, the product of its strides, and gives ``restore``. Calling the model gives its
+    A subclass has ``stride``, the product of its strides, and gives ``reconstruct``. Calling the model gives its
     reconstruction, deterministic and of the input's size.
     """
 
@@ -64,7 +63,7 @@ class ContextModel(keras.Model):
         self.channels = channels
         self.corruption: Corruption
         self.objective = ObjectiveOptions()
-        self.losses_seen = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
+        self.loss_trackers = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
 
     def compile(self, *, corruption: Corruption, objective: ObjectiveOptions | None = None, **kwargs: Any) -> None:
         super().compile(**kwargs)
@@ -94,9 +93,9 @@ class ContextModel(keras.Model):
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         padded = pad_to_multiple(images, self.stride)
-        return crop_like(self.restore(padded, training=training), images)
+        return crop_like(self.reconstruct(padded, training=training), images)
 
-    def restore(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
+    def reconstruct(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
         """Reconstruction of images whose sides are multiples of ``stride``."""
         raise NotImplementedError
 
@@ -117,9 +116,9 @@ class ContextModel(keras.Model):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        return list(self.losses_seen.values())
+        return list(self.loss_trackers.values())
 
-    def learn(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def training_losses(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step on a batch: corrupts it, and goes down the gradient of the mean loss of all replicas' batches.
 
         Returns:
@@ -135,21 +134,21 @@ class ContextModel(keras.Model):
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         return losses
 
-    def measure(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def validation_losses(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The terms of the objective on a batch, as ``learn`` gives them, without a step."""
         clean, seed = data
         return self.compute_losses(self.corruption(clean, seed), None)
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return self._seen(self.learn(data), data[0])
+        return self._seen(self.training_losses(data), data[0])
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return self._seen(self.measure(data), data[0])
+        return self._seen(self.validation_losses(data), data[0])
 
     def _seen(self, losses: dict[str, tf.Tensor], clean: tf.Tensor) -> dict[str, tf.Tensor]:
         for name, value in losses.items():
-            self.losses_seen[name].update_state(value, sample_weight=tf.shape(clean)[0])
-        return {name: metric.result() for name, metric in self.losses_seen.items()}
+            self.loss_trackers[name].update_state(value, sample_weight=tf.shape(clean)[0])
+        return {name: metric.result() for name, metric in self.loss_trackers.items()}
 
 
 class VariationalContextModel(ContextModel):
@@ -168,7 +167,7 @@ class VariationalContextModel(ContextModel):
         """g(z), (N, H, W, C)."""
         raise NotImplementedError
 
-    def restore(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
+    def reconstruct(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
         mean, _ = self.encode(images, training=training)
         return self.decode(mean, training=training)
 

@@ -28,7 +28,7 @@ class SelfSegmenter(UNet):
     def maps(self) -> int:
         return 1 + self.channels
 
-    def restore(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
+    def reconstruct(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
         return self.compute_maps(images, training=training)[..., 1:]
 
     def compute_losses(self, task: Task, seed: tf.Tensor | None) -> dict[str, tf.Tensor]:

@@ -58,7 +58,7 @@ class UNet(ContextModel):
         build_chain([self.head], shape)
         self.built = True
 
-    def restore(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
+    def reconstruct(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
         return self.compute_maps(images, training=training)
 
     def compute_maps(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:

@@ -2,12 +2,11 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy import ndimage
 
-Spread = Literal["tied", "free"]
+from brainseg_tf.options import MixtureOptions, Spread
 
 # The start is fitted to at most this many voxels; more change the third digit of the means.
 _SAMPLE = 50_000
@@ -15,27 +14,6 @@ _SAMPLE = 50_000
 _TINY = 1e-6
 # Slices that are worked on at once.
 _SLAB = 4
-
-
-@dataclass(frozen=True)
-class MixtureOptions:
-    """How the score is divided into components.
-
-    Attributes:
-        neighbourhood: edge, an odd number, of the cube of voxels whose mean posterior is a voxel's mixing weight; 1
-            gives an ordinary mixture with one weight per component for the whole volume.
-        iterations: at most this many; fewer once no mean moves by more than ``tolerance``.
-        tolerance: in units of the score.
-        spread: ``tied`` gives all components one standard deviation, ``free`` each its own. A free component can grow
-            so wide that it takes the outliers on both sides of the others.
-        lesion: the component that is the lesion: the ``brightest`` or, after the paper, the ``smallest``.
-    """
-
-    neighbourhood: int = 3
-    iterations: int = 20
-    tolerance: float = 1e-3
-    spread: Spread = "tied"
-    lesion: Literal["brightest", "smallest"] = "brightest"
 
 
 @dataclass(frozen=True)

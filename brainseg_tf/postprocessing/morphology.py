@@ -51,19 +51,19 @@ def remove_small(mask: np.ndarray, voxel_ml: float, smallest_ml: float) -> np.nd
     return remove_small_objects(mask, max_size=voxels - 1, connectivity=3) if voxels > 1 else mask
 
 
-def remove_low(mask: np.ndarray, values: np.ndarray, least: float, beside: float = 1.0) -> np.ndarray:
+def remove_low(mask: np.ndarray, values: np.ndarray, least: float, neighbour_share: float = 1.0) -> np.ndarray:
     """Removes connected components (26 neighbours) over which the mean of ``values`` is low.
 
     Args:
         mask: (N, H, W) bool; ``values``: (N, H, W).
         least: what is not low.
-        beside: the share of it that is enough beside a component that is not low.
+        neighbour_share: the share of it that is sufficient next to a component that is not low.
     """
     components, count = ndimage.label(mask, np.ones((3, 3, 3)))
     if count == 0:
         return mask
     means = ndimage.mean(values, components, np.arange(1, count + 1))
-    return np.array([False, *(means >= (least * beside if means.max() >= least else least))])[components]
+    return np.array([False, *(means >= (least * neighbour_share if means.max() >= least else least))])[components]
 
 
 def lesions(mask: np.ndarray, residual: np.ndarray, affine: np.ndarray, middle_mm: float) -> list[Lesion]:

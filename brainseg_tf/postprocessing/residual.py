@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 from scipy import ndimage
 
 from brainseg_tf.errors import InputError
-
-Score = Literal["absolute", "positive", "weighted", "probability", "input", "equalised"]
+from brainseg_tf.options import Score
 
 
 def match_range(reconstruction: np.ndarray, images: np.ndarray, brain: np.ndarray) -> np.ndarray:
@@ -68,20 +66,20 @@ def score_map(
     return score.mean(axis=-1, dtype=np.float32)
 
 
-def erode(brain: np.ndarray, spacing: tuple[float, float, float], rim: float) -> np.ndarray:
+def erode(brain: np.ndarray, spacing: tuple[float, float, float], radius_mm: float) -> np.ndarray:
     """Erodes the brain within each slice by a disc, since the brain's edge itself leaves a residual.
 
     Args:
         brain: (N, H, W) bool.
         spacing: millimetres along (slice, row, column).
-        rim: the disc's radius in millimetres; pixels whose distance to a pixel outside the brain, from centre to
-            centre, is at most this are removed.
+        radius_mm: pixels whose distance to a pixel outside the brain, from centre to centre, is at most this are
+            removed.
     """
-    if rim <= 0:
+    if radius_mm <= 0:
         return brain
     # Pixels beyond the image's edge are outside the brain too.
     padded = np.pad(brain, ((0, 0), (1, 1), (1, 1)))
-    eroded = [ndimage.distance_transform_edt(one, spacing[1:]) > rim for one in padded]
+    eroded = [ndimage.distance_transform_edt(one, spacing[1:]) > radius_mm for one in padded]
     return np.stack(eroded)[:, 1:-1, 1:-1]
 
 
@@ -90,7 +88,7 @@ def smooth(score: np.ndarray, brain: np.ndarray, size: tuple[int, int, int]) -> 
     return _filtered(score, brain, size, lambda part: ndimage.median_filter(part, size))
 
 
-def above(score: np.ndarray, threshold: float, brain: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
+def median_exceeds(score: np.ndarray, threshold: float, brain: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
     """Where ``smooth`` would lie above a threshold, (N, H, W) bool.
 
     A median is above what half of its window is above, and counting is several times faster than sorting.

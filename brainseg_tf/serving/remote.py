@@ -11,7 +11,7 @@ import numpy as np
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.model_card import ModelCard
-from brainseg_tf.saved_model import Reconstruction, joined
+from brainseg_tf.reconstruction import Reconstruction, joined
 from brainseg_tf.serving.endpoint import MESSAGE_BYTES, Endpoint, RetryableError, excerpt, wrong_shape
 from brainseg_tf.serving.identity import TRAINING, differences
 

@@ -1,0 +1,86 @@
+"""The architectures: for each its class, a name for readers, and the recipe that it is trained with by default.
+
+A new architecture is a module in ``models/`` and an entry here; the command line's choices, the model cards and the
+texts of the pages follow. Only the standard library is imported, so that ``--help`` does not load TensorFlow.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from brainseg_tf.options import CorruptionOptions, FitOptions, ObjectiveOptions, SliceOptions, corruption_options
+
+if TYPE_CHECKING:
+    from brainseg_tf.model_card import ModelCard
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One network.
+
+    Attributes:
+        class_path: ``module:class`` of its ``ContextModel``.
+        title: what it is, for readers.
+        recipe: the training options that were found best (docs/experiments.md).
+        min_modalities: the smallest number of channels.
+    """
+
+    class_path: str
+    title: str
+    recipe: FitOptions
+    min_modalities: int = 1
+
+
+_SELFSEG = FitOptions(
+    "selfseg",
+    epochs=25,
+    patience=25,
+    learning_rate=2e-3,
+    corruption=CorruptionOptions("lesions", augment=True),
+    objective=ObjectiveOptions(context=10.0),
+)
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "cvae": Architecture(
+        "brainseg_tf.models.cvae:CVAE", "context variational autoencoder", FitOptions("cvae", epochs=60)
+    ),
+    "dcvae": Architecture(
+        "brainseg_tf.models.dcvae:DilatedCVAE",
+        "dilated context variational autoencoder",
+        FitOptions("dcvae", epochs=36, patience=36, batch=8, learning_rate=2e-3, objective=ObjectiveOptions(kl=0.002)),
+    ),
+    "dae": Architecture(
+        "brainseg_tf.models.dae:DAE",
+        "denoising autoencoder",
+        FitOptions("dae", epochs=14, patience=14, batch=8, corruption=CorruptionOptions("lesions", augment=True)),
+    ),
+    "unet": Architecture(
+        "brainseg_tf.models.unet:UNet",
+        "denoising U-Net",
+        FitOptions("unet", epochs=30, patience=30, corruption=CorruptionOptions("noise", augment=True)),
+    ),
+    "selfseg": Architecture("brainseg_tf.models.selfseg:SelfSegmenter", "self-supervised U-Net", _SELFSEG),
+    "fusion": Architecture(
+        "brainseg_tf.models.fusion:FusionSegmenter",
+        "two fused self-supervised U-Nets",
+        replace(_SELFSEG, architecture="fusion", modalities=("flair", "t2")),
+        min_modalities=2,
+    ),
+}
+
+
+def paper_recipe(architecture: str) -> FitOptions:
+    """The training of the source paper (sections 5.1 and 5.2): squares and circles, min-max, the central slices."""
+    return FitOptions(architecture, slices=SliceOptions(normalisation="volume", min_brain=0.15, central=0.7))
+
+
+def recipe_of(card: "ModelCard") -> FitOptions:
+    """The options that a model was trained with."""
+    training = dict(card.training)
+    return FitOptions(
+        architecture=card.architecture,
+        modalities=card.modalities,
+        slices=card.slices,
+        corruption=corruption_options(training.pop("corruption")),
+        objective=ObjectiveOptions(**training.pop("objective")),
+        **training,
+    )

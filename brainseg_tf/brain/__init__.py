@@ -1,0 +1,1 @@
+"""Finding the brain in a scan."""

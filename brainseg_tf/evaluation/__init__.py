@@ -1,0 +1,1 @@
+"""Evaluation: methods compared with ground truth."""

@@ -1,0 +1,80 @@
+"""Many comparisons in one line: means over patients with intervals, pooled values, and what is flagged by mistake."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from brainseg_tf.evaluation.case_metrics import Comparison
+from brainseg_tf.metrics import calibration_error, cluster_interval, interval
+
+# Metrics whose mean over patients is reported, with its interval.
+MEANS = (
+    "dice",
+    "iou",
+    "sensitivity",
+    "precision",
+    "hausdorff95",
+    "average_precision",
+    "brier",
+)
+# The columns of ``Comparison.slices``, whose mean over slices is reported.
+SLICE_MEANS = ("iou_slice", "dice_slice")
+SIZES = ("small", "medium", "large")
+
+
+def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """What one method's comparisons, all cut in one way, come to.
+
+    Returns:
+        - For each of ``MEANS`` the mean over the patients where it is known, and ``<name>_interval``, its 95 %
+          bootstrap interval.
+        - For each of ``SLICE_MEANS`` the mean over all slices of all patients, and its interval by a bootstrap that
+          draws patients with all their slices.
+        - ``dice_small``, ``dice_medium``, ``dice_large``: the Dice of the thirds of the lesions by volume.
+        - Pooled Dice and IoU.
+        - Millilitres flagged in tumour-free slices (``false_ml_*``), in tumour-free slices that the method gets without
+          the others (``tumour_free_ml_*``), and in patients without a lesion (``healthy_ml_*``): median, 95th
+          percentile, and the share of the patients where anything is flagged.
+        - ``reliability`` of all posteriors together, and its ``calibration_error``.
+    """
+    abnormal = [one for one in comparisons if one.lesion_ml > 0]
+    slices = np.concatenate([one.slices for one in comparisons])
+    by_patient = {name: [getattr(one, name) for one in abnormal] for name in MEANS}
+    numbers: dict[str, Any] = {
+        "patients": len(comparisons),
+        "slices": len(slices),
+        "missed": sum(one.found_ml == 0 for one in abnormal),
+    }
+    for name, values in by_patient.items():
+        numbers[name] = _mean(values)
+        numbers[f"{name}_interval"] = list(interval(values))
+    for column, name in enumerate(SLICE_MEANS):
+        numbers[name] = _mean(slices[:, column])
+        numbers[f"{name}_interval"] = list(cluster_interval([one.slices[:, column] for one in abnormal]))
+    ranked = sorted(abnormal, key=lambda one: one.lesion_ml)
+    for size, third in zip(SIZES, np.array_split(np.arange(len(ranked)), len(SIZES)), strict=True):
+        numbers[f"dice_{size}"] = _mean([ranked[k].dice for k in third])
+    overlap, union, total = (sum(getattr(one, key) for one in comparisons) for key in ("overlap", "union", "total"))
+    numbers["iou_pooled"] = overlap / union if union else 1.0
+    numbers["dice_pooled"] = 2 * overlap / total if total else 1.0
+    healthy = [one.found_ml for one in comparisons if one.lesion_ml == 0]
+    flagged = {
+        "false": [one.false_ml for one in comparisons],
+        "tumour_free": [one.tumour_free_ml for one in comparisons],
+    }
+    for name, values in (flagged | {"healthy": healthy}).items():
+        known = np.asarray(values, float)[~np.isnan(values)] if values else np.zeros(0)
+        numbers[f"{name}_ml_median"] = float(np.median(known)) if known.size else float("nan")
+        numbers[f"{name}_ml_p95"] = float(np.percentile(known, 95)) if known.size else float("nan")
+        numbers[f"{name}_flagged"] = _mean(known > 0)
+    counts = np.sum([one.reliability for one in comparisons], axis=0)
+    numbers["reliability"] = counts.round(1).tolist()
+    numbers["calibration_error"] = calibration_error(counts)
+    return numbers
+
+
+def _mean(values: Sequence[float] | np.ndarray) -> float:
+    known = np.asarray(values, float)
+    known = known[~np.isnan(known)]
+    return float(known.mean()) if known.size else float("nan")

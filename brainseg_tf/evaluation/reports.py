@@ -1,0 +1,150 @@
+"""An evaluation for the reader: a table for the console, CSV, JSON, and a line in the models' cards."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brainseg_tf.evaluation.aggregate import summarise
+from brainseg_tf.evaluation.case_metrics import Comparison
+from brainseg_tf.evaluation.methods import CUTS, MIXTURE_CUT, NO_NETWORK
+from brainseg_tf.files import replacing
+from brainseg_tf.model_card import PAPER_IOU
+from brainseg_tf.options import SegmentationOptions
+from brainseg_tf.saved_model import ModelFolder
+
+Summaries = Mapping[tuple[str, str], Mapping[str, Any]]
+
+_COLUMNS = (
+    ("dice", "Dice"),
+    ("iou", "IoU"),
+    ("iou_slice", "IoU slice"),
+    ("dice_pooled", "pooled"),
+    ("sensitivity", "sens."),
+    ("precision", "prec."),
+    ("hausdorff95", "HD95 mm"),
+    ("average_precision", "AP"),
+    ("brier", "Brier"),
+    ("calibration_error", "ECE"),
+    ("dice_small", "small"),
+    ("dice_medium", "medium"),
+    ("dice_large", "large"),
+    ("false_ml_median", "false ml"),
+    ("false_ml_p95", "95 %"),
+    ("false_flagged", "any"),
+    ("tumour_free_ml_median", "free ml"),
+    ("tumour_free_ml_p95", "95 %"),
+    ("tumour_free_flagged", "any"),
+)
+_FIELDS = (
+    "seed",
+    "method",
+    "cut",
+    "patient",
+    "dice",
+    "iou",
+    "iou_slice",
+    "dice_slice",
+    "slices",
+    "sensitivity",
+    "precision",
+    "hausdorff95",
+    "average_precision",
+    "brier",
+    "lesion_ml",
+    "found_ml",
+    "false_ml",
+    "tumour_free_ml",
+)
+
+
+def by_method_and_cut(comparisons: Sequence[Comparison]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Summaries, methods in the order they come, cuts in that of ``CUTS``."""
+    methods = dict.fromkeys(one.method for one in comparisons)
+    summaries = {}
+    for method in methods:
+        for cut in CUTS:
+            own = [one for one in comparisons if (one.method, one.cut) == (method, cut)]
+            if own:
+                summaries[method, cut] = summarise(own)
+    return summaries
+
+
+def table(summaries: Summaries) -> str:
+    """The summaries for a console: a line for each method and cut."""
+    width = max([len(method) for method, _ in summaries] + [6])
+    lines = [
+        " ".join(
+            [f"{'method':{width}} {'cut':10}", f"{'Dice, 95 % interval':>22}", *(f"{t:>9}" for _, t in _COLUMNS[1:])]
+        )
+    ]
+    for (method, cut), numbers in summaries.items():
+        low, high = numbers["dice_interval"]
+        dice = f"{numbers['dice']:.3f} ({low:.3f} to {high:.3f})"
+        rest = [_number(numbers[key]) for key, _ in _COLUMNS[1:]]
+        lines.append(" ".join([f"{method:{width}} {cut:10}", f"{dice:>22}", *rest]))
+    return "\n".join(lines)
+
+
+def write_csv(path: Path, comparisons: Sequence[tuple[int, Comparison]]) -> None:
+    """Writes a line per seed, method, cut and patient."""
+    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, _FIELDS)
+        writer.writeheader()
+        for seed, one in comparisons:
+            numbers = summarise([one])
+            row = asdict(one) | {key: numbers[key] for key in ("slices", "iou_slice", "dice_slice")} | {"seed": seed}
+            writer.writerow({name: "" if row[name] != row[name] else row[name] for name in _FIELDS})
+
+
+def nested(summaries: Summaries) -> dict[str, dict[str, Any]]:
+    """The summaries by method, then cut; NaN as None, as JSON wants it."""
+    result: dict[str, dict[str, Any]] = {}
+    for (method, cut), numbers in summaries.items():
+        result.setdefault(method, {})[cut] = {name: _known(value) for name, value in numbers.items()}
+    return result
+
+
+def reliability(summaries: Summaries) -> dict[str, np.ndarray]:
+    """By method that has a posterior, ``metrics.reliability`` of all its patients together."""
+    tables = {
+        method: np.array(numbers["reliability"]) for (method, cut), numbers in summaries.items() if cut == MIXTURE_CUT
+    }
+    return {method: table for method, table in tables.items() if table.any()}
+
+
+def update_card(
+    found: ModelFolder, summaries: Summaries, patients: str, folds: int, options: SegmentationOptions
+) -> None:
+    """Writes the measured metrics into a model's card, beside the paper's and the baseline's.
+
+    Args:
+        found: the model.
+        summaries: with that model's and the baseline's.
+        patients: which.
+        folds: of the cross-validation that trained the model's recipe anew; 0 if the model itself was tested.
+        options: of the stages.
+    """
+    card, numbers = found.card, nested(summaries)
+    metrics = {
+        "patients": patients,
+        "folds": folds,
+        "network": numbers[card.name],
+        **({NO_NETWORK: numbers[NO_NETWORK][MIXTURE_CUT]} if NO_NETWORK in numbers else {}),
+        "paper_iou_slice": PAPER_IOU.get(card.architecture),
+        "options": asdict(options),
+    }
+    replace(card, metrics=metrics).write(found.path)
+
+
+def _number(value: float) -> str:
+    return f"{value:9.3f}" if value == value else " " * 9
+
+
+def _known(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_known(one) for one in value]
+    return None if isinstance(value, float) and value != value else value

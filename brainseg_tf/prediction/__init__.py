@@ -1,0 +1,1 @@
+"""Prediction: from scan files to masks, reports, tables and pages."""

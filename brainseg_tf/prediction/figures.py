@@ -1,0 +1,142 @@
+"""Figures of a scan: the stages of its segmentation, and a thumbnail."""
+
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import nibabel as nib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from brainseg_tf.drawing import finite, message, panels, save, upper_limit
+from brainseg_tf.segmentation import Segmentation
+
+# Rows of pixels between two slices of a column.
+_GAP = 4
+_LESION = ListedColormap(["#e8202a"])
+_OPPOSITE = dict(zip("LRAPSI", "RLPAIS", strict=True))
+
+
+def segmentation(result: Segmentation, path: Path | BinaryIO, truth: np.ndarray | None = None, rows: int = 3) -> None:
+    """Draws input, reconstruction, residual and result (the paper's figure 3) on the slices with most lesion, as a PNG.
+
+    A network that gives a lesion's probability has a panel for it too. The letters at the edges of the input panel are
+    the patient's directions: right, left, anterior, posterior.
+
+    Args:
+        result: of ``segment``.
+        path: the file's, or an open one.
+        truth: (N, H, W) bool on the model's slices, for a further panel.
+        rows: number of slices; the middle ones if there is no lesion.
+    """
+    images = result.stack.images[..., 0]
+    if images.size == 0:
+        save(message("no slices"), path)
+        return
+    chosen = _slices_to_show(result, rows)
+    box = _bounding_box(result.stack.brain)
+    top = upper_limit(images[result.stack.brain])
+    grey, even = {"cmap": "gray", "vmin": 0, "vmax": top}, {"cmap": "RdBu_r", "vmin": -top / 2, "vmax": top / 2}
+    columns: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
+        "input": (images, grey),
+        "reconstruction": (result.reconstruction[..., 0], grey),
+        "residual": (result.residual.mean(axis=-1), even),
+    }
+    if result.outline.kind == "probability":
+        columns["probability"] = (result.outline.score, {"cmap": "magma", "vmin": 0, "vmax": 1})
+    masks = {"result": result.outline.found} | ({"ground truth": truth} if truth is not None else {})
+
+    def below_one_another(volume: np.ndarray) -> np.ndarray:
+        """The chosen slices as one image: an axis for each would take twice as long to draw."""
+        filled = volume.astype(np.float32)
+        return np.concatenate([np.pad(filled[z][box], ((0, _GAP), (0, 0)), constant_values=np.nan) for z in chosen])
+
+    names = [*columns, *masks]
+    figure, axes = panels(1, len(names), 2.3 * len(names), 2.6 * len(chosen))
+    for axis, name in zip(axes[0], names, strict=True):
+        volume, shades = columns.get(name, columns["input"])
+        drawn = axis.imshow(finite(below_one_another(volume)), interpolation="nearest", **shades)
+        if name in masks:
+            lesion = below_one_another(np.where(masks[name], 1.0, np.nan))
+            axis.imshow(finite(lesion), interpolation="nearest", cmap=_LESION, alpha=0.5, vmin=0, vmax=1)
+        axis.set_axis_off()
+        axis.set_title(name, fontsize=10)
+        if name == "residual":
+            bar = figure.colorbar(drawn, ax=axis, location="bottom", shrink=0.8, aspect=30)
+            bar.ax.tick_params(labelsize=7)
+    height, width = (
+        side // count for side, count in zip(below_one_another(images).shape, (len(chosen), 1), strict=True)
+    )
+    for row, z in enumerate(chosen):
+        _label_slice(axes[0][0], result.stack.affine, z, row * height, (height - _GAP, width))
+    save(figure, path)
+
+
+def _label_slice(axis: Axes, affine: np.ndarray, z: int, upper: int, shape: tuple[int, int]) -> None:
+    """Writes the patient's directions at a slice's edges, and its height in millimetres.
+
+    Args:
+        axis: the panel.
+        affine: (4, 4), from (column, row, slice) to RAS world space.
+        z: the slice.
+        upper: the row of the panel at which the slice begins.
+        shape: rows and columns of the slice in the panel.
+    """
+    height, width = shape
+    right, lower = (str(code) for code in nib.orientations.aff2axcodes(affine)[:2])
+    middle_row, middle_column = upper + height / 2, width / 2
+    style: dict[str, Any] = {"color": "white", "fontsize": 8, "ha": "center", "va": "center", "clip_on": True}
+    for letter, column, row in (
+        (_OPPOSITE[right], 4, middle_row),
+        (right, width - 5, middle_row),
+        (_OPPOSITE[lower], middle_column, upper + 4),
+        (lower, middle_column, upper + height - 5),
+    ):
+        axis.text(column, row, letter, **style)
+    position_mm = float((affine @ [middle_column, height / 2, z, 1])[2])
+    axis.text(2, upper + height - 3, f"z = {position_mm:.0f} mm", color="white", fontsize=7, clip_on=True)
+
+
+def thumbnail(result: Segmentation, path: Path | BinaryIO) -> None:
+    """Draws the slice with most lesion, or the middle one, and the lesion on it, as a small PNG."""
+    if result.stack.images.size == 0:
+        save(message("no slices"), path)
+        return
+    (z,) = _slices_to_show(result, 1)
+    box = _bounding_box(result.stack.brain)
+    image, found = result.stack.images[z][box][..., 0], result.outline.found[z][box]
+    figure = Figure(figsize=(1.8, 1.8 * image.shape[0] / image.shape[1]))
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.set_axis_off()
+    axis.imshow(finite(image), cmap="gray", vmin=0, vmax=upper_limit(image))
+    axis.imshow(np.ma.masked_equal(found, 0), cmap=_LESION, alpha=0.5, vmin=0, vmax=1)
+    save(figure, path)
+
+
+def _slices_to_show(result: Segmentation, count: int) -> list[int]:
+    """Indices of the slices with most lesion, else with most brain, else of the middle one."""
+    for volume in (result.outline.found, result.stack.brain):
+        areas = volume.sum(axis=(1, 2))
+        if areas.any():
+            return _spread_out(areas, count)
+    return [len(result.stack.brain) // 2]
+
+
+def _spread_out(areas: np.ndarray, count: int, apart: int = 8) -> list[int]:
+    """Indices of the largest areas, from below up, at least ``apart`` slices from one another."""
+    left, found = areas.astype(float), list[int]()
+    while len(found) < count and left.max() > 0:
+        z = int(left.argmax())
+        found.append(z)
+        left[max(0, z - apart + 1) : z + apart] = 0
+    return sorted(found)
+
+
+def _bounding_box(brain: np.ndarray, margin: int = 4) -> tuple[slice, slice]:
+    """Rows and columns around the brain of (N, H, W); all of them if there is no brain."""
+    if not brain.any():
+        return slice(None), slice(None)
+    ends = (np.flatnonzero(brain.any(axis=others))[[0, -1]] for others in ((0, 2), (0, 1)))
+    rows, columns = (slice(max(0, low - margin), high + margin + 1) for low, high in ends)
+    return rows, columns

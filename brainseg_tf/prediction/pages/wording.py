@@ -1,0 +1,258 @@
+"""What a run did, in words: the table "What ran" of a scan's page, a paragraph for a methods section, the citation."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from brainseg_tf import __version__
+from brainseg_tf.architectures import ARCHITECTURES
+from brainseg_tf.model_card import ModelCard
+from brainseg_tf.options import SegmentationOptions
+from brainseg_tf.segmentation import Segmentation
+
+# Held against CITATION.cff, which is not installed, by tests/test_pages.py.
+_SOFTWARE = "The brainseg-tf developers. brainseg-tf (version {version}), computer software. {year}."
+_YEAR = 2026
+_METHOD = (
+    "Gubaidullin A. Unsupervised Anomaly Segmentation in Brain MR Images using Context Variational Autoencoder. "
+    "University of Bonn."
+)
+_DATA = (
+    "Menze BH, et al. The Multimodal Brain Tumor Image Segmentation Benchmark (BRATS). IEEE Transactions on Medical "
+    "Imaging. 2015;34(10):1993-2024. doi:10.1109/TMI.2014.2377694."
+)
+_SCORES = {
+    "absolute": "the absolute residual",
+    "positive": "the positive part of the residual",
+    "weighted": "the geometric mean of the positive residual and the input",
+    "probability": "the network's probability of a lesion",
+    "input": "the input's intensity, without a network",
+    "equalised": "the input's histogram-equalised intensity, without a network",
+}
+_NORMALISATIONS = {
+    "slice": "each slice scaled to its minimum and maximum",
+    "volume": "scaled to the volume's minimum and maximum",
+    "robust": "scaled by the 1st percentile and the median of the brain",
+}
+_MODALITIES = {"flair": "FLAIR", "t1": "T1", "t1ce": "contrast-enhanced T1", "t2": "T2"}
+_STAGES = {
+    "read": "reading",
+    "slices": "slicing",
+    "load_model": "loading the model",
+    "model": "network",
+    "grid": "back to the scan's grid",
+    "write": "writing",
+}
+_PACKAGES = {"python": "Python", "tensorflow": "TensorFlow", "keras": "Keras", "numpy": "NumPy", "scipy": "SciPy"}
+
+
+def what_ran(report: Mapping[str, Any], result: Segmentation, card: ModelCard) -> list[tuple[str, list[str]]]:
+    """The rows of the table: what it is about, and its sentences.
+
+    Args:
+        report: of ``Predictor.run``.
+        result: of ``segment``.
+        card: of the model.
+    """
+    rows = [
+        ("Scan", [f"{_joined(_modalities(card))}; {_brain(report)}"]),
+        ("Model", _model(report, card)),
+        ("Slices", [_slices(card)]),
+        ("Measured accuracy", [_accuracy(card)]),
+        ("Score", _score(report, result)),
+        ("Mixture", _mixture(report, result)),
+        ("Morphology", _morphology(report["options"])),
+        ("Time", [_time(report["seconds"])]),
+    ]
+    return [(subject, [_capitalised(one).removesuffix(".") for one in sentences]) for subject, sentences in rows]
+
+
+def software(versions: Mapping[str, str]) -> str:
+    """The packages that numbers depend on, by version."""
+    return ", ".join(f"{_PACKAGES.get(name, name)} {value}" for name, value in versions.items())
+
+
+def methods(report: Mapping[str, Any], result: Segmentation, card: ModelCard, versions: Mapping[str, str]) -> str:
+    """A paragraph for a methods section, filled with what ran.
+
+    Args:
+        report, result, card: as in ``what_ran``.
+        versions: of ``model_card.versions``.
+    """
+    options = report["options"]
+    modalities, network = _joined(_modalities(card)), ARCHITECTURES[card.architecture].title
+    scans = f"{modalities} {'images' if len(card.modalities) > 1 else 'image'}"
+    sentences = [
+        f"Lesions were segmented in the {scans} with brainseg-tf {report['brainseg_tf']} "
+        f"(model {card.name}, version {card.version}: a {network} trained without lesion labels).",
+        f'The brain was extracted with the command "{report["skull_strip"]}".' if report.get("skull_strip") else "",
+        f"The {'images were' if len(card.modalities) > 1 else 'image was'} resampled to {_slices(card)}.",
+        *(f"{_capitalised(one)}." for one in (*_score(report, result), *_mixture_method(report, result))),
+        *(f"{_capitalised(one)}." for one in _morphology(options)),
+        f"The software ran on Python {versions.get('python', 'unknown')} with TensorFlow "
+        f"{versions.get('tensorflow', 'unknown')}.",
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def citations(card: ModelCard) -> list[str]:
+    """What to cite: the software, the method, and the training data if the model's terms name it."""
+    software = _SOFTWARE.format(version=__version__, year=_YEAR)
+    return [software, _METHOD, *([_DATA] if "BraTS" in card.terms else [])]
+
+
+def words(value: Any) -> str:
+    """A value of any kind for a reader: no quotes, brackets or names of Python."""
+    if value is None:
+        return "automatic"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_spaced(str(name))} {words(one)}" for name, one in value.items())
+    if isinstance(value, (list, tuple)):
+        return _joined([words(one) for one in value]) if value else "none"
+    return str(value)
+
+
+def _capitalised(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(parts[:-1]), *parts[-1:]) if part)
+
+
+def _modalities(card: ModelCard) -> list[str]:
+    return [_MODALITIES.get(name, name) for name in card.modalities]
+
+
+def _brain(report: Mapping[str, Any]) -> str:
+    brain = report["brain"]
+    told = f"brain of {brain['ml']:.0f} ml, median intensity {brain['median_intensity']:.4g} (the scan's unit)"
+    command = report.get("skull_strip")
+    return f'{told}; brain extracted with the command "{command}"' if command else told
+
+
+def _model(report: Mapping[str, Any], card: ModelCard) -> list[str]:
+    network = ARCHITECTURES[card.architecture].title
+    place = f", on the server {report['server']}" if report.get("server") else ""
+    parameters = _count(card.parameters, "parameter")
+    return [f"model {card.name}, version {card.version}: {network}, {parameters}{place}", card.terms]
+
+
+def _slices(card: ModelCard) -> str:
+    slices = card.slices
+    normalised = _NORMALISATIONS.get(slices.normalisation, slices.normalisation)
+    return (
+        f"axial slices of {slices.size} x {slices.size} pixels of {slices.field_of_view / slices.size:.4g} mm, "
+        f"{slices.spacing:g} mm apart, intensities {normalised}"
+    )
+
+
+def _accuracy(card: ModelCard) -> str:
+    own = card.metrics.get("network", {}).get("mixture", {})
+    if own.get("dice") is None:
+        return "not measured yet"
+    low, high = own.get("dice_interval") or (None, None)
+    interval = f" (95 % interval {low:.3f} to {high:.3f})" if low is not None and high is not None else ""
+    patients = f" over {_count(own['patients'], 'patient')}" if own.get("patients") is not None else ""
+    alone = card.metrics.get("no network", {}).get("dice")
+    return f"mean Dice {own['dice']:.3f}{patients}{interval}" + (
+        f"; without a network {alone:.3f}" if alone is not None else ""
+    )
+
+
+def _score(report: Mapping[str, Any], result: Segmentation) -> list[str]:
+    options, kind = report["options"], result.outline.kind
+    slice_mm, row_mm, column_mm = result.stack.spacing
+    window = options.get("median") or SegmentationOptions().median_of(kind)
+    slices, rows, columns = (int(edge) for edge in window)
+    size_mm = " x ".join(f"{edge * step:.3g}" for edge, step in zip(window, (slice_mm, row_mm, column_mm), strict=True))
+    sentences = [f"lesions were looked for in {_SCORES.get(kind, kind)}"]
+    if options.get("match_range"):
+        sentences.append("the reconstruction's range was matched to the input's first")
+    corrected = options.get("correct_bias_field")
+    if kind == "probability" if corrected is None else corrected:
+        sentences.append("the bias field was removed from the slices")
+    edges = f"{_count(slices, 'slice')} x {rows} x {columns} pixels ({size_mm} mm)"
+    sentences += [
+        f"the outermost {options['erosion_mm']:g} mm of the brain were left out" if options.get("erosion_mm") else "",
+        f"the score was smoothed by a median filter over {edges}",
+    ]
+    return [sentence for sentence in sentences if sentence]
+
+
+def _mixture_method(report: Mapping[str, Any], result: Segmentation) -> list[str]:
+    """How the mixture was fitted."""
+    options = report["options"]
+    mixture = options.get("mixture") or {}
+    edge = mixture.get("neighbourhood", 1)
+    weights = f", weighted over {edge} x {edge} x {edge} voxels" if edge > 1 else ""
+    spread = {"tied": " with one common standard deviation", "free": " with a standard deviation each"}
+    offered = [words(count) for count in options.get("components", ())]
+    tried = f" (chosen from {_joined(offered)})" if len(offered) > 1 else ""
+    return [
+        f"a Gaussian mixture of {len(result.outline.mixture.means)} components{tried}"
+        f"{spread.get(mixture.get('spread', ''), '')}{weights} separated lesion from healthy tissue",
+        f"the {mixture.get('lesion', 'brightest')} component was taken for the lesion if its mean exceeded "
+        f"{result.outline.healthy_threshold:.4g}, "
+        + (
+            "a threshold set by the user"
+            if options.get("healthy_threshold") is not None
+            else "the threshold of healthy tissue"
+        ),
+    ]
+
+
+def _mixture(report: Mapping[str, Any], result: Segmentation) -> list[str]:
+    """How the mixture was fitted, and what came of it."""
+    fitted = report["mixture"]
+    means = _joined([f"{mean:.4g}" for mean in fitted["means"]])
+    lesion = float(fitted["means"][fitted["lesion"]])
+    threshold = fitted["healthy_threshold"]
+    verdict = "above the threshold: a lesion" if lesion > threshold else "not above the threshold: healthy tissue"
+    return [
+        *_mixture_method(report, result),
+        f"means {means} (score, no unit), {fitted['separation']:.2f} standard deviations apart; "
+        f"{lesion:.4g} is {verdict}",
+    ]
+
+
+def _morphology(options: Mapping[str, Any]) -> list[str]:
+    """The stages after the mixture, and any option that this module does not know by name."""
+    known: dict[str, Callable[[float], str]] = {
+        "closing_mm": lambda value: f"gaps were closed by a ball with a radius of {value:g} mm",
+        "boundary_mm": lambda value: f"the mask's boundary was moved to edges in the image by up to {value:g} mm",
+        "faintest": lambda value: (
+            f"components with a contrast below {value:g} (score times local contrast) were removed"
+        ),
+        "min_size_ml": lambda value: f"components below {value:g} ml were removed",
+    }
+    elsewhere = {
+        "score",
+        "match_range",
+        "correct_bias_field",
+        "erosion_mm",
+        "median",
+        "components",
+        "separation",
+        "mixture",
+        "healthy_threshold",
+    }
+    sentences = [say(options[name]) for name, say in known.items() if options.get(name)]
+    others = {name: value for name, value in options.items() if name not in known and name not in elsewhere}
+    return sentences + [f"{_spaced(name)}: {words(value)}" for name, value in others.items()]
+
+
+def _time(seconds: Mapping[str, float]) -> str:
+    stages = ", ".join(f"{_STAGES.get(name, _spaced(name))} {max(0.0, value):.2f} s" for name, value in seconds.items())
+    return f"{sum(seconds.values()):.1f} s in all: {stages}"

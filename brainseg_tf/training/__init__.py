@@ -1,0 +1,1 @@
+"""Training: from a cohort to a SavedModel with its model card."""

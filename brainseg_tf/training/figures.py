@@ -1,0 +1,54 @@
+"""Figures of a training run: losses and reconstructions."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from brainseg_tf.drawing import finite, label, log_if_positive, message, panels, save
+
+
+def history(rows: Sequence[Mapping[str, float]], path: Path | BinaryIO) -> None:
+    """Draws each loss term over the epochs, training and validation, to a PNG.
+
+    Args:
+        rows: one per epoch: ``epoch``, and each term as ``NAME`` and ``val_NAME``.
+        path: of the PNG.
+    """
+    first = rows[0] if rows else {}
+    names = [name for name in first if name != "epoch" and not name.startswith("val_") and f"val_{name}" in first]
+    if not names:
+        save(message("no epochs"), path)
+        return
+    figure, axes = panels(1, len(names), 4.0 * len(names), 3.2)
+    epochs = [row["epoch"] for row in rows]
+    # A line through one point cannot be seen.
+    marker = "o" if len(rows) == 1 else None
+    for axis, name in zip(axes[0], names, strict=True):
+        training, validation = ([row.get(key, np.nan) for row in rows] for key in (name, f"val_{name}"))
+        axis.plot(epochs, training, label="training", marker=marker)
+        axis.plot(epochs, validation, label="validation", marker=marker)
+        axis.set_title(label(name), parse_math=False)
+        axis.set_xlabel("epoch")
+        log_if_positive(axis, "y", [*training, *validation])
+    axes[0][0].legend()
+    save(figure, path)
+
+
+def reconstructions(clean: np.ndarray, corrupted: np.ndarray, restored: np.ndarray, path: Path | BinaryIO) -> None:
+    """Draws slices (N, H, W, C), as they are, corrupted and restored, one row each, to a PNG; the first channel."""
+    if clean.size == 0:
+        save(message("no slices"), path)
+        return
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(clean - restored)
+    columns = {"clean": clean, "corrupted": corrupted, "restored": restored, "difference": difference}
+    figure, axes = panels(len(clean), len(columns), 2.4 * len(columns), 2.5 * len(clean))
+    for row, line in enumerate(axes):
+        for axis, (title, images) in zip(line, columns.items(), strict=True):
+            axis.imshow(finite(images[row, ..., 0]), cmap="gray", vmin=0, vmax=0.3 if title == "difference" else 0.8)
+            axis.set_axis_off()
+            if row == 0:
+                axis.set_title(title)
+    save(figure, path)

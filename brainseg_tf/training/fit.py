@@ -1,0 +1,285 @@
+"""Training: from a folder of patients to a SavedModel with its card (section 5.2). Resumable after any interruption."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from brainseg_tf import models
+from brainseg_tf.corruption import CorruptionTask, corrupt
+from brainseg_tf.errors import InputError
+from brainseg_tf.files import exclusive_lock, make_folder
+from brainseg_tf.keras_backend import keras
+from brainseg_tf.model_card import ModelCard, TrainingData, training_options, versions
+from brainseg_tf.models.objective import ContextModel
+from brainseg_tf.options import FitOptions, Strategy
+from brainseg_tf.reconstruction import Reconstruction, in_batches
+from brainseg_tf.serving.export import export
+from brainseg_tf.training import figures, runs
+from brainseg_tf.training.calibration import healthy_levels
+from brainseg_tf.training.cohort import Cohort, Split, read_cohort, split_patients
+from brainseg_tf.training.distribution import Distribution, steps_in_epoch
+from brainseg_tf.training.pipeline import CachedSlices, batches, cache_slices, ordered_batches
+from brainseg_tf.training.run_state import RunState
+from brainseg_tf.training.runs import read_history
+
+__all__ = ["KerasReconstructor", "RunSettings", "Say", "compiled", "fit", "read_history"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How a run is carried out. Nothing here changes the trained model, except ``split``.
+
+    Attributes:
+        split: the patients of each side; drawn from the options if None.
+        resume: continue the run that the folder holds, with the same options except for the number of epochs; at most
+            the epoch that was interrupted is repeated.
+        cache: folder of decoded slices; ``out/cache`` if None.
+        strategy: which devices train. With several hosts all of them call ``fit``, with shared folders.
+        say: receives lines for the user.
+        verbose: as in ``keras.Model.fit``; 1 shows progress bars.
+    """
+
+    split: Split | None = None
+    resume: bool = False
+    cache: Path | None = None
+    strategy: Strategy = "single"
+    say: Say = print
+    verbose: int = 2
+
+
+def fit(data: Path, out: Path, options: FitOptions, settings: RunSettings | None = None) -> Path:
+    """Trains a network on the healthy slices of a cohort and exports it.
+
+    A resumed run can have another number of epochs than before, if that is not below the number of finished epochs.
+    From there on the learning rate follows the cosine of the new number: it rises at once from its old value, and the
+    weights are not those of a run that was started with that number. A run that stopped early, for lack of a lower
+    validation loss, cannot be continued. A finished run is left as it is, unless its exported model is missing or
+    damaged: then it is exported again.
+
+    Args:
+        data: a folder in the BraTS 2019 layout.
+        out: the folder of the run: checkpoints, history, figures, and the SavedModel as version ``out/1``.
+        options: what determines the model.
+        settings: how the run is carried out.
+
+    Returns:
+        The exported version folder.
+
+    Raises:
+        InputError: there are no usable patients, or ``out`` does not fit ``settings.resume`` and ``options``.
+    """
+    settings = settings or RunSettings()
+    # Before the workers wait for each other: all of them find the same.
+    finished = runs.check_run(out, options, resume=settings.resume)
+    if finished is not None:
+        settings.say(runs.nothing_to_do(out))
+        return finished.path
+    cohort = read_cohort(data, options.modalities)
+    make_folder(out)
+    # Several workers share one folder on purpose.
+    with nullcontext() if settings.strategy == "multi-worker" else exclusive_lock(out):
+        return _fit(cohort, out, options, settings)
+
+
+def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) -> Path:
+    say, workers = settings.say, _workers(options, settings)
+    cached = _decode(cohort, options, settings.cache or out / "cache", workers, settings)
+    record = runs.read_record(out) if settings.resume else None
+    split = _split(cached, options, settings, record)
+    training, validation = (_of(cached, side) for side in (split.train, split.validation))
+    for name, side in (("training", training), ("validation", validation)):
+        count = sum(slices.healthy for slices in side)
+        say(f"{name}: {len(side)} patients, {count} healthy slices")
+        if count == 0:
+            raise InputError(f"{cohort.folder}: no healthy slice for {name}; lower --min-brain or raise --central")
+    writes = workers is None or workers.chief
+    if record and record.epochs != options.epochs:
+        say(
+            f"the run continues to {options.epochs} epochs instead of {record.epochs}; from here on the learning rate "
+            f"follows the cosine of {options.epochs} epochs"
+        )
+    if writes and (record is None or record.epochs != options.epochs):
+        runs.write_record(out, options, split, record)
+
+    steps = steps_in_epoch(training, options.batch, workers.workers if workers else 1)
+    with workers.strategy.scope() if workers else nullcontext():
+        model = compiled(options, steps)
+        state = RunState(out, model, options.patience, writes=writes)
+    first = state.restore()
+    if first:
+        say(f"resuming after {first} epochs")
+    if first < options.epochs and not state.exhausted:
+        if workers:
+            workers.fit(model, training, validation, options, first=first, callbacks=[state], verbose=settings.verbose)
+        else:
+            model.fit(
+                batches(training, options.batch, options.seed, first_epoch=first, epochs=options.epochs),
+                validation_data=ordered_batches(validation, options.batch),
+                initial_epoch=first,
+                epochs=options.epochs,
+                steps_per_epoch=steps,
+                callbacks=[state],
+                verbose=settings.verbose,
+                shuffle=False,
+            )
+    target = out / "1"
+    if writes:
+        losses, best = state.best, state.best_network(options)
+        say(f"measuring the healthy threshold on {len(cohort.named(split.validation))} validation scans")
+        card = _card(best, out.resolve().name, options, cohort, cached, split, losses)
+        say("drawing losses.png and reconstructions.png")
+        _draw(best, state.history.rows, _of(cached, split.validation), options, out)
+        say(f"exporting the model as {target}")
+        export(best, card, target)
+    if workers:
+        workers.barrier()  # No worker leaves before the model is there.
+    return target
+
+
+def _workers(options: FitOptions, settings: RunSettings) -> Distribution | None:
+    """The devices and hosts that train together; None for a single device."""
+    if settings.strategy == "single":
+        return None
+    multi = settings.strategy == "multi-worker"
+    settings.say("waiting until all workers are there" if multi else "training on all devices")
+    workers = Distribution(settings.strategy)
+    settings.say(workers.describe())
+    workers.check_batch(options.batch)
+    return workers
+
+
+def _split(
+    cached: Sequence[CachedSlices], options: FitOptions, settings: RunSettings, record: runs.RunRecord | None
+) -> Split:
+    """The sides of a resumed run, which patients who came later do not change; else those asked for, or drawn ones."""
+    if record:
+        return record.split
+    names = [slices.patient for slices in cached]
+    return settings.split or split_patients(names, options.validation, options.test, options.seed)
+
+
+def compiled(options: FitOptions, steps: int) -> ContextModel:
+    """A new network, ready to train ``steps`` steps an epoch."""
+    keras.utils.set_random_seed(options.seed)
+    model = models.create(options.architecture, len(options.modalities))
+    schedule = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps * options.epochs, alpha=0.01)
+    model.compile(
+        optimizer=keras.optimizers.Adam(schedule),
+        corruption=CorruptionTask(options.corruption),
+        objective=options.objective,
+        # XLA makes these networks several times slower on a CPU and faster on a GPU.
+        jit_compile=bool(tf.config.list_physical_devices("GPU")),
+    )
+    return model
+
+
+class KerasReconstructor:
+    """A Keras model as a ``Reconstructor``."""
+
+    def __init__(self, model: ContextModel) -> None:
+        self._outputs = tf.function(model.outputs, reduce_retracing=True)
+
+    def reconstruct(self, images: np.ndarray) -> Reconstruction:
+        return in_batches(images, 16, self._numbers)
+
+    def _numbers(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: values.numpy() for name, values in self._outputs(tf.constant(images)).items()}
+
+
+def _decode(
+    cohort: Cohort, options: FitOptions, folder: Path, workers: Distribution | None, settings: RunSettings
+) -> list[CachedSlices]:
+    say = settings.say
+    for problem in cohort.problems:
+        say(problem)
+    if workers:
+        for _ in cache_slices(workers.share(cohort.patients), options.slices, folder):
+            pass
+        workers.barrier()  # From here on all slices are there.
+    cached: list[CachedSlices] = []
+    progress = keras.utils.Progbar(len(cohort.patients), unit_name="patient") if settings.verbose == 1 else None
+    for done, result in enumerate(cache_slices(cohort.patients, options.slices, folder), start=1):
+        if isinstance(result, str):
+            say(result)
+        else:
+            cached.append(result)
+        if progress:
+            progress.update(done)
+    slices, chosen, healthy = (sum(getattr(one, key) for one in cached) for key in ("slices", "chosen", "healthy"))
+    if not healthy:
+        raise InputError(f"{cohort.folder}: no healthy slice in {len(cached)} readable patients; nothing to learn from")
+    say(f"{len(cached)} patients, {slices} slices, {chosen} chosen ({chosen / slices:.0%}), {healthy} of them healthy")
+    return cached
+
+
+def _of(cached: Sequence[CachedSlices], names: Sequence[str]) -> list[CachedSlices]:
+    return [slices for slices in cached if slices.patient in set(names) and slices.healthy]
+
+
+def _draw(
+    model: ContextModel,
+    history: Sequence[dict[str, float]],
+    validation: Sequence[CachedSlices],
+    options: FitOptions,
+    out: Path,
+) -> None:
+    """The figures of a finished run."""
+    # As it is: for one batch XLA takes longer than it spares.
+    task = corrupt(tf.constant(_samples(validation)), tf.zeros(2, tf.int32), options.corruption)
+    restored = model.outputs(task.corrupted)["reconstruction"]
+    figures.history(history, out / "losses.png")
+    figures.reconstructions(task.clean.numpy(), task.corrupted.numpy(), restored.numpy(), out / "reconstructions.png")
+
+
+def _card(
+    model: ContextModel,
+    name: str,
+    options: FitOptions,
+    cohort: Cohort,
+    cached: Sequence[CachedSlices],
+    split: Split,
+    losses: dict[str, float],
+) -> ModelCard:
+    reconstructor = KerasReconstructor(model)
+    return ModelCard(
+        name=name,
+        version=1,
+        architecture=options.architecture,
+        parameters=model.count_params(),
+        modalities=options.modalities,
+        slices=options.slices,
+        data=_describe(cohort, cached, split),
+        training=training_options(options),
+        losses=losses,
+        score=model.score,
+        trim=model.trim,
+        healthy_levels=healthy_levels(cohort.named(split.validation), reconstructor, options.slices, model.trim),
+        versions=versions(),
+    )
+
+
+def _samples(cached: Sequence[CachedSlices], count: int = 4) -> np.ndarray:
+    """Healthy slices from low to high, one patient after another, (N, H, W, C)."""
+    picked = []
+    for k in range(count):
+        slices = cached[k % len(cached)]
+        picked.append(np.load(slices.file, mmap_mode="r")[(2 * k + 1) * slices.healthy // (2 * count)])
+    return np.stack(picked)
+
+
+def _describe(cohort: Cohort, cached: Sequence[CachedSlices], split: Split) -> TrainingData:
+    return TrainingData(
+        patients=len(cached),
+        slices=sum(slices.slices for slices in cached),
+        chosen=sum(slices.chosen for slices in cached),
+        healthy=sum(slices.healthy for slices in cached),
+        train=split.train,
+        validation=split.validation,
+        test=split.test,
+    )
