@@ -1,6 +1,8 @@
 """Synthetic brains: small volumes, made here, with odd shapes and grids."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,11 +13,11 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # start too, since a corruption with XLA rounds differently. test_corruption compares both.
 os.environ["BRAINSEG_XLA"] = "0"
 
-import nibabel as nib
 import numpy as np
 import pytest
 from filelock import FileLock
-from scipy import ndimage
+
+from helpers import make_brain, save, small_options
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,43 +26,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="slow: set BRAINSEG_SLOW=1"))
-
-
-AFFINE = np.array([[-4.0, 0, 0, 84], [0, -4.2, 0, 96], [0, 0, 5.0, -50], [0, 0, 0, 1]])
-SHAPE = (43, 47, 23)
-
-
-def make_brain(
-    seed: int = 0, lesion: bool = True, shape: tuple[int, int, int] = SHAPE
-) -> tuple[np.ndarray, np.ndarray]:
-    """A scan and its lesion mask, both (X, Y, Z) on the grid of ``AFFINE``: a textured ellipsoid with a bright ball.
-
-    Returns:
-        float32 with background 0, and bool. The lesion lies in the upper half.
-    """
-    random = np.random.default_rng(seed)
-    index = np.stack(np.indices(shape), axis=-1)
-    middle = (np.array(shape) - 1) / 2
-    radius = np.linalg.norm((index - middle) / (0.42 * np.array(shape)), axis=-1)
-    brain = radius < 1
-    texture = ndimage.gaussian_filter(random.normal(size=shape), 1.5)
-    scan = 300 + 40 * texture / texture.std() - 60 * (radius < 0.35)
-    truth = np.zeros(shape, bool)
-    if lesion:
-        centre = middle + np.array([random.choice([-8, 8]), random.uniform(-5, 5), 3])
-        distance = np.linalg.norm((index - centre) * np.abs(np.diag(AFFINE)[:3]), axis=-1)
-        truth = (distance < 19) & brain
-        scan[truth] += 330
-    scan += random.normal(0, 6, shape)
-    return np.where(brain, np.maximum(scan, 1), 0).astype(np.float32), truth
-
-
-def save(data: np.ndarray, path: Path, affine: np.ndarray = AFFINE) -> Path:
-    """Writes NIfTI; returns the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = data.astype(np.uint8) if data.dtype == bool else data
-    nib.save(nib.Nifti1Image(data, affine), path)
-    return path
 
 
 @pytest.fixture
@@ -155,15 +120,17 @@ def real_patients() -> Path:
     return folder
 
 
-def small_options(**changes: object) -> "object":
-    """Options of a run that takes seconds."""
-    from brainseg_tf.options import FitOptions, SliceOptions
-
-    slices = SliceOptions(size=48, spacing=5.0, min_brain=0.05, central=1.0)
-    base = {"epochs": 40, "batch": 8, "learning_rate": 3e-3, "slices": slices, "patience": 40}
-    return FitOptions(**(base | changes))
-
-
 @pytest.fixture
 def brain_maker() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     return make_brain
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that everybody can enter; pytest's own is for its user only."""
+    folder = Path(tempfile.mkdtemp(prefix="brainseg-tf-test-"))
+    folder.chmod(0o755)
+    yield folder
+    for place in (folder, *folder.iterdir()):
+        place.chmod(0o700)
+    shutil.rmtree(folder)

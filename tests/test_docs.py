@@ -7,10 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_cli import FAST, call
 
 from brainseg_tf_cli.main import COMMANDS
-from conftest import small_options
+from helpers import FAST, call, small_options
 
 ROOT = Path(__file__).parents[1]
 

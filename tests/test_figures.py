@@ -15,8 +15,8 @@ from brainseg_tf.images.volume import read_volume
 from brainseg_tf.prediction import figures as prediction_figures
 from brainseg_tf.segmentation import Segmentation, segment
 from brainseg_tf.training import figures as training_figures
-from conftest import make_brain, save
-from test_segmentation import OPTIONS, Healthy, card
+from helpers import make_brain, save
+from synthetic_models import OPTIONS, Healthy, card
 
 
 @pytest.fixture(scope="module")

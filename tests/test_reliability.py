@@ -21,14 +21,12 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_cli import FAST, call
-from test_formats import as_itk
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import exclusive_lock
 from brainseg_tf.images.volume import read_volume
 from brainseg_tf.training.fit import RunSettings, fit
-from conftest import AFFINE, make_brain, save, small_options
+from helpers import AFFINE, FAST, as_itk, call, make_brain, save, small_options
 
 COMMAND = str(Path(sys.executable).with_name("brainseg-tf"))
 
@@ -178,7 +176,7 @@ def test_kill_at_ten_moments_of_predict(scan, trained, tmp_path):
 @pytest.mark.slow
 def test_kill_at_ten_moments_of_fit(brats_like, tmp_path):
     script = (
-        "import sys; sys.path.insert(0, sys.argv[3]); from conftest import small_options; from pathlib import Path;"
+        "import sys; sys.path.insert(0, sys.argv[3]); from helpers import small_options; from pathlib import Path;"
         "from brainseg_tf.training.fit import RunSettings, fit;"
         "settings = RunSettings(resume=sys.argv[4] == 'yes', verbose=0);"
         "fit(Path(sys.argv[1]), Path(sys.argv[2]), small_options(epochs=40), settings)"

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import call, fails
 
 from brainseg_tf import models, saved_model
 from brainseg_tf.errors import InputError
 from brainseg_tf.model_card import FILE, read_card
 from brainseg_tf.serving.repository import publish
+from helpers import call, fails
 
 # Where the package that is tested has them: in the checkout, or where it was installed.
 SHIPPED = saved_model._home().resolve()

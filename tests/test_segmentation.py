@@ -7,40 +7,12 @@ from scipy import ndimage
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import read_volume
 from brainseg_tf.metrics import dice
-from brainseg_tf.model_card import ModelCard, TrainingData
-from brainseg_tf.options import SegmentationOptions, SliceOptions
 from brainseg_tf.reconstruction import Reconstruction
 from brainseg_tf.segmentation import segment
 from brainseg_tf.training.calibration import healthy_levels
 from brainseg_tf.training.cohort import read_cohort
-from conftest import AFFINE, make_brain, save
-
-SLICES = SliceOptions(size=48, spacing=5.0, min_brain=0.05)
-OPTIONS = SegmentationOptions(median=(1, 3, 3), min_size_ml=3.0)
-LEVELS = {"absolute": 0.05, "positive": 0.05, "weighted": 0.4, "input": 0.7}
-
-
-class Healthy:
-    """The perfect model: everything in the brain looks like its median."""
-
-    def reconstruct(self, images: np.ndarray) -> Reconstruction:
-        return Reconstruction(np.where(images > 0, 0.3, 0).astype(np.float32))
-
-
-class Pointing(Healthy):
-    """It also knows how bright a lesion is."""
-
-    def __init__(self, brightness: float = 0.57) -> None:
-        self.brightness = brightness
-
-    def reconstruct(self, images: np.ndarray) -> Reconstruction:
-        return replace(super().reconstruct(images), probability=(images[..., 0] > self.brightness).astype(np.float32))
-
-
-def card(**changes: object) -> ModelCard:
-    data = TrainingData(3, 30, 20, 10, ("a",), ("b",), ("c",))
-    base = ModelCard("perfect", 1, "cvae", 1, ("flair",), SLICES, data, {}, {}, LEVELS, {})
-    return replace(base, **changes)
+from helpers import AFFINE, make_brain, save
+from synthetic_models import LEVELS, OPTIONS, SLICES, Healthy, Pointing, card
 
 
 def test_the_lesion_and_nothing_else_on_the_scans_own_grid(tmp_path):

@@ -11,7 +11,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import read_volume
 from brainseg_tf.options import SliceOptions
 from brainseg_tf.slices import from_stack, normalise, onto_stack, select_slices, to_stack
-from conftest import AFFINE, make_brain, save
+from helpers import AFFINE, make_brain, save
 
 OPTIONS = SliceOptions(size=64, spacing=3.0)
 

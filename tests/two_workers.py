@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from helpers import small_options
+
 
 def start(data: Path, out: Path, epochs: int, *more: str) -> list[subprocess.Popen]:
     """Starts both workers."""
@@ -38,7 +40,6 @@ def main(data: Path, out: Path, epochs: int, *, resume: bool) -> None:
     from brainseg_tf.errors import InputError
     from brainseg_tf.training import distribution
     from brainseg_tf.training import fit as training
-    from conftest import small_options
 
     class Watched(distribution.Distribution):
         def fit(self, model, *arguments, **named):

@@ -1,5 +1,4 @@
 import itertools
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -7,7 +6,7 @@ import pytest
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import is_whole, read_mask, read_on_same_grid, read_segmentation, read_volume, write_map
-from conftest import AFFINE, make_brain, save
+from helpers import AFFINE, DAMAGES, damaged, make_brain, save
 
 # Voxels of 1 ml: a small array has the size of a head.
 LARGE = np.diag([10.0, 10, 10, 1])
@@ -69,83 +68,6 @@ def test_a_single_frame_is_squeezed(tmp_path):
     data = np.random.default_rng(0).random((4, 5, 6, 1))
     nib.save(nib.Nifti1Image(data, LARGE), tmp_path / "in.nii")
     assert read_volume(tmp_path / "in.nii").data.shape == (4, 5, 6)
-
-
-def damaged(folder: Path, what: str) -> Path:
-    file = folder / f"{what.replace(' ', '_')}.nii.gz"
-    data = np.random.default_rng(0).random((12, 11, 10)).astype(np.float32)
-    if what == "empty":
-        file.touch()
-    elif what == "text":
-        file.write_text("this is no image")
-    elif what == "truncated":
-        nib.save(nib.Nifti1Image(data, LARGE), file)
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    elif what == "truncated nii":
-        file = file.with_suffix("")
-        nib.save(nib.Nifti1Image(data, LARGE), file)
-        file.write_bytes(file.read_bytes()[:-100])
-    elif what == "4D":
-        nib.save(nib.Nifti1Image(np.stack([data, data], -1), LARGE), file)
-    elif what == "2D":
-        nib.save(nib.Nifti1Image(data[..., 0], LARGE), file)
-    elif what == "zero":
-        nib.save(nib.Nifti1Image(data * 0, LARGE), file)
-    elif what == "constant":
-        nib.save(nib.Nifti1Image(data * 0 + 3, LARGE), file)
-    elif what == "nan":
-        data[3, 3, 3] = np.nan
-        nib.save(nib.Nifti1Image(data, LARGE), file)
-    elif what == "infinite":
-        data[3, 3, 3] = np.inf
-        nib.save(nib.Nifti1Image(data, LARGE), file)
-    elif what == "colour":
-        nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]), LARGE), file)
-    elif what == "no affine":
-        image = nib.Nifti1Image(data, None)
-        image.header["srow_x"], image.header["sform_code"] = 0, 1
-        nib.save(image, file)
-    elif what == "flat axes":
-        nib.save(nib.Nifti1Image(data, LARGE + 1e6 * np.eye(4)[[1, 0, 3, 2]] @ np.diag([1, 0, 0, 0])), file)
-    elif what == "metres":
-        nib.save(nib.Nifti1Image(data, np.diag([500, 500, 500, 1])), file)
-    elif what == "huge":
-        header = nib.Nifti1Header()
-        header.set_data_shape((30000, 30000, 30000))
-        header["magic"], header["vox_offset"] = b"n+1", 352
-        file = file.with_suffix("")
-        file.write_bytes(header.binaryblock + bytes(100))
-    elif what == "negative":
-        file = file.with_suffix("")
-        nib.save(nib.Nifti1Image(data, LARGE), file)
-        content = bytearray(file.read_bytes())
-        content[42:44] = (-12).to_bytes(2, "little", signed=True)  # dim[1]
-        file.write_bytes(content)
-    elif what == "folder":
-        file.mkdir()
-    return file
-
-
-DAMAGES = {
-    "missing": "no such file",
-    "folder": "is a folder",
-    "empty": r"is empty \(0 bytes\)",
-    "text": "not a readable NIfTI file",
-    "truncated": "damaged or cut off",
-    "truncated nii": "damaged or cut off",
-    "4D": r"has shape \(12, 11, 10, 2\); one 3D volume is needed",
-    "2D": r"has shape \(12, 11\)",
-    "zero": "is 0 everywhere",
-    "constant": "is 3 everywhere",
-    "nan": "NaN or infinite",
-    "infinite": "NaN or infinite",
-    "colour": "colours or complex",
-    "no affine": "no usable orientation",
-    "flat axes": "no usable orientation",
-    "metres": "claims a field of 6 m",
-    "huge": "which no brain scan has",
-    "negative": "which no brain scan has|not a readable NIfTI file",
-}
 
 
 @pytest.mark.parametrize("what", DAMAGES)

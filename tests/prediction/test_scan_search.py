@@ -8,7 +8,7 @@ import pytest
 from brainseg_tf.errors import InputError
 from brainseg_tf.prediction.batch import plan_batch
 from brainseg_tf.prediction.scan_search import bids_root, search_bids, search_folder
-from conftest import make_brain, save
+from helpers import make_brain, save
 
 
 def touch(folder, *names):

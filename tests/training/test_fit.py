@@ -20,7 +20,7 @@ from brainseg_tf.segmentation import segment
 from brainseg_tf.training import fit as training
 from brainseg_tf.training import runs
 from brainseg_tf.training.fit import RunSettings, fit, read_history
-from conftest import make_brain, save, small_options
+from helpers import make_brain, save, small_options
 
 SHORT = small_options(epochs=4)
 
@@ -100,11 +100,11 @@ def test_the_seed_makes_two_runs_equal(whole, brats_like, tmp_path, seed):
 def test_a_killed_run_resumes_to_the_same_weights(whole, brats_like, tmp_path):
     options = small_options(epochs=8)
     script = (
-        "import sys; sys.path.insert(0, sys.argv[3]); from conftest import small_options; from pathlib import Path;"
+        "import sys; sys.path.insert(0, sys.argv[3]); from helpers import small_options; from pathlib import Path;"
         "from brainseg_tf.training.fit import RunSettings, fit;"
         "fit(Path(sys.argv[1]), Path(sys.argv[2]), small_options(epochs=8), RunSettings(verbose=0))"
     )
-    command = [sys.executable, "-c", script, str(brats_like), str(tmp_path / "killed"), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", script, str(brats_like), str(tmp_path / "killed"), str(Path(__file__).parents[1])]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     history = tmp_path / "killed" / "history.csv"
     until = time.monotonic() + 120
@@ -189,7 +189,7 @@ def test_an_interrupted_export_is_made_up_for_and_its_steps_are_announced(brats_
     exported, said = run(brats_like, tmp_path / "run", small_options(), resume=True)
     assert said[-4:] == [
         "resuming after 40 epochs",
-        "measuring the healthy level on 1 validation scans",
+        "measuring the healthy threshold on 1 validation scans",
         "drawing losses.png and reconstructions.png",
         f"exporting the model as {tmp_path}/run/1",
     ]
@@ -223,7 +223,7 @@ def test_a_run_is_lengthened(brats_like, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(training.RunState, "on_epoch_end", watched_end)
     exported, said = run(brats_like, out, small_options(epochs=42), resume=True)
     assert (
-        "the run goes on to 42 epochs instead of 40; from here on the learning rate follows the cosine of 42 epochs"
+        "the run continues to 42 epochs instead of 40; from here on the learning rate follows the cosine of 42 epochs"
     ) in said
     assert read_history(out / "history.csv")[:40] == before
     assert len(read_history(out / "history.csv")) == 42

@@ -8,13 +8,12 @@ import time
 
 import numpy as np
 import pytest
-from test_batch import masks, rows
-from test_cli import FAST, call, fails
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.options import PredictOptions, SegmentationOptions
 from brainseg_tf.prediction import cluster
 from brainseg_tf.prediction.batch import plan_batch
+from helpers import FAST, call, fails, masks, rows
 
 distributed = pytest.importorskip("distributed")
 

@@ -7,10 +7,9 @@ import nibabel as nib
 import numpy as np
 import psutil
 import pytest
-from test_cli import FAST, call, fails
 
 from brainseg_tf.brain import skull_strip
-from conftest import AFFINE, make_brain, save
+from helpers import AFFINE, FAST, call, fails, make_brain, save
 
 # A stand-in for the user's tool: of a head whose brain is brighter than 200, it keeps that.
 TOOL = """
@@ -136,7 +135,7 @@ def test_the_example_for_hd_bet_puts_its_mask_into_place(scan, trained, tmp_path
     )
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tool.parent), prepend=":")
-    script = Path(__file__).parents[1] / "examples" / "skull_strip" / "hd-bet.sh"
+    script = Path(__file__).parents[2] / "examples" / "skull_strip" / "hd-bet.sh"
     command = f"{shlex.quote(str(script))} {{scan}} {{mask}}"
     result = call("predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained, "--skull-strip", command, *FAST)
     assert result.exit_code == 0, result.output

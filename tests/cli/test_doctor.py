@@ -1,9 +1,8 @@
 import shutil
 from importlib import metadata
 
-from test_cli import call
-
 from brainseg_tf import installation, saved_model
+from helpers import call
 
 
 def test_a_sound_installation(monkeypatch):

@@ -11,27 +11,11 @@ import nibabel as nib
 import numpy as np
 import psutil
 import pytest
-from click.testing import CliRunner, Result
 
 from brainseg_tf.metrics import dice
-from brainseg_tf_cli.main import main
-from conftest import AFFINE, make_brain, save
-from test_volume import DAMAGES, damaged
+from helpers import AFFINE, DAMAGES, FAST, call, damaged, fails, make_brain, save
 
-PHANTOM = Path(__file__).parents[1] / "examples" / "phantom" / "phantom_flair.nii.gz"
-FAST = ("--median", "3")
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def fails(result: Result, code: int = 1) -> str:
-    """The one line on stderr of a failed command."""
-    assert result.exit_code == code, result.output
-    assert result.stdout == ""
-    assert "Traceback" not in result.stderr
-    return result.stderr
+PHANTOM = Path(__file__).parents[2] / "examples" / "phantom" / "phantom_flair.nii.gz"
 
 
 def test_help_and_version_import_nothing_heavy():

@@ -6,9 +6,6 @@ import os
 import shutil
 import stat
 import struct
-import tempfile
-from contextlib import contextmanager
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -16,28 +13,15 @@ import pytest
 import SimpleITK
 from nibabel.processing import resample_from_to
 from scipy import ndimage
-from test_cli import FAST, call
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.images import formats
 from brainseg_tf.images.volume import read_volume, write_map
 from brainseg_tf.metrics import dice
-from conftest import AFFINE, make_brain, save
+from helpers import AFFINE, FAST, as_itk, call, make_brain, save, somebody_else
 
 TILTED = AFFINE.copy()
 TILTED[:3, :3] = np.array([[1, 0, 0], [0, np.cos(0.2), -np.sin(0.2)], [0, np.sin(0.2), np.cos(0.2)]]) @ AFFINE[:3, :3]
-
-
-def as_itk(data, affine, path):
-    """Writes with SimpleITK what nibabel would call (data, affine)."""
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(data.T))
-    lps = np.diag([-1, -1, 1]) @ affine[:3]
-    spacing = np.linalg.norm(lps[:, :3], axis=0)
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(lps[:, 3].tolist())
-    image.SetDirection((lps[:, :3] / spacing).ravel().tolist())
-    SimpleITK.WriteImage(image, str(path))
-    return path
 
 
 @pytest.mark.parametrize("name", ["s.mgz", "s.nrrd", "s.mha", "s.mhd", "s.nii", "s.hdr"])
@@ -377,30 +361,6 @@ def test_a_damaged_meta_image_is_one_line_and_nothing_else(tmp_path, capfd, what
     with pytest.raises(InputError, match="s.mhd: is damaged or cut off"):
         read_volume(path)
     assert capfd.readouterr() == ("", "")
-
-
-@contextmanager
-def somebody_else(folder):
-    """Runs a block as a user without rights; root may read everything."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
-
-
-@pytest.fixture
-def open_folder():
-    """A folder that everybody can enter; pytest's own is for its user only."""
-    folder = Path(tempfile.mkdtemp(prefix="brainseg-tf-test-"))
-    folder.chmod(0o755)
-    yield folder
-    for place in (folder, *folder.iterdir()):
-        place.chmod(0o700)
-    shutil.rmtree(folder)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of POSIX")

@@ -11,13 +11,12 @@ from dataclasses import replace
 import click
 import pytest
 from click.testing import Result
-from test_cli import FAST, call, fails
 
 from brainseg_tf.architectures import ARCHITECTURES, recipe_of
 from brainseg_tf.model_card import read_card, training_options
 from brainseg_tf.saved_model import open_folder
 from brainseg_tf.training.runs import nothing_to_do
-from conftest import small_options
+from helpers import FAST, call, fails, small_options
 
 
 def test_fit_needs_patients(tmp_path):
@@ -71,12 +70,12 @@ def test_fit_then_evaluate(brats_like, tmp_path):
     assert "no network" in result.stdout
     card = json.loads((run / "1/assets.extra/model_card.json").read_text())
     assert {"network", "no network", "paper_iou_slice"} <= set(card["metrics"])
-    assert f"{card['metrics']['network']['own']['iou_slice']:.3f}" in result.stdout
+    assert f"{card['metrics']['network']['mixture']['iou_slice']:.3f}" in result.stdout
     # The card that was written anew is the one that is checked.
     open_folder(run).check()
     text = (run / "1/assets.extra/model_card.md").read_text()
-    assert f"| network, own | {card['metrics']['network']['own']['dice']:.4g} | " in text
-    assert f"| no network, own | {card['metrics']['no network']['dice']:.4g} | " in text
+    assert f"| network, mixture | {card['metrics']['network']['mixture']['dice']:.4g} | " in text
+    assert f"| no network, mixture | {card['metrics']['no network']['dice']:.4g} | " in text
     rows = list(csv.DictReader((out / "comparisons.csv").read_text().splitlines()))
     # Four cuts of three methods, of which the equalised input has no own one.
     assert len(rows) == 11 * len(card["data"]["train"])

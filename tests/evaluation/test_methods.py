@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_comparison import patient
 
 from brainseg_tf.evaluation.case_metrics import BINS, Histogram
 from brainseg_tf.evaluation.methods import (
@@ -22,7 +21,8 @@ from brainseg_tf.evaluation.methods import (
 )
 from brainseg_tf.images.volume import read_mask, read_volume
 from brainseg_tf.training.cohort import read_cohort
-from test_segmentation import LEVELS, OPTIONS, Healthy, card
+from helpers import random_patient
+from synthetic_models import LEVELS, OPTIONS, Healthy, card
 
 
 def methods() -> list[Method]:
@@ -74,8 +74,13 @@ def test_without_validation_patients_two_cuts_remain(brats_like):
 
 
 def test_the_best_threshold_is_the_best():
-    histograms = [Histogram(one, np.random.default_rng(9).random(one.truth.shape)) for one in (patient(0), patient(1))]
-    mean = [np.mean([h.cut("m", "c", patient(k), t).dice for k, h in enumerate(histograms)]) for t in range(1, BINS)]
+    histograms = [
+        Histogram(one, np.random.default_rng(9).random(one.truth.shape))
+        for one in (random_patient(0), random_patient(1))
+    ]
+    mean = [
+        np.mean([h.cut("m", "c", random_patient(k), t).dice for k, h in enumerate(histograms)]) for t in range(1, BINS)
+    ]
     assert mean[best_threshold(histograms) - 1] == max(mean)
 
 

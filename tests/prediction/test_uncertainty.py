@@ -1,13 +1,13 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from test_cli import FAST, call
 
 from brainseg_tf.options import SegmentationOptions
 from brainseg_tf.prediction.uncertainty import spread
 from brainseg_tf.reconstruction import Reconstruction
 from brainseg_tf.slices import Stack
-from test_segmentation import card
+from helpers import FAST, call
+from synthetic_models import card
 
 RAW = SegmentationOptions(score="absolute", erosion_mm=0.0, median=(1, 1, 1))
 

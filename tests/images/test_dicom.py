@@ -24,13 +24,11 @@ from pydicom.uid import (
     SegmentationStorage,
     generate_uid,
 )
-from test_cli import FAST, call, fails
-from test_formats import open_folder, somebody_else  # noqa: F401
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.dicom import check_segmentation, is_series
 from brainseg_tf.images.volume import read_volume, write_dicom
-from conftest import AFFINE, make_brain, save
+from helpers import AFFINE, FAST, call, fails, make_brain, save, somebody_else
 
 MISSING = object()
 
@@ -345,7 +343,7 @@ def test_a_series_of_links_to_nothing_is_one(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of POSIX")
-def test_slices_that_may_not_be_read_are_said(open_folder):  # noqa: F811
+def test_slices_that_may_not_be_read_are_said(open_folder):
     place = write_series(open_folder / "series", DATA, AFFINE)
     read_volume(place)  # highdicom is imported while it may be
     file = slice_of(place, 3)

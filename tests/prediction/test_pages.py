@@ -17,7 +17,6 @@ from urllib.parse import unquote_to_bytes
 import nibabel as nib
 import numpy as np
 import pytest
-from test_cli import FAST, call, fails
 
 from brainseg_tf import __version__
 from brainseg_tf.options import MixtureOptions, PredictOptions
@@ -26,8 +25,8 @@ from brainseg_tf.prediction.jobs import Job, Outcome, Outputs
 from brainseg_tf.prediction.pages import Navigation, wording
 from brainseg_tf.prediction.pages.index import outliers, write_index
 from brainseg_tf.prediction.predictor import Predictor
-from conftest import AFFINE, make_brain, save
-from test_segmentation import OPTIONS, Healthy, Pointing, card
+from helpers import AFFINE, FAST, call, fails, make_brain, save
+from synthetic_models import OPTIONS, Healthy, Pointing, card
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 # A browser keeps its window at least 500 pixels wide; the width of a phone is set through its debugging interface.
@@ -416,7 +415,7 @@ def test_an_option_that_nobody_has_worded_yet_is_told_without_python():
 
 def test_the_citation_is_that_of_the_citation_file():
     yaml = pytest.importorskip("yaml")
-    file = yaml.safe_load((Path(__file__).parents[1] / "CITATION.cff").read_text(encoding="utf-8"))
+    file = yaml.safe_load((Path(__file__).parents[2] / "CITATION.cff").read_text(encoding="utf-8"))
     text = " ".join(wording.citations(card()))
     assert f"{file['authors'][0]['name']}. {file['title']} (version {__version__})" in text
     assert str(file["date-released"].year) in text

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import two_workers
 from click.testing import CliRunner
 
+import two_workers
 from brainseg_tf import models
 from brainseg_tf.corruption import Task
 from brainseg_tf.errors import InputError
@@ -23,7 +23,7 @@ from brainseg_tf.training.distribution import patients_of, steps_in_epoch
 from brainseg_tf.training.fit import RunSettings, fit, read_history
 from brainseg_tf.training.pipeline import CachedSlices, batches, cache_slices
 from brainseg_tf_cli.main import main
-from conftest import small_options
+from helpers import small_options
 
 EPOCHS = 3
 QUIET = RunSettings(say=lambda line: None, verbose=0)

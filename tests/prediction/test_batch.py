@@ -1,4 +1,3 @@
-import csv
 import json
 import os
 import shutil
@@ -8,10 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
-from test_cli import FAST, call, fails
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.options import PredictOptions, SegmentationOptions
@@ -19,23 +16,13 @@ from brainseg_tf.prediction.batch import Progress, plan_batch, run_all
 from brainseg_tf.prediction.jobs import Job, Outputs
 from brainseg_tf.prediction.predictor import Predictor
 from brainseg_tf.saved_model import find
-from conftest import make_brain, save
-
-
-def rows(out):
-    with (out / "summary.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
+from helpers import FAST, call, fails, make_brain, masks, rows, save
 
 LOCK = ".summary.csv.lock"
 
 
 def hidden(out):
     return sorted(file.name for file in out.iterdir() if file.name.startswith("."))
-
-
-def masks(out):
-    return {file.name: np.asarray(nib.load(file).dataobj) for file in sorted(out.rglob("*_mask.nii.gz"))}
 
 
 def test_two_at_once_give_what_one_after_another_gives(trained, scans, tmp_path):

@@ -7,12 +7,12 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
-from test_cli import FAST, call, fails
 
 from brainseg_tf.brain.mask import brain_mask
 from brainseg_tf.images.volume import read_volume
 from brainseg_tf.model_card import read_card
 from brainseg_tf.slices import to_stack
+from helpers import FAST, call, fails
 from stand_in import StandIn
 
 

@@ -5,18 +5,11 @@ import pytest
 from sklearn.metrics import brier_score_loss, f1_score, jaccard_score, precision_score, recall_score
 
 from brainseg_tf.evaluation.case_metrics import BINS, Histogram, Patient, compare
-
-
-def patient(seed: int = 0) -> Patient:
-    random = np.random.default_rng(seed)
-    truth = random.random((6, 7, 8)) > 0.5
-    truth[..., 6:] = False
-    brain = truth | (random.random(truth.shape) > 0.2)
-    return Patient("p", truth, brain, np.arange(8) > 1, (1.0, 1.5, 2.0))
+from helpers import random_patient
 
 
 def test_against_scikit_learn():
-    one = patient()
+    one = random_patient()
     mask = np.random.default_rng(1).random(one.truth.shape) > 0.4
     result = compare("m", "mixture", one, mask)
     truth, found = one.truth.ravel(), mask.ravel()
@@ -33,7 +26,7 @@ def test_against_scikit_learn():
 
 @pytest.mark.parametrize("threshold", [1, 77, 200, BINS])
 def test_a_cut_histogram_is_the_mask_above_the_threshold(threshold):
-    one = patient(2)
+    one = random_patient(2)
     score = np.random.default_rng(3).random(one.truth.shape)
     score[0] = threshold / BINS  # Just not above it.
     histogram = Histogram(one, score)
@@ -47,7 +40,7 @@ def test_a_cut_histogram_is_the_mask_above_the_threshold(threshold):
 
 
 def test_nothing_to_find():
-    one = patient()
+    one = random_patient()
     empty = Patient("p", one.truth & False, one.brain, one.used, one.spacing)
     result = compare("m", "mixture", empty, empty.truth)
     assert (result.dice, result.iou, result.hausdorff95, len(result.slices)) == (1, 1, 0, 0)
@@ -56,7 +49,7 @@ def test_nothing_to_find():
 
 
 def test_the_posterior_in_the_brain_against_scikit_learn():
-    one = patient()
+    one = random_patient()
     posterior = np.random.default_rng(5).random(one.truth.shape)
     result = compare("m", "mixture", one, posterior > 0.5, posterior=posterior)
     assert result.brier == pytest.approx(brier_score_loss(one.truth[one.brain], posterior[one.brain]))

@@ -14,7 +14,7 @@ from brainseg_tf.serving.warmup import FILE as WARMUP
 from brainseg_tf.training import runs
 from brainseg_tf.training.cohort import Split
 
-SHIPPED = Path(__file__).parents[1] / "saved_models" / "cvae" / "2"
+SHIPPED = Path(__file__).parents[2] / "saved_models" / "cvae" / "2"
 OPTIONS = FitOptions("cvae", epochs=3, patience=10)
 SPLIT = Split(("a", "b"), ("c",), ("d",))
 LOSSES = (0.5, 0.3, 0.4)

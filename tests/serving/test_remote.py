@@ -249,7 +249,7 @@ def test_32_clients_at_once(urls, card, local):
 
 @contextmanager
 def in_its_own_process(repository, port, *arguments):
-    command = [sys.executable, Path(__file__).with_name("stand_in.py"), repository, "--port", port, "--rest-port", 0]
+    command = [sys.executable, Path(__file__).parents[1] / "stand_in.py", repository, "--port", port, "--rest-port", 0]
     process = subprocess.Popen(
         [str(part) for part in (*command, *arguments)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_cli import call
+
+from helpers import call
 
 COMMAND = Path(sys.executable).with_name("brainseg-tf")
 
