@@ -89,8 +89,9 @@ def mix(clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
     return (squared + ssim(clean, reconstruction)) / 2
 
 
-def free_bits(mean: tf.Tensor, stddev: tf.Tensor) -> tf.Tensor:
-    """KL by image of which each latent gets a little for nothing (Kingma 2016)."""
+def free_bits(latent: Any) -> tf.Tensor:
+    """KL by image with a minimum for each latent (free bits, Kingma 2016)."""
+    mean, stddev = latent.mean(), latent.stddev()
     each = (mean**2 + stddev**2 - 1) / 2 - tf.math.log(stddev)
     return tf.reduce_sum(tf.maximum(each, _FREE_NATS), axis=[1, 2, 3])
 

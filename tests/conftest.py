@@ -70,7 +70,7 @@ def trained(brats_like: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not (out / "1" / "saved_model.pb").is_file():
             from brainseg_tf.training.fit import RunSettings, fit
 
-            out.parent.mkdir()
+            out.parent.mkdir(exist_ok=True)
             fit(brats_like, out, small_options(), RunSettings(say=lambda line: None, verbose=0))
     return out
 

@@ -1,6 +1,6 @@
-"""The networks' parts: convolutions from a line of the paper's tables, padding to the stride and cropping back."""
+"""Parts of the networks: convolutions from a line of the paper's tables, batch norm, padding and cropping."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,83 +10,83 @@ from brainseg_tf.keras_backend import keras
 from brainseg_tf.models import dilation
 
 PACKAGE = "brainseg_tf"
-# What a network gives is float32 under every precision policy: losses and latent distributions need it.
+# The outputs are float32 under every precision policy: losses and latent distributions need it.
 OUTPUT_DTYPE = "float32"
 
 
 @dataclass(frozen=True)
 class Conv:
-    """One line of Table 1 or 2: ``conv kernel, stride, dilation - width``."""
+    """One line of Table 1 or 2: ``conv kernel_size, strides, dilation_rate - filters``."""
 
-    kernel: int
-    stride: int
-    dilation: int
-    width: int
+    kernel_size: int
+    strides: int
+    dilation_rate: int
+    filters: int
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class StridedDilatedConv2D(keras.layers.Layer):
-    """A 2D convolution with stride and dilation at once, which ``keras.layers.Conv2D`` refuses.
+    """A 2D convolution with stride and dilation at the same time, which ``keras.layers.Conv2D`` refuses.
 
-    Equal to a dilated convolution of stride 1 sampled at every ``stride``-th pixel, padded so that an input of H rows
-    gives ceil(H / stride); it runs and trains on every CPU (``dilation``). TensorFlow adds its bias within the
-    convolution's kernel, which it cannot do with Keras': the dCVAE's inference is 1.1 times as fast
-    (``benchmarks/training.py``).
+    It equals a dilated convolution of stride 1 sampled at every ``strides``-th pixel, with padding such that an input
+    of H rows gives ceil(H / strides). It runs and trains on every CPU (``dilation``). Its bias is added by
+    ``tf.nn.bias_add``, which TensorFlow fuses with the convolution: the inference of dCVAE is 1.1 times as fast as with
+    Keras' own addition (``benchmarks/training.py``).
 
     Args:
-        width: number of output channels.
-        kernel, stride, dilation: the same along both axes.
+        filters: number of output channels.
+        kernel_size, strides, dilation_rate: the same along both axes.
     """
 
-    def __init__(self, width: int, kernel: int, stride: int, dilation: int, **kwargs: Any) -> None:
+    def __init__(self, filters: int, kernel_size: int, strides: int, dilation_rate: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # === Config ===
-        self.width, self.kernel, self.stride, self.dilation = width, kernel, stride, dilation
+        self.filters, self.kernel_size = filters, kernel_size
+        self.strides, self.dilation_rate = strides, dilation_rate
 
     def build(self, input_shape: tuple[Any, ...]) -> None:
-        shape = self._weight_shape(input_shape[-1])
-        self.weight = self.add_weight(shape=shape, initializer="glorot_uniform", name="kernel")
-        self.bias = self.add_weight(shape=(self.width,), initializer="zeros", name="bias")
+        shape = self._kernel_shape(input_shape[-1])
+        self.kernel = self.add_weight(shape=shape, initializer="glorot_uniform", name="kernel")
+        self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
 
-    def _weight_shape(self, channels: int) -> tuple[int, ...]:
-        return (self.kernel, self.kernel, channels, self.width)
+    def _kernel_shape(self, channels: int) -> tuple[int, ...]:
+        return (self.kernel_size, self.kernel_size, channels, self.filters)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return tf.nn.bias_add(dilation.conv2d(inputs, self.weight, self.stride, self.dilation), self.bias)
+        return tf.nn.bias_add(dilation.conv2d(inputs, self.kernel, self.strides, self.dilation_rate), self.bias)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         batch, *size, _ = input_shape
-        return (batch, *(n and -(-n // self.stride) for n in size), self.width)
+        return (batch, *(n and -(-n // self.strides) for n in size), self.filters)
 
     def get_config(self) -> dict[str, Any]:
-        own = {"width": self.width, "kernel": self.kernel, "stride": self.stride, "dilation": self.dilation}
-        return super().get_config() | own
+        own = ("filters", "kernel_size", "strides", "dilation_rate")
+        return super().get_config() | {name: getattr(self, name) for name in own}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class StridedDilatedConv2DTranspose(StridedDilatedConv2D):
-    """The transpose of ``StridedDilatedConv2D``: an input of H rows gives H * stride."""
+    """The transpose of ``StridedDilatedConv2D``: an input of H rows gives H * strides."""
 
-    def _weight_shape(self, channels: int) -> tuple[int, ...]:
-        return (self.kernel, self.kernel, self.width, channels)
+    def _kernel_shape(self, channels: int) -> tuple[int, ...]:
+        return (self.kernel_size, self.kernel_size, self.filters, channels)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        outputs = dilation.conv2d_transpose(inputs, self.weight, self.stride, self.dilation)
+        outputs = dilation.conv2d_transpose(inputs, self.kernel, self.strides, self.dilation_rate)
         return tf.nn.bias_add(outputs, self.bias)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         batch, *size, _ = input_shape
-        return (batch, *(n and n * self.stride for n in size), self.width)
+        return (batch, *(n and n * self.strides for n in size), self.filters)
 
 
 def convolution(line: Conv, **options: Any) -> keras.layers.Layer:
-    """The convolution that a line of the tables names; ``options`` are Keras' own: name, dtype."""
-    return StridedDilatedConv2D(line.width, line.kernel, line.stride, line.dilation, **options)
+    """The convolution of a line of the tables; ``options`` are Keras' own: name, dtype."""
+    return StridedDilatedConv2D(**asdict(line), **options)
 
 
 def transposed(line: Conv, **options: Any) -> keras.layers.Layer:
-    """The transposed convolution that a line of a mirrored table names; ``options`` as in ``convolution``."""
-    return StridedDilatedConv2DTranspose(line.width, line.kernel, line.stride, line.dilation, **options)
+    """The transposed convolution of a line of a mirrored table; ``options`` as in ``convolution``."""
+    return StridedDilatedConv2DTranspose(**asdict(line), **options)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -116,28 +116,9 @@ def batch_norm(**options: Any) -> keras.layers.Layer:
 
 
 def mirrored(lines: tuple[Conv, ...], channels: int) -> tuple[Conv, ...]:
-    """The decoder's lines: the encoder's in reverse, each leading back to the width that its twin started from."""
-    widths = (channels, *(line.width for line in lines[:-1]))
-    return tuple(
-        Conv(line.kernel, line.stride, line.dilation, width)
-        for line, width in zip(reversed(lines), reversed(widths), strict=True)
-    )
-
-
-def run(layers: list[keras.layers.Layer], inputs: tf.Tensor, training: bool) -> tf.Tensor:
-    """Calls layers one after another."""
-    for layer in layers:
-        normalises = isinstance(layer, keras.layers.BatchNormalization)
-        inputs = layer(inputs, training=training) if normalises else layer(inputs)
-    return inputs
-
-
-def build_chain(layers: list[keras.layers.Layer], shape: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Builds layers one after another; returns the last one's output shape."""
-    for layer in layers:
-        layer.build(shape)
-        shape = layer.compute_output_shape(shape)
-    return shape
+    """The lines of the decoder: the encoder's in reverse, each with the number of filters before its counterpart."""
+    filters = (channels, *(line.filters for line in lines[:-1]))
+    return tuple(replace(line, filters=count) for line, count in zip(reversed(lines), reversed(filters), strict=True))
 
 
 def pad_to_multiple(images: tf.Tensor, multiple: int) -> tf.Tensor:

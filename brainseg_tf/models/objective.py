@@ -3,12 +3,12 @@
     L = w_kl KL( q(z|x) || N(0, I) ) + w_rec rec( x, g(z) ) + w_ctx rec( x, g(mu(x~)) )
 
 with z ~ q(z|x) and x~ the corrupted x. Both reconstructions are compared with the clean x. All terms are per pixel, so
-that weights mean the same at every image size: rec is the mean squared error, KL is in nats per pixel.
+that a weight means the same at every image size: rec is the mean squared error, KL is in nats per pixel.
 """
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import tensorflow as tf
 
@@ -16,6 +16,9 @@ from brainseg_tf.corruption import Task
 from brainseg_tf.keras_backend import keras
 from brainseg_tf.models.layers import crop_like, pad_to_multiple
 from brainseg_tf.options import ObjectiveOptions, Score
+
+if TYPE_CHECKING:
+    from tensorflow_probability import distributions as tfd
 
 Corruption = Callable[[tf.Tensor, tf.Tensor], Task]
 
@@ -25,41 +28,51 @@ def reconstruction_error(clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tens
     return tf.reduce_mean(tf.math.squared_difference(clean, reconstruction))
 
 
-def kl_by_image(mean: tf.Tensor, stddev: tf.Tensor) -> tf.Tensor:
-    """KL divergence of N(mean, stddev^2) from N(0, I), both (N, h, w, latents), in nats; (N,)."""
+def posterior(mean: tf.Tensor, stddev: tf.Tensor) -> "tfd.Independent":
+    """q(z|x) = N(mean, stddev^2), independent in each latent, both (N, h, w, latents)."""
     from tensorflow_probability import distributions as tfd
 
-    posterior = tfd.Normal(mean, stddev)
-    prior = tfd.Normal(tf.zeros_like(mean), tf.ones_like(stddev))
-    return tf.reduce_sum(tfd.kl_divergence(posterior, prior), axis=[1, 2, 3])
+    return tfd.Independent(tfd.Normal(mean, stddev), 3)
 
 
-def kl_per_pixel(mean: tf.Tensor, stddev: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+def kl_by_image(latent: "tfd.Independent") -> tf.Tensor:
+    """KL divergence of q(z|x) from N(0, I) in nats; (N,)."""
+    from tensorflow_probability import distributions as tfd
+
+    mean = latent.mean()
+    prior = tfd.Independent(tfd.Normal(tf.zeros_like(mean), tf.ones_like(mean)), 3)
+    return tfd.kl_divergence(latent, prior)
+
+
+def kl_per_pixel(latent: "tfd.Independent", images: tf.Tensor) -> tf.Tensor:
     """The same over the batch, per pixel of ``images`` (N, H, W, C); a scalar."""
-    pixels = tf.cast(tf.reduce_prod(tf.shape(images)[:3]), mean.dtype)
-    return tf.reduce_sum(kl_by_image(mean, stddev)) / pixels
+    divergence = kl_by_image(latent)
+    pixels = tf.cast(tf.reduce_prod(tf.shape(images)[:3]), divergence.dtype)
+    return tf.reduce_sum(divergence) / pixels
 
 
 class ContextModel(keras.Model):
-    """What the networks have in common: the context task, the losses, any image size.
+    """What all networks have in common: the context task, the losses, any image size.
 
-    Compile with ``corruption`` (images, seed -> task; a ``CorruptionTask`` survives saving and loading) and
-    ``objective`` (weights); fit on batches of (images (N, H, W, C) in [0, 1], seed (2,) int32).
+    Compile it with ``corruption`` (images, seed -> task; a ``CorruptionTask`` can be saved and loaded) and
+    ``objective`` (weights); fit it on batches of (images (N, H, W, C) in [0, 1], seed (2,) int32).
 
-    A subclass has ``stride``, the product of its strides, and gives ``reconstruct``. Calling the model gives its
-    reconstruction, deterministic and of the input's size.
+    A subclass sets ``stride``, the product of its strides, and implements ``reconstruct``. Calling the model gives a
+    reconstruction of the input's size, without random numbers.
+
+    Args:
+        channels: image channels, one per modality.
     """
 
     stride: int
     loss_names: tuple[str, ...] = ("loss", "context")
-    # The kind of score that a model of this class is for.
+    # The kind of score that a model of this class is used with.
     score: ClassVar[Score] = "weighted"
     # See ``ModelCard.trim``.
     trim: ClassVar[int] = 0
 
     def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # === Config ===
         self.channels = channels
         self.corruption: Corruption
         self.objective = ObjectiveOptions()
@@ -100,16 +113,16 @@ class ContextModel(keras.Model):
         raise NotImplementedError
 
     def outputs(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """What a prediction needs, by name: the reconstruction, (N, H, W, C), and what else the network gives."""
+        """The outputs for a prediction by name: the reconstruction, (N, H, W, C), and those that a subclass adds."""
         return {"reconstruction": self(images, training=False)}
 
     def compute_losses(self, task: Task, seed: tf.Tensor | None) -> dict[str, tf.Tensor]:
-        """The terms of the objective by name, ``loss`` their weighted sum.
+        """The terms of the objective by name, and ``loss``, their weighted sum.
 
         Args:
             task: a batch.
-            seed: (2,) int32, of what a training step draws; None when testing, where nothing is drawn and batch norm
-                uses its moving statistics.
+            seed: (2,) int32, for what a training step draws at random; None for validation: nothing is drawn and batch
+                norm uses its moving statistics.
         """
         context = reconstruction_error(task.clean, self(task.corrupted, training=seed is not None))
         return {"loss": self.objective.context * context, "context": context}
@@ -119,7 +132,7 @@ class ContextModel(keras.Model):
         return list(self.loss_trackers.values())
 
     def training_losses(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """One step on a batch: corrupts it, and goes down the gradient of the mean loss of all replicas' batches.
+        """One training step on a batch: corrupts it and applies the gradient of the mean loss of all replicas.
 
         Returns:
             The terms of the objective on this replica's batch.
@@ -135,32 +148,32 @@ class ContextModel(keras.Model):
         return losses
 
     def validation_losses(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """The terms of the objective on a batch, as ``learn`` gives them, without a step."""
+        """The terms of the objective on a corrupted batch, without a training step."""
         clean, seed = data
         return self.compute_losses(self.corruption(clean, seed), None)
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return self._seen(self.training_losses(data), data[0])
+        return self._update_trackers(self.training_losses(data), data[0])
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return self._seen(self.validation_losses(data), data[0])
+        return self._update_trackers(self.validation_losses(data), data[0])
 
-    def _seen(self, losses: dict[str, tf.Tensor], clean: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _update_trackers(self, losses: dict[str, tf.Tensor], clean: tf.Tensor) -> dict[str, tf.Tensor]:
         for name, value in losses.items():
             self.loss_trackers[name].update_state(value, sample_weight=tf.shape(clean)[0])
-        return {name: metric.result() for name, metric in self.loss_trackers.items()}
+        return {name: tracker.result() for name, tracker in self.loss_trackers.items()}
 
 
 class VariationalContextModel(ContextModel):
     """A context VAE: adds the latent posterior and the two variational terms of the objective.
 
-    A subclass gives ``encode`` and ``decode``; its reconstruction decodes the posterior's mean.
+    A subclass implements ``encode`` and ``decode``; its reconstruction decodes the posterior's mean.
     """
 
     loss_names = ("loss", "kl", "reconstruction", "context")
 
-    def encode(self, images: tf.Tensor, *, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """Mean and standard deviation of q(z|x), each (N, H / stride, W / stride, latents)."""
+    def encode(self, images: tf.Tensor, *, training: bool) -> "tfd.Independent":
+        """q(z|x), a ``tfd.Independent`` of a ``tfd.Normal``; one event is (H / stride, W / stride, latents)."""
         raise NotImplementedError
 
     def decode(self, latent: tf.Tensor, *, training: bool) -> tf.Tensor:
@@ -168,25 +181,20 @@ class VariationalContextModel(ContextModel):
         raise NotImplementedError
 
     def reconstruct(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
-        mean, _ = self.encode(images, training=training)
-        return self.decode(mean, training=training)
+        return self.decode(self.encode(images, training=training).mean(), training=training)
 
     def compute_losses(self, task: Task, seed: tf.Tensor | None) -> dict[str, tf.Tensor]:
-        clean = task.clean
-        mean, stddev = self.encode(pad_to_multiple(clean, self.stride), training=seed is not None)
-        # The VAE term is validated at the mean: without noise two validations of the same weights agree.
-        latent = mean if seed is None else _sample(mean, stddev, seed)
-        decoded = crop_like(self.decode(latent, training=seed is not None), clean)
-        losses = super().compute_losses(task, seed)
-        losses["kl"] = kl_per_pixel(mean, stddev, clean)
-        losses["reconstruction"] = reconstruction_error(clean, decoded)
-        weights = self.objective
-        losses["loss"] += weights.kl * losses["kl"] + weights.reconstruction * losses["reconstruction"]
-        return losses
+        clean, training, weights = task.clean, seed is not None, self.objective
+        latent = self.encode(pad_to_multiple(clean, self.stride), training=training)
+        # Validation decodes the mean: without noise, two validations of the same weights agree.
+        z = latent.mean() if seed is None else latent.sample(seed=_latent_seed(seed))
+        kl = kl_per_pixel(latent, clean)
+        reconstruction = reconstruction_error(clean, crop_like(self.decode(z, training=training), clean))
+        context = reconstruction_error(clean, self(task.corrupted, training=training))
+        loss = weights.kl * kl + weights.reconstruction * reconstruction + weights.context * context
+        return {"loss": loss, "kl": kl, "reconstruction": reconstruction, "context": context}
 
 
-def _sample(mean: tf.Tensor, stddev: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    from tensorflow_probability import distributions as tfd
-
-    # The corruption splits the same seed; folding a number in gives a stream of its own.
-    return tfd.Normal(mean, stddev).sample(seed=tf.random.experimental.stateless_fold_in(seed, 1))
+def _latent_seed(seed: tf.Tensor) -> tf.Tensor:
+    """A seed whose draws are independent of the corruption's, which splits the same seed."""
+    return tf.random.experimental.stateless_fold_in(seed, 1)

@@ -31,14 +31,13 @@ def signatures(model: ContextModel, card: ModelCard) -> dict[str, Signature]:
 
 def _variational(model: VariationalContextModel) -> dict[str, Signature]:
     def encode(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        mean, stddev = model.encode(pad_to_multiple(images, model.stride), training=False)
-        return {"mean": mean, "stddev": stddev}
+        latent = model.encode(pad_to_multiple(images, model.stride), training=False)
+        return {"mean": latent.mean(), "stddev": latent.stddev()}
 
     def anomaly_score(images: tf.Tensor) -> dict[str, tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(images)
-            mean, stddev = encode(images).values()
-            divergence = kl_by_image(mean, stddev)
+            divergence = kl_by_image(model.encode(pad_to_multiple(images, model.stride), training=False))
         residual = images - model(images, training=False)
         return {"anomaly_score": tf.reduce_mean(tf.abs(residual * tape.gradient(divergence, images)), axis=-1)}
 

@@ -33,7 +33,7 @@ STRIDES = {"cvae": 32, "dcvae": 6, "dae": 16}
 
 def line(layer: keras.layers.Layer) -> tuple[int, int, int, int]:
     if isinstance(layer, StridedDilatedConv2D):
-        return layer.kernel, layer.stride, layer.dilation, layer.width
+        return layer.kernel_size, layer.strides, layer.dilation_rate, layer.filters
     (kernel, _), (stride, _), (dilation, _) = layer.kernel_size, layer.strides, layer.dilation_rate
     return kernel, stride, dilation, layer.filters
 
@@ -55,8 +55,8 @@ def parameters(lines: list[tuple[int, int, int, int]], channels: int, normalised
 @pytest.mark.parametrize("name", ENCODERS)
 def test_the_tables_are_built_exactly(name):
     model = models.create(name, 1)
-    assert convolutions(model.encoder) == ENCODERS[name]
-    assert convolutions(model.decoder) == DECODERS[name]
+    assert convolutions(model.encoder.layers) == ENCODERS[name]
+    assert convolutions(model.decoder.layers) == DECODERS[name]
     assert model.stride == STRIDES[name]
     expected = parameters(ENCODERS[name], 1, len(ENCODERS[name]))
     last = ENCODERS[name][-1][3]
@@ -74,11 +74,11 @@ def test_order_after_each_convolution(name):
     model = models.create(name, 1)
     after = [FusedBatchNormalization, keras.layers.LeakyReLU]
     after = after if name == "dae" else after[::-1]
-    for chain in (model.encoder, model.decoder[:-1]):
+    for chain in (model.encoder.layers, model.decoder.layers[:-1]):
         kinds = [type(layer) for layer in chain if not isinstance(layer, keras.layers.MaxPooling2D)]
         assert all(kinds[k + 1 : k + 3] == after for k in range(0, len(kinds), 3))
     if name == "dae":
-        pools = [k for k, layer in enumerate(model.encoder) if isinstance(layer, keras.layers.MaxPooling2D)]
+        pools = [k for k, layer in enumerate(model.encoder.layers) if isinstance(layer, keras.layers.MaxPooling2D)]
         assert pools == [6, 13, 20, 24]
 
 
@@ -86,9 +86,9 @@ def test_the_unet_is_as_described():
     widths = (24, 48, 96, 128)
     denoiser, segmenter = models.create("unet", 2), models.create("selfseg", 2)
     assert denoiser.stride == segmenter.stride == 16
-    assert line(denoiser.stem[0]) == (4, 2, 1, 24)
-    assert [convolutions(block) for block in denoiser.down] == [[(3, 1, 1, width)] * 2 for width in widths]
-    assert [convolutions(block) for block in denoiser.merge] == [[(3, 1, 1, width)] * 2 for width in widths[-2::-1]]
+    assert line(denoiser.stem.layers[0]) == (4, 2, 1, 24)
+    assert [convolutions(block.layers) for block in denoiser.down] == [[(3, 1, 1, width)] * 2 for width in widths]
+    assert [convolutions(block.layers) for block in denoiser.merge] == [[(3, 1, 1, width)] * 2 for width in widths[-2::-1]]
     expected = 4 * 4 * 2 * 24 + 4 * 24
     for before, width in zip((24, *widths), widths, strict=False):
         expected += 9 * (before + width) * width + 8 * width
@@ -124,6 +124,12 @@ def test_save_and_load_are_exact(name, tmp_path):
     np.testing.assert_array_equal(model(images), loaded(images))
 
 
+def with_weights(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers that compute with weights of their own."""
+    layers = model._flatten_layers(include_self=False)
+    return [layer for layer in layers if layer.weights and not isinstance(layer, keras.Model)]
+
+
 @pytest.mark.parametrize("name", ["cvae", "dcvae", "dae", "fusion"])
 def test_a_precision_policy_is_kept(name, tmp_path):
     model = models.class_of(name)(2, name=name, dtype="mixed_bfloat16")
@@ -131,8 +137,8 @@ def test_a_precision_policy_is_kept(name, tmp_path):
     images = np.random.default_rng(0).random((2, 48, 36, 2)).astype(np.float32)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    policies = [layer.dtype_policy.name for layer in loaded._flatten_layers()]
-    assert policies == [layer.dtype_policy.name for layer in model._flatten_layers()]
+    policies = [layer.dtype_policy.name for layer in with_weights(loaded)]
+    assert policies == [layer.dtype_policy.name for layer in with_weights(model)]
     # All but the layers whose outputs are losses' or distributions' inputs, and Keras' own metrics.
     assert policies.count("mixed_bfloat16") > 0.8 * len(policies)
     assert model(images).dtype == loaded(images).dtype == tf.float32
@@ -168,7 +174,7 @@ def test_a_layer_is_its_convolution_and_bias(kernel, stride, dilation):
     # A kernel with zeros between its weights, and TensorFlow's own padding.
     reach = (kernel - 1) * dilation + 1
     stuffed = np.zeros((reach, reach, 3, 4), np.float32)
-    stuffed[::dilation, ::dilation] = layer.weight
+    stuffed[::dilation, ::dilation] = layer.kernel
     layer.bias.assign([1.0, 2.0, 3.0, 4.0])
     expected = tf.nn.conv2d(images, stuffed, stride, "SAME") + layer.bias
     np.testing.assert_allclose(layer(images), expected, atol=1e-5)
@@ -205,7 +211,7 @@ def test_transposed_is_the_adjoint(kernel, stride, dilation):
     large = back(small)
     assert large.shape == (1, 6 * stride, 7 * stride, 3) == back.compute_output_shape(small.shape)
     probe = tf.random.stateless_normal(large.shape, [3, 4])
-    forth = conv2d(probe, back.weight, stride, dilation)
+    forth = conv2d(probe, back.kernel, stride, dilation)
     np.testing.assert_allclose(tf.reduce_sum(large * probe), tf.reduce_sum(small * forth), rtol=1e-3)
 
 
