@@ -76,8 +76,8 @@ def _on(side: str, names: list[str], cards: "list[ModelCard]") -> list[str]:
     type=click.Choice(["unseen", "validation", "train", "all"]),
     default="unseen",
     show_default=True,
-    help="unseen: patients of DATA that no model was trained or validated on; validation, train: a side of the first "
-    "model's own split; all.",
+    help="Patients of DATA. unseen: those that no model was trained or validated on; validation, train: a side of the "
+    "first model's own split; all.",
 )
 @option(
     "--folds",

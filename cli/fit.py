@@ -134,7 +134,7 @@ def _or(values: Iterable[str]) -> str:
     type=click.Choice(get_args(Strategy)),
     default="single",
     show_default=True,
-    help="single: one device; mirrored: all GPUs of this host; multi-worker: all hosts that TF_CONFIG names, each of "
+    help="Devices. single: one; mirrored: all GPUs of this host; multi-worker: all hosts that TF_CONFIG names, each of "
     "which runs this command.",
 )
 @option(

@@ -103,7 +103,7 @@ class GroupedCommand(click.Command):
                 formatter.write_dl(groups[group])
         if hidden:
             formatter.write_paragraph()
-            formatter.write_text(f"--help-all shows {hidden} more options.")
+            formatter.write_text(f"--help-all shows {hidden} more option{'s' * (hidden > 1)}.")
 
 
 _ALL = "brainseg_tf.help_all"

@@ -77,7 +77,7 @@ _options = apply(
         option(
             "--out-dir", group=OUTPUT, type=FILE, help="Folder for the masks, reports and figures of several scans."
         ),
-        option("--report", group=OUTPUT, type=FILE, help="JSON: volumes, components, seconds, model, options."),
+        option("--report", group=OUTPUT, type=FILE, help="JSON report: volumes, components, seconds, model, options."),
         option("--figure", group=OUTPUT, type=FILE, help="PNG of input, reconstruction, residual and result."),
         option(
             "--html",

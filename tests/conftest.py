@@ -21,11 +21,12 @@ from helpers import make_brain, save, small_options
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests are for whoever asks for them."""
-    if not os.environ.get("BRAINSEG_SLOW"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="slow: set BRAINSEG_SLOW=1"))
+    """Skips exhaustive tests unless they are asked for, and marks what drives a browser as slow."""
+    for item in items:
+        if item.get_closest_marker("exhaustive") and not os.environ.get("BRAINSEG_EXHAUSTIVE"):
+            item.add_marker(pytest.mark.skip(reason="exhaustive: set BRAINSEG_EXHAUSTIVE=1"))
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

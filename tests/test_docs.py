@@ -43,6 +43,7 @@ def test_the_site_asks_nothing_of_other_hosts(site):
         assert loaded == [], page
 
 
+@pytest.mark.slow
 def test_the_architecture_of_the_guide_trains_and_predicts(brats_like, scan, tmp_path, monkeypatch):
     guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", guide, flags=re.S)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from helpers import ROOT
 
 PACKAGE = "brainseg_tf"
@@ -138,6 +139,7 @@ def test_the_networks_load_no_image_library():
 
 @pytest.mark.parametrize("name", ["options", "architectures", "errors", "files", "training.tf_config"])
 def test_what_the_help_needs_is_the_standard_library(name):
-    code = f"import brainseg_tf.{name}, sys; print([one for one in ('numpy', 'tensorflow', 'click') if one in sys.modules])"
+    heavy = ("numpy", "tensorflow", "click")
+    code = f"import brainseg_tf.{name}, sys; print([one for one in {heavy} if one in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

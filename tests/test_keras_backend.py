@@ -21,6 +21,7 @@ def run(code, home, **environment):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", ["jax", "torch"])
 def test_the_backend_is_tensorflow_and_numbers_are_float32_channels_last(tmp_path, chosen):
     (tmp_path / ".keras").mkdir()

@@ -77,6 +77,7 @@ def again(brats_like, folder, out, resume=False):
 
 
 # h5py complains once more, to nobody, when it closes the file that it could not write.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_while_the_weights_are_written(brats_like, decoded, tmp_path):
     folder, weights, _ = decoded
@@ -89,6 +90,7 @@ def test_a_full_disk_while_the_weights_are_written(brats_like, decoded, tmp_path
     assert (again(brats_like, folder, out, resume=True) / "saved_model.pb").is_file()
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_the_checkpoint_is_written(brats_like, decoded, tmp_path, monkeypatch):
     folder, _, checkpoint = decoded
     # The weights, which come first, are as large.
@@ -97,6 +99,7 @@ def test_a_full_disk_while_the_checkpoint_is_written(brats_like, decoded, tmp_pa
         again(brats_like, folder, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_the_saved_model_is_written(brats_like, decoded, tmp_path):
     folder, weights, _ = decoded
     out = tmp_path / "run"
@@ -117,6 +120,7 @@ def test_two_runs_in_one_folder(brats_like, tmp_path):
         fit(brats_like, tmp_path / "run", small_options(), QUIET)
 
 
+@pytest.mark.slow
 def test_two_predictions_of_one_mask(scan, trained, tmp_path):
     """Both write beside it; the mask is that of one of them, whole."""
     out = tmp_path / "m.nii.gz"
@@ -130,6 +134,7 @@ def test_two_predictions_of_one_mask(scan, trained, tmp_path):
 # --- Killed ---
 
 
+@pytest.mark.slow
 def test_sigterm_cleans_up(scan, trained, tmp_path):
     many = tmp_path / "scans"
     many.mkdir()
@@ -153,7 +158,7 @@ def test_sigterm_cleans_up(scan, trained, tmp_path):
     assert (out / "summary.csv").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_kill_at_ten_moments_of_predict(scan, trained, tmp_path):
     out, chance = tmp_path / "m.nii.gz", random.Random(0)
     command = [COMMAND, "predict", str(scan), "--out", str(out), "--model", str(trained), "--overwrite", *FAST]
@@ -173,7 +178,7 @@ def test_kill_at_ten_moments_of_predict(scan, trained, tmp_path):
     np.testing.assert_array_equal(np.asarray(nib.load(out).dataobj), expected)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_kill_at_ten_moments_of_fit(brats_like, tmp_path):
     script = (
         "import sys; sys.path.insert(0, sys.argv[3]); from helpers import small_options; from pathlib import Path;"
@@ -231,6 +236,7 @@ class Seeds(dict):
         return "seeds"
 
 
+@pytest.mark.slow
 @settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_mutated_files_are_read_or_refused(seeds, tmp_path, data):
@@ -255,6 +261,7 @@ def test_mutated_files_are_read_or_refused(seeds, tmp_path, data):
     assert psutil.Process().memory_info().rss - before < 4e9
 
 
+@pytest.mark.slow
 def test_a_gzip_bomb_is_refused_within_memory(tmp_path):
     """350 MB of zeros in 350 kB, and ten times that behind the header's small volume."""
     script = (
@@ -283,6 +290,7 @@ def test_a_gzip_bomb_is_refused_within_memory(tmp_path):
 # --- Where and when ---
 
 
+@pytest.mark.slow
 def test_paths_with_blanks_and_letters_of_any_script_in_a_bare_locale(trained, tmp_path):
     folder = tmp_path / "Säle und Größen" / "脳 スキャン"
     folder.mkdir(parents=True)
@@ -300,6 +308,7 @@ def test_paths_with_blanks_and_letters_of_any_script_in_a_bare_locale(trained, t
     assert "пациент 1 _FLAIR.nii.gz" in page
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_nothing(scan, trained, tmp_path, monkeypatch):
     first, second = tmp_path / "a.nii", tmp_path / "b.nii"
     assert call("predict", scan, "--out", first, "--model", trained, *FAST).exit_code == 0

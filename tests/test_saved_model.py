@@ -26,6 +26,7 @@ numpy.savez(sys.argv[3], **{name: value.numpy() for name, value in (outputs | en
 """
 
 
+@pytest.mark.slow
 def test_the_export_does_not_need_us_and_is_exact(trained, tmp_path):
     images = np.random.default_rng(0).random((3, 50, 61, 1)).astype(np.float32)
     np.save(tmp_path / "in.npy", images)

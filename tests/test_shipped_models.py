@@ -51,7 +51,9 @@ def test_cards_hold_what_was_measured_beside_the_baseline(place):
 
 
 @pytest.mark.cpu
-@pytest.mark.parametrize("name", [*PAPER, "selfseg-flair"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "dae")) for name in (*PAPER, "selfseg-flair")]
+)
 def test_the_phantoms_lesions_are_found(name):
     scan = read_volume(PHANTOM / "phantom_flair.nii.gz")
     truth = read_mask(PHANTOM / "phantom_lesions.nii.gz", scan)
@@ -70,6 +72,7 @@ def test_the_best_model_for_the_modalities_is_taken():
             saved_model.best_for(modalities)
 
 
+@pytest.mark.slow
 @pytest.mark.brats
 @pytest.mark.parametrize("name", PAPER)
 def test_a_real_test_patient_agrees_with_the_card(name, real_patients):

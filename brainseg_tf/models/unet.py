@@ -86,9 +86,7 @@ def _two_blocks(filters: int, policy: keras.DTypePolicy, name: str) -> keras.Seq
     return keras.Sequential(_block(filters, policy) + _block(filters, policy), name=name)
 
 
-def _block(
-    filters: int, policy: keras.DTypePolicy, kernel_size: int = 3, strides: int = 1
-) -> list[keras.layers.Layer]:
+def _block(filters: int, policy: keras.DTypePolicy, kernel_size: int = 3, strides: int = 1) -> list[keras.layers.Layer]:
     return [
         keras.layers.Conv2D(filters, kernel_size, strides, "same", use_bias=False, dtype=policy),
         batch_norm(momentum=_MOMENTUM, dtype=policy),

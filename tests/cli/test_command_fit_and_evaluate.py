@@ -45,6 +45,7 @@ def test_a_read_only_model_keeps_its_card(trained, brats_like, monkeypatch):
     assert card.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_fit_then_evaluate(brats_like, tmp_path):
     data, run = tmp_path / "data", tmp_path / "run"
     shutil.copytree(brats_like, data)
@@ -188,6 +189,7 @@ def test_a_recipe_is_read_back_from_a_card(trained, tmp_path, name):
     assert recipe_of(read_card(tmp_path)) == options
 
 
+@pytest.mark.slow
 def test_cross_validation_tests_every_patient_once_and_goes_on_after_a_kill(trained, brats_like, tmp_path):
     assert "give --out" in fails(call("evaluate", brats_like, "--model", trained, "--folds", 2), code=2)
     card = read_card(trained / "1")

@@ -330,6 +330,7 @@ def test_models_lists_what_is_shipped():
         assert word in result.stdout
 
 
+@pytest.mark.slow
 def test_a_whole_scan_through_the_installed_command_stays_small(tmp_path):
     """Memory of the real command on a 240 x 240 x 155 scan; its time is in benchmarks/."""
     command = [

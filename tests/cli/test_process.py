@@ -5,6 +5,7 @@ import sys
 import tempfile
 
 import nibabel as nib
+import pytest
 
 from brainseg_tf_cli import process
 
@@ -22,6 +23,7 @@ import tensorflow
 """
 
 
+@pytest.mark.slow
 def test_tensorflow_is_silent_and_others_are_heard():
     result = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     assert result.stderr == "meanwhile\nafter\n"
@@ -30,6 +32,7 @@ def test_tensorflow_is_silent_and_others_are_heard():
 RUN = [sys.executable, "-c", "from brainseg_tf_cli.main import run; run()"]
 
 
+@pytest.mark.slow
 def test_standard_error_may_be_closed(trained, scan, tmp_path):
     words = (*RUN, "predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained)
     command = shlex.join([str(word) for word in words])

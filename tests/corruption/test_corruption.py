@@ -30,7 +30,9 @@ def blank(count: int = 64, size: tuple[int, int] = (96, 80), channels: int = 1) 
 
 
 # XLA takes seconds to compile each: every part once.
-@pytest.mark.parametrize(("kind", "augment"), [("shapes", False), ("noise", False), ("lesions", True)])
+@pytest.mark.parametrize(
+    ("kind", "augment"), [("shapes", False), ("noise", False), pytest.param("lesions", True, marks=pytest.mark.slow)]
+)
 def test_everything_follows_from_the_seed(kind, augment):
     task_of = partial(corrupt, options=CorruptionOptions(kind, augment))
     images, seed = heads(), tf.constant([11, 123456])
@@ -54,6 +56,7 @@ def test_shapes_are_the_same_bit_for_bit_with_and_without_xla():
     np.testing.assert_array_equal(task_of(images, seed).corrupted, compiled.corrupted)
 
 
+@pytest.mark.slow
 def test_xla_compiles_what_training_takes_unless_told_otherwise(monkeypatch):
     images, seed, options = heads(), tf.constant([11, 123456]), CorruptionOptions("shapes")
     for value, compiled in (("0", False), ("1", True), (None, True)):

@@ -88,7 +88,9 @@ def test_the_unet_is_as_described():
     assert denoiser.stride == segmenter.stride == 16
     assert line(denoiser.stem.layers[0]) == (4, 2, 1, 24)
     assert [convolutions(block.layers) for block in denoiser.down] == [[(3, 1, 1, width)] * 2 for width in widths]
-    assert [convolutions(block.layers) for block in denoiser.merge] == [[(3, 1, 1, width)] * 2 for width in widths[-2::-1]]
+    assert [convolutions(block.layers) for block in denoiser.merge] == [
+        [(3, 1, 1, width)] * 2 for width in widths[-2::-1]
+    ]
     expected = 4 * 4 * 2 * 24 + 4 * 24
     for before, width in zip((24, *widths), widths, strict=False):
         expected += 9 * (before + width) * width + 8 * width

@@ -144,7 +144,9 @@ def test_prediction_uses_the_mean_and_training_draws(name):
 
 
 @pytest.mark.cpu
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "cvae")) for name in ARCHITECTURES]
+)
 def test_training_lowers_every_weighted_term(name):
     keras.utils.set_random_seed(0)
     model = models.create(name, 1)

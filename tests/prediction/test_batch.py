@@ -179,6 +179,7 @@ def test_a_bids_dataset_without_flair_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_loses_nothing_that_is_finished(trained, scans, tmp_path):
     many = tmp_path / "scans"
     many.mkdir()
@@ -307,6 +308,7 @@ def test_runs_with_one_folder_for_results_keep_each_others_scans(tmp_path):
     assert all(f"{name}.nii.gz" in page for name in ("a", "memory", "b"))
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_into_one_folder(trained, scans, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-c", "from brainseg_tf_cli.main import run; run()", "predict", "--model", trained]
@@ -370,6 +372,7 @@ def test_a_scan_that_fails_while_it_is_written_leaves_nothing(trained, scan, tmp
     assert [line["status"] for line in rows(out)] == ["failed"]
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_killed_keeps_its_rows(trained, scans, tmp_path):
     many, out = tmp_path / "scans", tmp_path / "out"
     many.mkdir()

@@ -16,6 +16,7 @@ from brainseg_tf.prediction.batch import plan_batch
 from helpers import FAST, call, fails, masks, rows
 
 distributed = pytest.importorskip("distributed")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

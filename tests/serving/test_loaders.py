@@ -94,6 +94,7 @@ def expected(found):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.cpu
 @pytest.mark.parametrize("name", NAMES)
 def test_tensorflows_own_loader(name, tmp_path):
@@ -120,6 +121,7 @@ def cli(*arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_saved_model_cli(trained, tmp_path):
     found = saved_model.find(str(trained))
     shown = cli("show", "--dir", found.path, "--tag_set", "serve", "--all")

@@ -231,6 +231,7 @@ def test_tls(served_models, card, local, tmp_path, hasty, scheme):
                 connect(Endpoint(url, "small", ca=ca), card)
 
 
+@pytest.mark.slow
 def test_32_clients_at_once(urls, card, local):
     """1,000 requests of mixed sizes: none is lost, none gets another's answer."""
     model = connect(Endpoint(urls["grpc"], "small"), card)
@@ -268,6 +269,7 @@ def free_port():
         return free.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_a_server_killed_and_restarted_in_the_middle(repository, card, local, monkeypatch):
     # On a slow machine TensorFlow alone takes longer to start than a client waits.
     monkeypatch.setattr(remote, "_LATER_DELAYS", (*remote._LATER_DELAYS, *[8.0] * 6))
@@ -285,6 +287,7 @@ def test_a_server_killed_and_restarted_in_the_middle(repository, card, local, mo
             np.testing.assert_allclose(answer.result(120).images, local.reconstruct(slices).images, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_away(repository, card, monkeypatch):
     monkeypatch.setattr(remote, "_LATER_DELAYS", (0.1, 0.1))
     port = free_port()

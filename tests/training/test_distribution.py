@@ -86,6 +86,7 @@ def weights(file: Path) -> list[np.ndarray]:
         return list(arrays.values())
 
 
+@pytest.mark.slow
 def test_two_workers_end_with_identical_weights(both):
     for one, other in zip(weights(Path(f"{both}-0.npz")), weights(Path(f"{both}-1.npz")), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -94,6 +95,7 @@ def test_two_workers_end_with_identical_weights(both):
     assert not (both / "checkpoints-1").exists()
 
 
+@pytest.mark.slow
 def test_two_workers_equal_one_process_with_the_same_global_batch(both, brats_like, monkeypatch, plain_gradient):
     """An oracle without any strategy: both workers' batches, corrupted and drawn with their own seeds, as one batch."""
     options = small_options(epochs=EPOCHS)
@@ -143,6 +145,7 @@ def test_two_workers_equal_one_process_with_the_same_global_batch(both, brats_li
     assert difference(weights(Path(f"{both}-0.npz")), model.get_weights(), options) < ROUNDING
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_others_with_one_line_and_all_resume(both, brats_like, tmp_path):
     out = tmp_path / "run"
     survivor, victim = two_workers.start(brats_like, out, EPOCHS)
@@ -171,6 +174,7 @@ def test_a_killed_worker_ends_the_others_with_one_line_and_all_resume(both, brat
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_mirrored_on_one_device_equals_single(brats_like, tmp_path, plain_gradient):
     ends = []
     for strategy in ("single", "mirrored"):

@@ -88,6 +88,7 @@ def whole(brats_like, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_seed_makes_two_runs_equal(whole, brats_like, tmp_path, seed):
     run(brats_like, tmp_path / "run", small_options(epochs=8, seed=seed))
@@ -97,6 +98,7 @@ def test_the_seed_makes_two_runs_equal(whole, brats_like, tmp_path, seed):
     assert (ours == theirs) == (seed == 0)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(whole, brats_like, tmp_path):
     options = small_options(epochs=8)
     script = (
@@ -122,6 +124,7 @@ def test_a_killed_run_resumes_to_the_same_weights(whole, brats_like, tmp_path):
     assert read_history(history) == read_history(whole / "history.csv")
 
 
+@pytest.mark.slow
 def test_training_stops_early_and_keeps_the_best(brats_like, tmp_path):
     # A learning rate this high cannot go on improving.
     exported, _ = run(brats_like, tmp_path / "run", small_options(epochs=60, patience=2, learning_rate=0.3))
@@ -131,6 +134,7 @@ def test_training_stops_early_and_keeps_the_best(brats_like, tmp_path):
     assert saved_model.find(str(exported)).card.losses["epoch"] == best + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["dcvae", "dae"])
 def test_the_other_architectures_train_with_two_modalities(brats_like, tmp_path, architecture):
     slices = replace(SHORT.slices, size=32)
@@ -161,6 +165,7 @@ def test_another_version_does_not_go_on_with_a_run(brats_like, trained, tmp_path
         run(brats_like, tmp_path / "run", small_options(), resume=True)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_split(brats_like, trained, tmp_path):
     data, out = tmp_path / "data", tmp_path / "run"
     shutil.copytree(brats_like, data)
@@ -183,6 +188,7 @@ def test_resuming_a_finished_run_does_nothing(brats_like, trained):
     assert {file: file.stat().st_mtime_ns for file in trained.rglob("*") if file.is_file()} == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_export_is_made_up_for_and_its_steps_are_announced(brats_like, trained, tmp_path):
     unfinished(trained, tmp_path / "run")
     before = (trained / "history.csv").read_text()
@@ -200,6 +206,7 @@ def test_an_interrupted_export_is_made_up_for_and_its_steps_are_announced(brats_
     assert ours.losses == theirs.losses
 
 
+@pytest.mark.slow
 def test_a_run_is_lengthened(brats_like, trained, tmp_path, monkeypatch):
     out = tmp_path / "run"
     shutil.copytree(trained, out)
