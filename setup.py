@@ -17,7 +17,7 @@ SUBPACKAGES = [
 setup(
     name="brainseg-tf",
     version=VERSION,
-    description="Outlines lesions in brain MR images without ever having seen a labelled one",
+    description="Unsupervised segmentation of lesions in brain MR images",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

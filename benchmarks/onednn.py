@@ -45,7 +45,7 @@ options = ARCHITECTURES[found.card.architecture].recipe
 network = create(found.card.architecture, channels)
 network.compile(optimizer="adam", corruption=CorruptionTask(options.corruption), objective=options.objective)
 network.optimizer.build(network.trainable_variables)
-step = tf.function(network.learn)
+step = tf.function(network.training_losses)
 batch = (tf.constant(images[:16]), tf.constant([1, 2]))
 print(json.dumps([least(lambda: model.reconstruct(images)), least(lambda: step(batch))]))
 """

@@ -38,21 +38,21 @@ _FEWEST = 10
 
 STAGES: dict[str, SegmentationOptions] = {
     "shipped": _SHIPPED,
-    "no flattening": replace(_SHIPPED, correct_bias_field=False),
-    **{f"edge {reach:g} mm": replace(_SHIPPED, boundary_mm=reach) for reach in (0.0, 2.0, 3.0, 5.0)},
+    "no bias field correction": replace(_SHIPPED, correct_bias_field=False),
+    **{f"boundary {reach:g} mm": replace(_SHIPPED, boundary_mm=reach) for reach in (0.0, 2.0, 3.0, 5.0)},
     **{f"median over {n} slices": replace(_SHIPPED, median=(n, 3, 3)) for n in (5, 9, 17)},
     "median 13 x 5 x 5": replace(_SHIPPED, median=(13, 5, 5)),
     **{f"{n} components": replace(_SHIPPED, components=(n,)) for n in (2, 3)},
     **{f"separation {n:g}": replace(_SHIPPED, separation=n) for n in (3.0, 5.0)},
     "neighbourhood 1": replace(_SHIPPED, mixture=MixtureOptions(neighbourhood=1)),
     "neighbourhood 5": replace(_SHIPPED, mixture=MixtureOptions(neighbourhood=5)),
-    "own spread": replace(_SHIPPED, mixture=MixtureOptions(spread="free")),
-    "the smallest component": replace(_SHIPPED, mixture=MixtureOptions(lesion="smallest")),
-    **dict.fromkeys(("neighbourhood in its slice", "start at quantiles", "start at the ends"), _SHIPPED),
+    "free spread": replace(_SHIPPED, mixture=MixtureOptions(spread="free")),
+    "smallest component": replace(_SHIPPED, mixture=MixtureOptions(lesion="smallest")),
+    **dict.fromkeys(("neighbourhood within the slice", "start at quantiles", "start at the ends"), _SHIPPED),
     **{f"closing {n:g} mm": replace(_SHIPPED, closing_mm=n) for n in (0.0, 5.0)},
-    **{f"rim {n:g} mm": replace(_SHIPPED, erosion_mm=n) for n in (0.0, 5.0)},
-    **{f"from {n:g} ml": replace(_SHIPPED, smallest=n) for n in (1.0, 4.0)},
-    "level 0": replace(_SHIPPED, healthy_threshold=0.0),
+    **{f"erosion {n:g} mm": replace(_SHIPPED, erosion_mm=n) for n in (0.0, 5.0)},
+    **{f"minimum size {n:g} ml": replace(_SHIPPED, min_size_ml=n) for n in (1.0, 4.0)},
+    "healthy threshold 0": replace(_SHIPPED, healthy_threshold=0.0),
     "faintest 0": replace(_SHIPPED, faintest=0.0),
 }
 
@@ -71,7 +71,7 @@ def _start_at(places: Callable[[int], np.ndarray]) -> Callable[[np.ndarray, int,
 
 # What is no option: parts of the mixture that take the place of its own.
 PARTS: dict[str, dict[str, Callable[..., object]]] = {
-    "neighbourhood in its slice": {"_box_sums": _in_its_slice},
+    "neighbourhood within the slice": {"_box_sums": _in_its_slice},
     "start at quantiles": {"_start": _start_at(lambda n: (np.arange(n) + 0.5) / n)},
     "start at the ends": {"_start": _start_at(lambda n: np.linspace(0.5, 0.999, n))},
 }

@@ -51,10 +51,10 @@ def ours(name: str, size: int, seconds: float) -> dict[str, float]:
     model = training.compiled(ARCHITECTURES[name].recipe, 100)
     images = tf.constant(np.random.default_rng(0).random((BATCH, size, size, 1)), tf.float32)
     seed = tf.constant([1, 2])
-    whole = tf.function(model.learn)
+    whole = tf.function(model.training_losses)
     results = {"corrupted": rate(lambda: whole((images, seed)), seconds)}
     model.corruption = lambda clean, seed: Task(clean, clean, clean[..., 0])
-    bare = tf.function(model.learn)
+    bare = tf.function(model.training_losses)
     results["train"] = rate(lambda: bare((images, seed)), seconds)
     infer = tf.function(model.outputs)
     results["infer"] = rate(lambda: infer(images), seconds)
@@ -123,26 +123,26 @@ def twin(name: str) -> Any:
             return self.layer(inputs)[..., : inputs.shape[-2], : inputs.shape[-1]]
 
     def convolution(line: Conv, channels: int) -> nn.Module:
-        if line.stride == 1:
-            return nn.Conv2d(channels, line.width, line.kernel, padding="same", dilation=line.dilation)
-        reach = line.dilation * (line.kernel - 1)
-        return nn.Conv2d(channels, line.width, line.kernel, line.stride, reach // 2, line.dilation)
+        if line.strides == 1:
+            return nn.Conv2d(channels, line.filters, line.kernel_size, padding="same", dilation=line.dilation_rate)
+        reach = line.dilation_rate * (line.kernel_size - 1)
+        return nn.Conv2d(channels, line.filters, line.kernel_size, line.strides, reach // 2, line.dilation_rate)
 
     def transposed(line: Conv, channels: int) -> nn.Module:
-        reach = line.dilation * (line.kernel - 1)
+        reach = line.dilation_rate * (line.kernel_size - 1)
         before = reach // 2
-        after = line.stride - 1 + 2 * before - reach
+        after = line.strides - 1 + 2 * before - reach
         layer = nn.ConvTranspose2d(
-            channels, line.width, line.kernel, line.stride, before, max(after, 0), dilation=line.dilation
+            channels, line.filters, line.kernel_size, line.strides, before, max(after, 0), dilation=line.dilation_rate
         )
         return Cropped(layer) if after < 0 else layer
 
     def chain(lines: tuple[Conv, ...], channels: int, make: Callable[..., nn.Module], norm_first: bool) -> list[Any]:
         layers: list[nn.Module] = []
         for line in lines:
-            after = [nn.LeakyReLU(0.3), nn.BatchNorm2d(line.width)]
+            after = [nn.LeakyReLU(0.3), nn.BatchNorm2d(line.filters)]
             layers += [make(line, channels), *(after[::-1] if norm_first else after)]
-            channels = line.width
+            channels = line.filters
         return layers
 
     class Context(nn.Module):
@@ -153,8 +153,8 @@ def twin(name: str) -> Any:
             layers, channels, lines = [], 1, []
             for group in dae.TABLE:
                 layers += [*chain(group, channels, convolution, True), nn.MaxPool2d(2)]
-                channels = group[-1].width
-                lines += [*group[:-1], Conv(group[-1].kernel, 2, 1, channels)]
+                channels = group[-1].filters
+                lines += [*group[:-1], Conv(group[-1].kernel_size, 2, 1, channels)]
             back = mirrored(tuple(lines), 1)
             self.network = nn.Sequential(*layers, *chain(back, channels, transposed, True)[:-2])
 
@@ -170,8 +170,8 @@ def twin(name: str) -> Any:
         def __init__(self, table: tuple[Conv, ...], head: Conv) -> None:
             super().__init__()
             self.encoder = nn.Sequential(*chain(table, 1, convolution, False))
-            self.mean, self.stddev = (convolution(head, table[-1].width) for _ in range(2))
-            self.decoder = nn.Sequential(*chain(mirrored((*table, head), 1), head.width, transposed, False)[:-2])
+            self.mean, self.stddev = (convolution(head, table[-1].filters) for _ in range(2))
+            self.decoder = nn.Sequential(*chain(mirrored((*table, head), 1), head.filters, transposed, False)[:-2])
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.decoder(self.mean(self.encoder(images)))

@@ -1,10 +1,10 @@
-"""Lesion segmentation in brain MR images, learned without a label.
+"""Unsupervised lesion segmentation in brain MR images.
 
-The way of the data, one module each::
+The path of the data::
 
-    scan.nii.gz -> volume -> slices -> models -> postprocessing -> mask.nii.gz
+    scan.nii.gz -> images.volume -> brain -> slices -> models -> postprocessing -> mask.nii.gz
 
-``segmentation.segment`` walks that road; ``training.fit`` makes the models. Nothing heavy is imported here.
+``segmentation.segment`` follows this path; ``training.fit.fit`` trains the models. Nothing heavy is imported here.
 """
 
-__version__ = "0.9.0"
+__version__ = "0.10.0"

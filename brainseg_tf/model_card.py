@@ -41,6 +41,16 @@ _SHOWN = {
     "calibration_error": "ECE",
     "false_ml_p95": "ml in tumour-free slices, 95 %",
 }
+# Names in the metrics of cards up to version 0.9, and their names since.
+_RENAMED = {
+    "own": "mixture",
+    "flatten": "correct_bias_field",
+    "rim": "erosion_mm",
+    "level": "healthy_threshold",
+    "edge": "boundary_mm",
+    "closing": "closing_mm",
+    "smallest": "min_size_ml",
+}
 _PACKAGES = ("brainseg-tf", "tensorflow", "keras", "tensorflow-probability", "numpy", "scipy", "nibabel")
 
 
@@ -187,7 +197,7 @@ def _renamed(metrics: Any) -> Any:
     """The metrics with the names of today; cards up to version 0.9 have older ones."""
     if not isinstance(metrics, dict):
         return metrics
-    names = {"own": "mixture"} | {name: f"tumour_{name}" for name in metrics if name.startswith("free_")}
+    names = _RENAMED | {name: f"tumour_{name}" for name in metrics if name.startswith("free_")}
     return {names.get(name, name): _renamed(value) for name, value in metrics.items()}
 
 

@@ -177,8 +177,8 @@ def evaluate(
     click.echo()
     click.echo(reports.table(summaries))
     click.echo(
-        "healthy slices are tumour-free slices of patients; false ml: flagged there, free ml: flagged there alone, "
-        "any: in which share of the patients"
+        "Tumour-free slices are those of patients. false ml: flagged in them; alone ml: flagged in them if the method "
+        "gets only these; any: share of the patients in which anything is flagged."
     )
     patients = f"{data.name}, {f'{folds} folds' if folds else side}, seeds {seeds}"
     if out:

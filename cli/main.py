@@ -54,7 +54,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 @click.version_option(__version__, prog_name="brainseg-tf")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
-    """Outlines lesions in brain MR images without ever having seen a labelled one.
+    """Unsupervised segmentation of lesions in brain MR images.
 
     For research; not a medical device.
     """

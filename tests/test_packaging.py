@@ -46,7 +46,7 @@ def test_there_is_one_version_number():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == __version__
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert re.findall(r"^## (\S+) \(", changes, re.MULTILINE)[0] == __version__
+    assert re.findall(r"^## \[(\S+)\]", changes, re.MULTILINE)[0] == __version__
     assert __version__ not in (ROOT / "setup.py").read_text(encoding="utf-8")
 
 

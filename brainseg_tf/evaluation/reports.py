@@ -35,7 +35,7 @@ _COLUMNS = (
     ("false_ml_median", "false ml"),
     ("false_ml_p95", "95 %"),
     ("false_flagged", "any"),
-    ("tumour_free_ml_median", "free ml"),
+    ("tumour_free_ml_median", "alone ml"),
     ("tumour_free_ml_p95", "95 %"),
     ("tumour_free_flagged", "any"),
 )

@@ -78,7 +78,7 @@ def test_old_names_work_with_a_warning():
         result = run(*arguments)
         assert eval(result.stdout)[name] == value
         old = str(arguments[0]).partition("=")[0]
-        assert result.stderr.startswith(f"Warning: {old} is deprecated and will be removed; use --")
+        assert result.stderr.startswith(f"Warning: {old} is deprecated and will be removed in 0.11; use --")
     # A file of that name is a file.
     result = run("--", "--edge")
     assert eval(result.stdout)["files"] == ("--edge",) and result.stderr == ""
