@@ -1,9 +1,9 @@
-"""Scans per minute of one command: one scan after another, and two at a time.
+"""Throughput of ``brainseg-tf predict`` for many scans, with one and with two scans at a time.
 
     python benchmarks/batch.py [MODEL] [--scans 14] [--workers 1 2]
 
-Copies of the phantom (240 x 240 x 155). "a scan" is what one more scan costs once the command runs: the seconds of all
-scans less those of two, by the scans between.
+The scans are copies of the phantom (240 x 240 x 155). "one more scan" is the time per scan without the start of the
+command: the difference between the times for all scans and for two scans, divided by the difference of their numbers.
 """
 
 import argparse
@@ -17,13 +17,13 @@ FEW = 2
 
 
 def main() -> None:
-    """Prints the table."""
+    """Runs the command and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default="selfseg-flair")
     parser.add_argument("--scans", type=int, default=14)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     given = parser.parse_args()
-    print(f"{given.model}\n\n| at a time | {FEW} scans, s | {given.scans}, s | a scan, s | times as fast | peak GB |")
+    print(f"{given.model}\n\n| at a time | {FEW} scans, s | {given.scans}, s | one more scan, s | speed-up | peak GB |")
     print("|---|---|---|---|---|---|")
     first = None
     with tempfile.TemporaryDirectory() as folder:
@@ -35,13 +35,14 @@ def main() -> None:
             for count in (FEW, given.scans):
                 out = Path(folder) / f"out-{workers}-{count}"
                 options = ("--model", given.model, "--out-dir", str(out), "--workers", str(workers))
-                spent, peak, _ = run(COMMAND, "predict", *map(str, scans[:count]), *options)
-                seconds.append(spent)
-                memory = max(memory, peak)
-            each = (seconds[1] - seconds[0]) / (given.scans - FEW)
-            first = first or each
+                usage = run(COMMAND, "predict", *map(str, scans[:count]), *options)
+                seconds.append(usage.seconds)
+                memory = max(memory, usage.peak)
+            per_scan = (seconds[1] - seconds[0]) / (given.scans - FEW)
+            first = first or per_scan
             print(
-                f"| {workers} | {seconds[0]:.1f} | {seconds[1]:.1f} | {each:.2f} | {first / each:.2f} | {memory:.2f} |",
+                f"| {workers} | {seconds[0]:.1f} | {seconds[1]:.1f} | {per_scan:.2f} | {first / per_scan:.2f} "
+                f"| {memory:.2f} |",
                 flush=True,
             )
 

@@ -1,9 +1,9 @@
-"""How the mask of a re-oriented or re-gridded copy agrees with the original's.
+"""Agreement of the masks of reoriented and resampled copies of a scan with the mask of the original.
 
     python benchmarks/grids.py [SCAN ...] [--model selfseg-flair]
 
-For each copy the mean Dice over the scans (the phantom if none is named), both masks on the copy's grid. "sampled": the
-scan interpolated; "averaged": over each larger voxel first, as a scanner does, which blurs it.
+The table has the mean and the lowest Dice over the scans (by default the phantom), with both masks on the grid of the
+copy. "sampled" copies are interpolated. "averaged" copies are averaged over each larger voxel first, as a scanner does.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from brainseg_tf.images.volume import read_volume, write_map
 from brainseg_tf.metrics import dice
 from brainseg_tf.segmentation import segment
 
-TURNS = {
+ORIENTATIONS = {
     "left-handed": [[0, -1], [1, 1], [2, 1]],
     "sagittal order": [[1, 1], [2, -1], [0, 1]],
-    "all axes turned": [[2, -1], [0, -1], [1, -1]],
+    "all axes flipped and permuted": [[2, -1], [0, -1], [1, -1]],
 }
-# Voxels in mm, tilt in degrees about the left-right axis, order of the axes.
+# Voxel size in mm, tilt about the left-right axis in degrees, order of the axes.
 GRIDS = {
     "0.5 x 0.5 x 6 mm, 480 pixels": ((0.5, 0.5, 6.0), 0, (0, 1, 2)),
     "0.94 x 0.94 x 5 mm": ((0.94, 0.94, 5.0), 0, (0, 1, 2)),
@@ -38,14 +38,22 @@ GRIDS = {
 }
 
 
-def regridded(
+def resampled(
     image: nib.Nifti1Image, sizes: tuple[float, ...], degrees: float, order: tuple[int, ...], *, averaged: bool = False
 ) -> nib.Nifti1Image:
-    """The image on another grid over the same field; ``averaged`` over each larger voxel first, as a scanner does."""
+    """Resamples an image to another grid that covers the same field of view.
+
+    Args:
+        image: the image.
+        sizes: voxel size in millimetres.
+        degrees: tilt of the grid about the left-right axis.
+        order: of the axes.
+        averaged: whether the image is averaged over each larger voxel before it is interpolated.
+    """
     tilt = np.deg2rad(degrees)
-    turn = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
+    rotation = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
     affine = np.eye(4)
-    affine[:3, :3] = turn[:, order] * sizes
+    affine[:3, :3] = rotation[:, order] * sizes
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.shape])).reshape(3, -1).T
     corners = nib.affines.apply_affine(np.linalg.inv(affine) @ image.affine, corners)
     low, high = corners.min(axis=0), corners.max(axis=0)
@@ -53,17 +61,17 @@ def regridded(
     shape = tuple(np.ceil(high - low).astype(int) + 1)
     data = image.get_fdata(dtype=np.float32)
     if averaged:
-        # Per axis of the image: the size of the new voxel along the world axis that it runs nearest to.
+        # For each axis of the image, the size of the new voxels along the closest world axis.
         world = np.abs(image.affine[:3, :3]).argmax(axis=0)
-        wanted = np.abs(turn[:, order] * sizes).max(axis=1)[world]
+        new_sizes = np.abs(rotation[:, order] * sizes).max(axis=1)[world]
         data = ndimage.uniform_filter(
-            data, np.maximum(1, np.rint(wanted / nib.affines.voxel_sizes(image.affine))).astype(int)
+            data, np.maximum(1, np.rint(new_sizes / nib.affines.voxel_sizes(image.affine))).astype(int)
         )
     return resample_from_to(nib.Nifti1Image(data, image.affine), (shape, affine), order=1)
 
 
 def main() -> None:
-    """Prints the table."""
+    """Segments the scans and their copies and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scans", nargs="*", type=Path, default=[PHANTOM])
     parser.add_argument("--model", default="selfseg-flair")
@@ -85,22 +93,22 @@ def main() -> None:
             image = nib.load(path)
             image = nib.Nifti1Image(image.get_fdata(dtype=np.float32), image.affine)
             mask = mask_of(image)
-            for name, turn in TURNS.items():
-                turned = mask_of(image.as_reoriented(np.array(turn)))
-                there = mask.as_reoriented(np.array(turn))
-                agreement.setdefault(name, []).append(dice(turned.get_fdata() > 0, there.get_fdata() > 0))
+            for name, orientation in ORIENTATIONS.items():
+                mask_of_copy = mask_of(image.as_reoriented(np.array(orientation)))
+                expected = mask.as_reoriented(np.array(orientation))
+                agreement.setdefault(name, []).append(dice(mask_of_copy.get_fdata() > 0, expected.get_fdata() > 0))
             brain = nib.Nifti1Image((image.get_fdata() > 0).astype(np.float32), image.affine)
             for name, grid in GRIDS.items():
-                inside = regridded(brain, *grid).get_fdata() > 0.5
-                there = regridded(mask, *grid).get_fdata() > 0.5
-                for how in (False, True):
-                    copy = regridded(image, *grid, averaged=how)
+                inside = resampled(brain, *grid).get_fdata() > 0.5
+                expected = resampled(mask, *grid).get_fdata() > 0.5
+                for averaged in (False, True):
+                    copy = resampled(image, *grid, averaged=averaged)
                     stripped = np.where(inside, copy.get_fdata(dtype=np.float32), 0)
-                    found_there = mask_of(nib.Nifti1Image(stripped, copy.affine)).get_fdata() > 0
-                    agreement.setdefault(f"{name}, {'averaged' if how else 'sampled'}", []).append(
-                        dice(found_there, there)
+                    found_mask = mask_of(nib.Nifti1Image(stripped, copy.affine)).get_fdata() > 0
+                    agreement.setdefault(f"{name}, {'averaged' if averaged else 'sampled'}", []).append(
+                        dice(found_mask, expected)
                     )
-    print("| copy | Dice with the original's mask: mean | lowest |\n|---|---|---|")
+    print("| copy | mean Dice with the mask of the original | lowest |\n|---|---|---|")
     for name, values in agreement.items():
         print(f"| {name} | {np.mean(values):.3f} | {min(values):.3f} |")
 

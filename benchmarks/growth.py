@@ -1,10 +1,10 @@
-"""How cost grows: predict with the voxels of a scan, fit with the patients of a cohort.
+"""Time and memory of ``predict`` for scans of increasing size, and of ``fit`` for cohorts of increasing size.
 
     python benchmarks/growth.py [predict] [fit] [--patients 30 100 335]
 
-predict: the phantom, its grid made finer. fit: copies of one patient made from the phantom at 2 mm, one epoch of
-``cvae`` on 128 x 128 slices, decoding included and then without it. Seconds of the whole command, and its peak resident
-memory.
+predict: the scan is the phantom with smaller voxels. fit: the patients are copies of the phantom at 2 mm; ``cvae`` is
+trained for one epoch on slices of 128 x 128 pixels, first including the decoding of the scans, then without it. The
+tables have the seconds of the whole command and its peak resident memory.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from nibabel.processing import resample_to_output
 from predict import COMMAND, PHANTOM, run
 from scipy import ndimage
 
-# Times the voxels, and the factor along each axis.
+# Factor of the number of voxels, and factors along the axes.
 FACTORS = {1: (1, 1, 1), 2: (1, 1, 2), 4: (2, 1, 2), 8: (2, 2, 2)}
 
 
 def finer(image: nib.Nifti1Image, factors: tuple[int, int, int], file: Path) -> None:
-    """Writes the image with each voxel repeated along the axes."""
+    """Writes the image to ``file`` with smaller voxels, by repeating each voxel along the axes."""
     data = np.asarray(image.dataobj)
     for axis, factor in enumerate(factors):
         data = np.repeat(data, factor, axis=axis)
@@ -33,20 +33,20 @@ def finer(image: nib.Nifti1Image, factors: tuple[int, int, int], file: Path) -> 
 
 
 def predict(folder: Path) -> None:
-    """A row for each size of scan."""
-    print("| voxels | times | seconds | peak GB |\n|---|---|---|---|")
+    """Prints a table with one row for each size of the scan."""
+    print("| voxels | factor | seconds | peak GB |\n|---|---|---|---|")
     image = nib.load(PHANTOM)
-    for times, factors in FACTORS.items():
-        scan = folder / f"scan{times}.nii.gz"
+    for factor, factors in FACTORS.items():
+        scan = folder / f"scan{factor}.nii.gz"
         finer(image, factors, scan)
-        seconds, memory, _ = run(COMMAND, "predict", str(scan), "--out", str(folder / f"mask{times}.nii.gz"))
+        usage = run(COMMAND, "predict", str(scan), "--out", str(folder / f"mask{factor}.nii.gz"))
         shape = " x ".join(map(str, nib.load(scan).shape))
-        print(f"| {shape} | {times} | {seconds:.1f} | {memory:.2f} |", flush=True)
+        print(f"| {shape} | {factor} | {usage.seconds:.1f} | {usage.peak:.2f} |", flush=True)
 
 
 def fit(folder: Path, counts: list[int]) -> None:
-    """Two rows for each size of cohort."""
-    columns = ("patients", "decoded before", "seconds", "seconds a patient", "peak GB", "of it own")
+    """Prints a table with two rows for each size of the cohort: with and without decoding."""
+    columns = ("patients", "decoded before", "seconds", "seconds per patient", "peak GB", "private GB")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     image = resample_to_output(nib.load(PHANTOM), 2.0, order=1)
     data = np.maximum(np.asarray(image.dataobj), 0).astype(np.float32)
@@ -66,25 +66,26 @@ def fit(folder: Path, counts: list[int]) -> None:
                 shutil.copy(original / f"{kind}.nii.gz", cohort / name / f"{name}_{kind}.nii.gz")
         for decoded in ("no", "yes"):
             out, cache = folder / f"run{count}-{decoded}", folder / f"cache{count}"
-            used = run(COMMAND, "fit", str(cohort), "--out", str(out), "--epochs", "1", "--cache", str(cache))
-            each = used.seconds / count
+            usage = run(COMMAND, "fit", str(cohort), "--out", str(out), "--epochs", "1", "--cache", str(cache))
+            per_patient = usage.seconds / count
             print(
-                f"| {count} | {decoded} | {used.seconds:.0f} | {each:.2f} | {used.peak:.2f} | {used.own:.2f} |",
+                f"| {count} | {decoded} | {usage.seconds:.0f} | {per_patient:.2f} | {usage.peak:.2f} "
+                f"| {usage.private:.2f} |",
                 flush=True,
             )
         shutil.rmtree(cache)
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Runs the commands and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="*", help="predict, fit; both if none is given")
+    parser.add_argument("commands", nargs="*", help="predict, fit; default: both")
     parser.add_argument("--patients", type=int, nargs="+", default=[30, 100, 335])
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        if not given.what or "predict" in given.what:
+        if not given.commands or "predict" in given.commands:
             predict(Path(folder))
-        if not given.what or "fit" in given.what:
+        if not given.commands or "fit" in given.commands:
             fit(Path(folder), given.patients)
 
 

@@ -1,10 +1,10 @@
-"""Healthy heads, made as the sample phantom is but without a lesion: how much each model flags where nothing is.
+"""False positives of the models in simulated healthy heads, which are made like the phantom but without lesions.
 
     pip install '.[examples]'
     python benchmarks/healthy.py [MODEL ...] [--heads 10] [--faintest 0.3]
 
-Each head has its own anatomy (a random warp of the average), bias field and noise. They are smoother than any scan and
-of another contrast than the training's: what a network meets that is used on scans of another kind.
+Each head has a different anatomy (a random deformation of the template), bias field and noise. The heads are smoother
+than real scans and have another contrast than the training data, like scans from another source.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from make_phantom import make
 
 
 def main() -> None:
-    """Prints the table."""
+    """Makes and segments the heads and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=["selfseg-flair", "cvae", "dcvae"])
     parser.add_argument("--heads", type=int, default=10)
@@ -37,14 +37,14 @@ def main() -> None:
     found = [saved_model.find(name) for name in given.models]
     models = [one.load() for one in found]
     flagged: list[list[float]] = []
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as folder:
         for seed in range(given.heads):
             with contextlib.redirect_stdout(io.StringIO()):
-                make(Path(place), seed, ())
-            scan = read_volume(Path(place) / "phantom_flair.nii.gz")
+                make(Path(folder), seed, ())
+            scan = read_volume(Path(folder) / "phantom_flair.nii.gz")
             masks = [segment([scan], m, one.card, options).mask for m, one in zip(models, found, strict=True)]
             flagged.append([float(mask.sum() * scan.voxel_ml) for mask in masks])
-    print("| model | heads with anything flagged | median ml | most ml |\n|---|---|---|---|")
+    print("| model | heads with a mask that is not empty | median ml | largest ml |\n|---|---|---|---|")
     for name, ml in zip(given.models, np.array(flagged).T, strict=True):
         print(f"| {name} | {(ml > 0).sum()} of {len(ml)} | {np.median(ml):.1f} | {ml.max():.1f} |")
 

@@ -1,11 +1,12 @@
-"""The mixture beside what a user would take instead, on one residual volume of 240 x 240 x 155 voxels.
+"""Comparison of the mixture with other packages on one residual volume of 240 x 240 x 155 voxels.
 
     pip install '.[benchmarks]'
     python benchmarks/mixture.py [SCAN TRUTH]
 
-The residual is the weighted one of ``cvae`` on the scan (the phantom, or yours), on the scan's own grid. Each method
-divides its voxels within the brain into three components or classes and calls the brightest the lesion; nothing is
-cleaned after. Seconds are the fastest of three runs (of one where it takes more than 10 s), Dice is against the truth.
+The residual is the weighted residual of ``cvae`` for the scan (by default the phantom), on the grid of the scan. Each
+method divides the voxels of the brain into three components or classes. The brightest is taken as the lesion, without
+any further processing. Seconds are those of the fastest of three runs, or of a single run if it takes more than 10 s.
+The Dice is with the ground truth.
 """
 
 import sys
@@ -27,14 +28,14 @@ PHANTOM = Path(__file__).parents[1] / "examples" / "phantom"
 COMPONENTS = 3
 
 
-def ours(score: np.ndarray, inside: np.ndarray, neighbourhood: int = 3) -> np.ndarray:
-    """The package's mixture with neighbourhood weights."""
+def brainseg(score: np.ndarray, inside: np.ndarray, neighbourhood: int = 3) -> np.ndarray:
+    """The mixture of this package, with neighbourhood weights."""
     mixture = fit_mixture(score, inside, COMPONENTS, MixtureOptions(neighbourhood=neighbourhood))
     return mixture.posterior[mixture.lesion] > 0.5
 
 
 def sklearn(score: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """scikit-learn's mixture, no neighbourhood."""
+    """The mixture of scikit-learn, which has no neighbourhood weights."""
     from sklearn.mixture import GaussianMixture
 
     values = score[inside][:, None]
@@ -47,13 +48,13 @@ def dipy(score: np.ndarray, inside: np.ndarray) -> np.ndarray:
     from dipy.segment.tissue import TissueClassifierHMRF
 
     image = np.where(inside, score + 1e-3, 0).astype(np.float64)
-    # Classes are numbered by rising mean; the background is 0.
+    # Classes are numbered in the order of their means; the background is 0.
     _, classes, _ = TissueClassifierHMRF(verbose=False).classify(image, COMPONENTS, 0.1)
     return (classes == COMPONENTS) & inside
 
 
 def ants(score: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """ANTs' Atropos with its usual Markov random field."""
+    """Atropos of ANTs with its default Markov random field."""
     import ants
 
     image, mask = ants.from_numpy(score.astype(np.float32)), ants.from_numpy(inside.astype(np.float32))
@@ -68,20 +69,20 @@ def _filled(inside: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def residual(scan_file: Path, truth_file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Score, where it counts, and truth, (X, Y, Z) each."""
+    """The score, the mask of the voxels that are classified, and the ground truth, each (X, Y, Z)."""
     scan = read_volume(scan_file)
     brain = brain_mask(scan)
     found = saved_model.find("cvae")
     stack = to_stack([scan], brain, found.card.slices, found.card.trim)
     options = segmentation.SegmentationOptions()
-    located = segmentation.segment_slices(stack, found.load(), found.card, options)
-    inside = from_stack(located.outline.inside.astype(np.float32), stack, scan) > 0.5
-    score = from_stack(located.outline.score, stack, scan)
+    outline = segmentation.segment_slices(stack, found.load(), found.card, options).outline
+    inside = from_stack(outline.inside.astype(np.float32), stack, scan) > 0.5
+    score = from_stack(outline.score, stack, scan)
     return score, inside & brain, read_mask(truth_file, scan) > 0
 
 
 def timed(method: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
-    """Seconds of the fastest run, and its result."""
+    """Seconds of the fastest run, and the result."""
     best, runs = float("inf"), 0
     while runs < 3 and not (runs and best > 10):
         start = time.perf_counter()
@@ -91,18 +92,18 @@ def timed(method: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Runs the methods and prints the table."""
     files = [Path(name) for name in sys.argv[1:3]] or [
         PHANTOM / "phantom_flair.nii.gz",
         PHANTOM / "phantom_lesions.nii.gz",
     ]
     score, inside, truth = residual(*files)
     print(f"{' x '.join(map(str, score.shape))} voxels, {inside.sum()} of them within the brain\n")
-    print("| method | seconds | times ours | Dice |\n|---|---|---|---|")
+    print("| method | seconds | ratio to brainseg-tf | Dice |\n|---|---|---|---|")
     first = None
     methods = {
-        "brainseg-tf": ours,
-        "brainseg-tf without neighbourhood": lambda score, inside: ours(score, inside, 1),
+        "brainseg-tf": brainseg,
+        "brainseg-tf without neighbourhood": lambda score, inside: brainseg(score, inside, 1),
         "scikit-learn GaussianMixture": sklearn,
         "dipy TissueClassifierHMRF": dipy,
         "ANTs Atropos": ants,

@@ -1,9 +1,9 @@
-"""How much faster TensorFlow is on this CPU with oneDNN than without: the shipped networks, and a training step.
+"""Speed of TensorFlow with and without oneDNN on this CPU, for predictions and training steps.
 
     python benchmarks/onednn.py [MODEL ...]
 
-TensorFlow turns oneDNN on by itself on some CPUs only (those with AVX-512), ``brainseg-tf`` on all that have it. Both
-settings run in turn, each in a process of its own, three times; the least seconds count.
+By default TensorFlow uses oneDNN only on CPUs with AVX-512; ``brainseg-tf`` uses it on all CPUs that it supports. Each
+setting runs three times, in turn and in separate processes. The table has the shortest times.
 """
 
 import json
@@ -16,7 +16,8 @@ from pathlib import Path
 MODELS = ("selfseg-flair", "cvae", "dcvae", "dae")
 SLICES, REPEATS = 64, 3
 
-# Seconds of a stack of slices through a shipped network, and of a training step of a batch of 16 of its architecture.
+# Prints the seconds of a prediction of a stack of slices with a shipped model, and of a training step of a batch of 16
+# slices with a new network of the same architecture.
 MEASURE = """
 import json, sys, time
 import numpy as np
@@ -27,7 +28,7 @@ from brainseg_tf.options import SliceOptions
 from brainseg_tf.architectures import ARCHITECTURES
 from brainseg_tf.saved_model import find
 
-def least(work):
+def shortest(work):
     work()
     seconds = []
     for _ in range(3):
@@ -47,12 +48,12 @@ network.compile(optimizer="adam", corruption=CorruptionTask(options.corruption),
 network.optimizer.build(network.trainable_variables)
 step = tf.function(network.training_losses)
 batch = (tf.constant(images[:16]), tf.constant([1, 2]))
-print(json.dumps([least(lambda: model.reconstruct(images)), least(lambda: step(batch))]))
+print(json.dumps([shortest(lambda: model.reconstruct(images)), shortest(lambda: step(batch))]))
 """
 
 
 def measure(name: str, onednn: str) -> list[float]:
-    """Seconds of prediction and of a training step."""
+    """Seconds of a prediction and of a training step with the setting 0 or 1 of oneDNN."""
     environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": onednn, "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-c", MEASURE, name, str(SLICES)]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
@@ -60,7 +61,7 @@ def measure(name: str, onednn: str) -> list[float]:
 
 
 def cpu() -> str:
-    """The CPU's name and whether it has AVX-512, as far as the system tells."""
+    """Name of the CPU, its vector extensions and number of cores, as far as the system provides them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
@@ -72,7 +73,7 @@ def cpu() -> str:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Runs the measurements and prints the table."""
     print(cpu())
     print(f"{'model':16} {'stage':8} {'off, s':>8} {'on, s':>8} {'off / on':>8}")
     for name in sys.argv[1:] or MODELS:
@@ -80,8 +81,8 @@ def main() -> None:
         for _ in range(REPEATS):
             for onednn, results in runs.items():
                 results.append(measure(name, onednn))
-        least = [[min(column) for column in zip(*results, strict=True)] for results in runs.values()]
-        for stage, off, on in zip(("predict", "train"), *least, strict=True):
+        shortest = [[min(column) for column in zip(*results, strict=True)] for results in runs.values()]
+        for stage, off, on in zip(("predict", "train"), *shortest, strict=True):
             print(f"{name:16} {stage:8} {off:8.3f} {on:8.3f} {off / on:8.2f}")
 
 

@@ -1,9 +1,9 @@
-"""Where the seconds of ``brainseg-tf predict`` go, on the sample scan (240 x 240 x 155), beside what bounds them.
+"""Time of each stage of ``brainseg-tf predict`` on the sample scan (240 x 240 x 155).
 
     python benchmarks/predict.py [MODEL ...]
 
-Prints, in one run: seconds and peak memory of the whole command and of each stage, each also as a share of the whole;
-``--help`` beside a Python that does nothing; what the imports cost.
+Prints the time of ``--help`` compared with that of an empty Python program; for each model the time and peak memory of
+the command and the time of each stage with its share; and the time of the imports.
 """
 
 import json
@@ -21,67 +21,73 @@ COMMAND = str(Path(sys.executable).with_name("brainseg-tf"))
 
 
 class Usage(NamedTuple):
-    """Seconds of a command, its peak resident memory in GB, and the peak of what of it no file stands behind."""
+    """Time and memory of a command.
+
+    Attributes:
+        seconds: wall time.
+        peak: peak resident memory in GB.
+        private: peak of the resident memory in GB that is not shared, for instance not mapped from files.
+    """
 
     seconds: float
     peak: float
-    own: float
+    private: float
 
 
 def run(*command: str) -> Usage:
-    """Runs a command and watches it."""
-    start, peak, own = time.perf_counter(), 0, 0
+    """Runs a command and measures its time and memory."""
+    start, peak, private = time.perf_counter(), 0, 0
     process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         try:
             memory = process.memory_info()
-            peak, own = max(peak, memory.rss), max(own, memory.rss - memory.shared)
+            peak, private = max(peak, memory.rss), max(private, memory.rss - memory.shared)
             process.wait(0.01)
         except (psutil.TimeoutExpired, psutil.NoSuchProcess):
             continue
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
-    return Usage(time.perf_counter() - start, peak / 1e9, own / 1e9)
+    return Usage(time.perf_counter() - start, peak / 1e9, private / 1e9)
 
 
-def best(repeats: int, *command: str) -> float:
-    """The least seconds of several runs."""
+def shortest(repeats: int, *command: str) -> float:
+    """The shortest time of several runs, in seconds."""
     return min(run(*command).seconds for _ in range(repeats))
 
 
-def row(name: str, seconds: float, whole: float, note: str = "") -> None:
-    """Prints a line of the table."""
-    print(f"{name:28} {seconds:7.2f} s  {seconds / whole:6.0%}  {note}")
+def row(name: str, seconds: float, total: float, note: str = "") -> None:
+    """Prints a row of the table."""
+    print(f"{name:28} {seconds:7.2f} s  {seconds / total:6.0%}  {note}")
 
 
 def predict(model: str, folder: Path) -> None:
-    """One prediction, stage by stage."""
+    """Runs one prediction and prints the time of each stage."""
     report = folder / f"{model}.json"
     mask = str(folder / f"{model}.nii.gz")
-    whole, memory, _ = run(COMMAND, "predict", str(PHANTOM), "--model", model, "--out", mask, "--report", str(report))
+    total, memory, _ = run(COMMAND, "predict", str(PHANTOM), "--model", model, "--out", mask, "--report", str(report))
     stages = json.loads(report.read_text())["seconds"]
-    row(f"predict --model {model}", whole, whole, f"peak {memory:.2f} GB")
+    row(f"predict --model {model}", total, total, f"peak {memory:.2f} GB")
     for stage, seconds in stages.items():
-        row(f"  {stage}", seconds, whole)
-    row("  start-up and the rest", whole - sum(stages.values()), whole)
+        row(f"  {stage}", seconds, total)
+    row("  start-up and the rest", total - sum(stages.values()), total)
 
 
 def imports() -> None:
-    """What importing each of the larger packages costs, in the order and by the names that ``predict`` imports them."""
-    before = best(3, sys.executable, "-c", "pass")
-    done: list[str] = []
+    """Prints the import time of each of the larger packages, in the order in which ``predict`` imports them."""
+    before = shortest(3, sys.executable, "-c", "pass")
+    statements: list[str] = []
     for name in ("nibabel", "scipy.ndimage", "skimage.measure", "sklearn.mixture, sklearn.linear_model", "tensorflow"):
-        done.append(f"import {name}")
-        after = best(3, sys.executable, "-c", "; ".join(done))
+        statements.append(f"import {name}")
+        after = shortest(3, sys.executable, "-c", "; ".join(statements))
         print(f"{'import ' + name:50} {after - before:6.2f} s more")
         before = after
 
 
 def main() -> None:
-    """Prints the tables."""
-    bare = best(5, sys.executable, "-c", "pass")
-    help_ = best(5, COMMAND, "--help")
-    print(f"{'--help':28} {help_:7.2f} s  {help_ / bare:6.1f} x a Python that does nothing, {bare:.2f} s")
+    """Runs the measurements and prints the tables."""
+    empty = shortest(5, sys.executable, "-c", "pass")
+    help_ = shortest(5, COMMAND, "--help")
+    print(f"{'--help':28} {help_:7.2f} s  {help_ / empty:6.1f} x an empty Python program, {empty:.2f} s")
     with tempfile.TemporaryDirectory() as folder:
         for model in sys.argv[1:] or ["selfseg-flair", "cvae", "dcvae", "dae"]:
             predict(model, Path(folder))

@@ -1,12 +1,13 @@
-"""The stages after the network, changed one at a time, on the networks of a cross-validation.
+"""Ablation of the stages after the network, one change at a time, with the networks of a cross-validation.
 
     brainseg-tf evaluate DATA --models selfseg-flair --folds 5 --out CV
     python benchmarks/stages.py DATA CV/runs/selfseg-flair [STAGES ...] [--seed 0] [--others] [--trim 0]
 
-Each patient by the network of the fold that it was tested in. The Dice is on the model's grid, mean and lowest, of the
-22 patients that choices are made on (seed 0's training and validation patients; with --others of the eight that they
-are not made on). "within" are the millilitres flagged in the scan's tumour-free slices, "alone" those flagged when
-these slices are all that the pipeline gets: median, 95th percentile.
+Each patient is segmented with the network of the fold in which it is a test patient. The table is for the 22
+development patients, on which options are chosen (the training and validation patients of seed 0), or with --others for
+the other eight. It has the mean and the lowest Dice on the model's grid, and two false positive volumes in millilitres,
+each as median and 95th percentile: "within", in the tumour-free slices of the scan, and "alone", if the pipeline gets
+only these slices.
 """
 
 import argparse
@@ -33,8 +34,8 @@ from brainseg_tf.slices import Stack, onto_stack, to_stack
 from brainseg_tf.training.cohort import read_cohort, split_patients
 
 _SHIPPED = SegmentationOptions()
-# Fewer slices than this are no scan.
-_FEWEST = 10
+# With fewer tumour-free slices than this, "alone" is not measured.
+_LEAST_SLICES = 10
 
 STAGES: dict[str, SegmentationOptions] = {
     "shipped": _SHIPPED,
@@ -57,21 +58,21 @@ STAGES: dict[str, SegmentationOptions] = {
 }
 
 
-def _in_its_slice(values: np.ndarray, slab: slice, edge: int) -> np.ndarray:
+def _box_sums_within_slices(values: np.ndarray, slab: slice, edge: int) -> np.ndarray:
     return ndimage.uniform_filter(values[:, slab], (1, 1, edge, edge), mode="constant")
 
 
-def _start_at(places: Callable[[int], np.ndarray]) -> Callable[[np.ndarray, int, Spread], tuple[np.ndarray, ...]]:
+def _start_at(quantiles: Callable[[int], np.ndarray]) -> Callable[[np.ndarray, int, Spread], tuple[np.ndarray, ...]]:
     def start(values: np.ndarray, components: int, spread: Spread) -> tuple[np.ndarray, ...]:
-        means = np.quantile(values, places(components))
+        means = np.quantile(values, quantiles(components))
         return means, np.full(components, max(values.std(), 1e-3)), np.full(components, 1 / components)
 
     return start
 
 
-# What is no option: parts of the mixture that take the place of its own.
-PARTS: dict[str, dict[str, Callable[..., object]]] = {
-    "neighbourhood within the slice": {"_box_sums": _in_its_slice},
+# Changes for which there is no option: functions of the module ``mixture`` that are replaced.
+REPLACEMENTS: dict[str, dict[str, Callable[..., object]]] = {
+    "neighbourhood within the slice": {"_box_sums": _box_sums_within_slices},
     "start at quantiles": {"_start": _start_at(lambda n: (np.arange(n) + 0.5) / n)},
     "start at the ends": {"_start": _start_at(lambda n: np.linspace(0.5, 0.999, n))},
 }
@@ -79,34 +80,40 @@ PARTS: dict[str, dict[str, Callable[..., object]]] = {
 
 @dataclass
 class Row:
-    """What a choice of stages did, patient by patient."""
+    """Results of one change of the stages, with one value per patient.
 
-    agreed: list[float] = field(default_factory=list)
+    Attributes:
+        dice: of the mask.
+        within: millilitres of the mask in tumour-free slices.
+        alone: millilitres of the mask if the pipeline gets only these slices.
+    """
+
+    dice: list[float] = field(default_factory=list)
     within: list[float] = field(default_factory=list)
     alone: list[float] = field(default_factory=list)
 
     def text(self, name: str) -> str:
-        """Of the table."""
+        """The row of the Markdown table."""
         within, alone = (f"{np.median(ml):.1f}, {np.quantile(ml, 0.95):.1f}" for ml in (self.within, self.alone))
-        return f"| {name} | {np.mean(self.agreed):.3f} | {min(self.agreed):.3f} | {within} | {alone} |"
+        return f"| {name} | {np.mean(self.dice):.3f} | {min(self.dice):.3f} | {within} | {alone} |"
 
 
-class Remembering:
-    """A model that reconstructs the same slices once."""
+class CachedReconstructor:
+    """A ``Reconstructor`` that stores its results, so that the same slices are reconstructed only once."""
 
     def __init__(self, model: Reconstructor) -> None:
         self._model = model
-        self._seen: dict[bytes, Reconstruction] = {}
+        self._cache: dict[bytes, Reconstruction] = {}
 
     def reconstruct(self, images: np.ndarray) -> Reconstruction:
-        """As the model does."""
+        """The reconstruction of the model."""
         key = images.tobytes()
-        if key not in self._seen:
-            self._seen[key] = self._model.reconstruct(images)
-        return self._seen[key]
+        if key not in self._cache:
+            self._cache[key] = self._model.reconstruct(images)
+        return self._cache[key]
 
 
-def judge(
+def add_patient(
     stack: Stack,
     truth: np.ndarray,
     found: ModelFolder,
@@ -114,37 +121,39 @@ def judge(
     stages: Mapping[str, SegmentationOptions],
     rows: Mapping[str, Row],
 ) -> None:
-    """Adds a patient to each row."""
-    free = ~(truth > 0).any(axis=(1, 2)) & stack.brain.any(axis=(1, 2))
-    rest = replace(stack, images=stack.images[free], brain=stack.brain[free])
+    """Segments a patient with all changes and adds the results to the rows."""
+    tumour_free = ~(truth > 0).any(axis=(1, 2)) & stack.brain.any(axis=(1, 2))
+    tumour_free_stack = replace(stack, images=stack.images[tumour_free], brain=stack.brain[tumour_free])
     for name, options in stages.items():
-        with ExitStack() as places:
-            for part, other in PARTS.get(name, {}).items():
-                places.enter_context(patch.object(mixture, part, other))
+        alone = None
+        with ExitStack() as patches:
+            for function, replacement in REPLACEMENTS.get(name, {}).items():
+                patches.enter_context(patch.object(mixture, function, replacement))
             mask = segment_slices(stack, model, found.card, options).outline.found
-            alone = segment_slices(rest, model, found.card, options).outline.found if free.sum() >= _FEWEST else None
-        rows[name].agreed.append(dice(mask, truth > 0.5))
-        rows[name].within.append(float(mask[free].sum() * stack.voxel_ml))
+            if tumour_free.sum() >= _LEAST_SLICES:
+                alone = segment_slices(tumour_free_stack, model, found.card, options).outline.found
+        rows[name].dice.append(dice(mask, truth > 0.5))
+        rows[name].within.append(float(mask[tumour_free].sum() * stack.voxel_ml))
         if alone is not None:
             rows[name].alone.append(float(alone.sum() * stack.voxel_ml))
 
 
-def dev(names: Sequence[str]) -> set[str]:
-    """The patients that choices are made on."""
+def development_patients(names: Sequence[str]) -> set[str]:
+    """The patients on which options are chosen."""
     options = ARCHITECTURES["selfseg"].recipe
     split = split_patients(names, options.validation, options.test, 0)
     return {*split.train, *split.validation}
 
 
 def main() -> None:
-    """Prints the table."""
+    """Segments the patients and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("runs", type=Path, metavar="RUNS")
     parser.add_argument("stages", nargs="*", metavar="STAGES", help=", ".join(STAGES))
     parser.add_argument("--seed", type=int, default=0, help="of the cross-validation")
-    parser.add_argument("--others", action="store_true", help="the eight patients that choices are not made on")
-    parser.add_argument("--trim", type=int, help="pixels, instead of the card's")
+    parser.add_argument("--others", action="store_true", help="use the eight patients on which options are not chosen")
+    parser.add_argument("--trim", type=int, help="pixels; default: that of the card")
     given = parser.parse_args()
     stages = {name: STAGES[name] for name in given.stages or STAGES}
     rows = {name: Row() for name in stages}
@@ -152,19 +161,19 @@ def main() -> None:
         found = find(str(run))
         model = found.load()
         cohort = read_cohort(given.data, found.card.modalities)
-        ours = dev([patient.name for patient in cohort.patients])
+        development = development_patients([patient.name for patient in cohort.patients])
         for patient in cohort.named(found.card.data.test):
-            if (patient.name in ours) == given.others:
+            if (patient.name in development) == given.others:
                 continue
             scans = [read_volume(path) for path in patient.scans.values()]
             brain = brain_mask(scans[0])
             stack = to_stack(scans, brain, found.card.slices, found.card.trim if given.trim is None else given.trim)
             truth = onto_stack(read_mask(patient.truth, scans[0]), scans[0], stack)
-            judge(stack, truth, found, Remembering(model), stages, rows)
+            add_patient(stack, truth, found, CachedReconstructor(model), stages, rows)
     print("| stages | Dice | lowest | within, ml | alone, ml |\n|---|---|---|---|---|")
     for name, row in rows.items():
-        if not row.agreed:
-            raise InputError(f"{given.runs}: no run of seed {given.seed} in it")
+        if not row.dice:
+            raise InputError(f"{given.runs}: contains no run of seed {given.seed}; give another folder or --seed")
         print(row.text(name))
 
 

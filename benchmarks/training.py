@@ -1,13 +1,13 @@
-"""Training and inference beside the same networks in PyTorch, and beside what the cores can do.
+"""Speed of training and inference, compared with the same networks in PyTorch and with the peak speed of the CPU.
 
     pip install '.[benchmarks]'
     python benchmarks/training.py [MODEL ...] [--sizes 128 240]
 
-One batch of 16, float32, default threads; each cell is the fastest of several runs, each library in a process of its
-own. A training step is the model's own without the corruption, which PyTorch has no twin of; the last column has it.
-PyTorch runs eagerly in both memory formats; the faster one counts. Floating-point operations are those of the
-convolutions, as PyTorch's counter has them, as a share of what a product of two 2048 x 2048 float32 matrices reaches
-in TensorFlow.
+The batch has 16 images in float32; the number of threads is the default. The values are those of the fastest of several
+runs, with each library in a separate process. Training steps are measured without the corruption, which is not
+implemented in PyTorch; the last column includes it. PyTorch runs eagerly in both memory formats, and the faster one is
+used. GFLOP/s are those of the convolutions, counted by PyTorch. The peak is the speed of the product of two 2048 x 2048
+float32 matrices in TensorFlow.
 """
 
 import argparse
@@ -25,7 +25,7 @@ BATCH = 16
 
 
 def rate(step: Callable[[], Any], seconds: float) -> float:
-    """Images per second of the fastest of three runs, each about this long."""
+    """Images per second of the fastest of three runs, each of about this duration."""
     step()
     start = time.perf_counter()
     step()
@@ -39,8 +39,8 @@ def rate(step: Callable[[], Any], seconds: float) -> float:
     return BATCH / best
 
 
-def ours(name: str, size: int, seconds: float) -> dict[str, float]:
-    """Images per second of this package's model."""
+def tensorflow_rates(name: str, size: int, seconds: float) -> dict[str, float]:
+    """Images per second of the network of this package, and the peak speed in floating-point operations per second."""
     import numpy as np
     import tensorflow as tf
 
@@ -51,11 +51,11 @@ def ours(name: str, size: int, seconds: float) -> dict[str, float]:
     model = training.compiled(ARCHITECTURES[name].recipe, 100)
     images = tf.constant(np.random.default_rng(0).random((BATCH, size, size, 1)), tf.float32)
     seed = tf.constant([1, 2])
-    whole = tf.function(model.training_losses)
-    results = {"corrupted": rate(lambda: whole((images, seed)), seconds)}
+    with_corruption = tf.function(model.training_losses)
+    results = {"corrupted": rate(lambda: with_corruption((images, seed)), seconds)}
     model.corruption = lambda clean, seed: Task(clean, clean, clean[..., 0])
-    bare = tf.function(model.training_losses)
-    results["train"] = rate(lambda: bare((images, seed)), seconds)
+    without_corruption = tf.function(model.training_losses)
+    results["train"] = rate(lambda: without_corruption((images, seed)), seconds)
     infer = tf.function(model.outputs)
     results["infer"] = rate(lambda: infer(images), seconds)
     matrix = tf.random.normal((2048, 2048))
@@ -64,8 +64,8 @@ def ours(name: str, size: int, seconds: float) -> dict[str, float]:
     return results
 
 
-def theirs(name: str, size: int, seconds: float) -> dict[str, float]:
-    """The same of its twin in PyTorch, and the operations per image of a step."""
+def pytorch_rates(name: str, size: int, seconds: float) -> dict[str, float]:
+    """Images per second of the same network in PyTorch, and floating-point operations per image."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -74,8 +74,8 @@ def theirs(name: str, size: int, seconds: float) -> dict[str, float]:
     results: dict[str, float] = {}
     for layout in (torch.contiguous_format, torch.channels_last):
         torch.manual_seed(0)
-        network = twin(name).to(memory_format=layout)
-        size += -size % models.create(name, 1).stride  # As the package pads.
+        network = pytorch_network(name).to(memory_format=layout)
+        size += -size % models.create(name, 1).stride  # The networks of the package pad in the same way.
         optimizer = torch.optim.Adam(network.parameters(), 1e-3)
         images = torch.rand(BATCH, 1, size, size).to(memory_format=layout)
 
@@ -101,8 +101,8 @@ def theirs(name: str, size: int, seconds: float) -> dict[str, float]:
     return results
 
 
-def twin(name: str) -> Any:
-    """The network of the same tables in PyTorch."""
+def pytorch_network(name: str) -> Any:
+    """A network with the same layers in PyTorch."""
     import torch
     from torch import nn
     from torch.nn import functional
@@ -113,7 +113,7 @@ def twin(name: str) -> Any:
     from brainseg_tf.models.layers import Conv, mirrored
 
     class Cropped(nn.Module):
-        """A transposed convolution whose even kernel gives a row and a column too many."""
+        """A transposed convolution whose output has one row and one column too many, because its kernel size is even."""
 
         def __init__(self, layer: nn.Module) -> None:
             super().__init__()
@@ -181,7 +181,7 @@ def twin(name: str) -> Any:
             mean, stddev = self.mean(features), functional.softplus(self.stddev(features)) + 1e-4
             decoded = self.decoder(mean + stddev * torch.randn_like(stddev))
             kl = 0.5 * (mean**2 + stddev**2 - 1 - 2 * torch.log(stddev)).sum() / images.numel()
-            # The encoder sees the corrupted images as well, which here are the same.
+            # The context term uses corrupted images, which here are the images themselves.
             return functional.mse_loss(decoded, images) + functional.mse_loss(self(images), images) + 0.01 * kl
 
     if name == "dae":
@@ -190,35 +190,36 @@ def twin(name: str) -> Any:
     return Variational(kind.TABLE, kind.HEAD)
 
 
-def measured(library: str, name: str, size: int, seconds: float) -> dict[str, float]:
-    """One of the two, in a process of its own."""
+def measure(library: str, name: str, size: int, seconds: float) -> dict[str, float]:
+    """Runs the measurement of one library in a separate process."""
     command = [sys.executable, __file__, name, "--one", library, "--sizes", str(size), "--seconds", str(seconds)]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
 
 
 def main() -> None:
-    """Prints the table."""
+    """Runs the measurements and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", metavar="MODEL", help="cvae, dcvae, dae")
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 240])
     parser.add_argument("--seconds", type=float, default=2.0, help="of each run")
-    parser.add_argument("--one", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=["tensorflow", "pytorch"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        print(json.dumps({"ours": ours, "theirs": theirs}[given.one](given.models[0], given.sizes[0], given.seconds)))
+        rates = {"tensorflow": tensorflow_rates, "pytorch": pytorch_rates}[given.one]
+        print(json.dumps(rates(given.models[0], given.sizes[0], given.seconds)))
         return
     print("| model | size | stage | images/s | PyTorch | ratio | GFLOP/s | share of peak | with corruption |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in given.models or ["cvae", "dcvae", "dae"]:
         for size in given.sizes:
-            mine, peer = (measured(library, name, size, given.seconds) for library in ("ours", "theirs"))
+            ours, theirs = (measure(library, name, size, given.seconds) for library in ("tensorflow", "pytorch"))
             for stage in ("train", "infer"):
-                speed = mine[stage] * peer[f"{stage}_flops"]
-                corrupted = f"{mine['corrupted']:.1f}" if stage == "train" else ""
-                ratio = mine[stage] / peer[stage]
+                speed = ours[stage] * theirs[f"{stage}_flops"]
+                corrupted = f"{ours['corrupted']:.1f}" if stage == "train" else ""
+                ratio = ours[stage] / theirs[stage]
                 print(
-                    f"| {name} | {size} | {stage} | {mine[stage]:.1f} | {peer[stage]:.1f} | {ratio:.2f} "
-                    f"| {speed / 1e9:.1f} | {speed / mine['peak']:.0%} | {corrupted} |",
+                    f"| {name} | {size} | {stage} | {ours[stage]:.1f} | {theirs[stage]:.1f} | {ratio:.2f} "
+                    f"| {speed / 1e9:.1f} | {speed / ours['peak']:.0%} | {corrupted} |",
                     flush=True,
                 )
 

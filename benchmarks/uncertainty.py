@@ -1,9 +1,9 @@
-"""Whether the uncertainty tells where a mask is wrong, on the validation patients of a model.
+"""Relation of uncertainty and errors of the mask, on the validation patients of a model.
 
     python benchmarks/uncertainty.py DATA [--model selfseg-flair] [--copies 8]
 
-For each patient, in the brain without its rim: the share of wrong voxels, and the area under the ROC curve with which
-the uncertainty, and the posterior's nearness to a half, tell them from the right ones.
+For each patient the table has, over the eroded brain, the share of wrong voxels, and the area under the ROC curve for
+the detection of wrong voxels by the uncertainty and by the closeness of the posterior to 0.5.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from brainseg_tf.training.cohort import read_cohort
 
 
 def main() -> None:
-    """Prints the table."""
+    """Segments the patients and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="selfseg-flair")
@@ -30,18 +30,18 @@ def main() -> None:
     given = parser.parse_args()
     found = saved_model.find(given.model)
     model, card, options = found.load(), found.card, SegmentationOptions()
-    columns = ("patient", "wrong", "by uncertainty", "by posterior", "median where right", "where wrong")
+    columns = ("patient", "wrong", "by uncertainty", "by posterior", "median if right", "median if wrong")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for patient in read_cohort(given.data, card.modalities).named(card.data.validation):
         scans = [read_volume(path) for path in patient.scans.values()]
         result = segment(scans, model, card, options)
         outline = result.outline
         truth = onto_stack(read_mask(patient.truth, scans[0]), scans[0], result.stack) > 0.5
-        unsure = spread(result.stack, model, card, options, given.copies)[outline.inside]
+        uncertainty = spread(result.stack, model, card, options, given.copies)[outline.inside]
         wrong = (outline.found != truth)[outline.inside]
-        doubt = -np.abs(outline.probability[outline.inside] - 0.5)
-        areas = (roc_auc_score(wrong, score) for score in (unsure, doubt))
-        medians = (np.median(unsure[where]) for where in (~wrong, wrong))
+        closeness = -np.abs(outline.probability[outline.inside] - 0.5)
+        areas = (roc_auc_score(wrong, score) for score in (uncertainty, closeness))
+        medians = (np.median(uncertainty[voxels]) for voxels in (~wrong, wrong))
         row = [f"{wrong.mean():.3f}", *(f"{area:.2f}" for area in areas), *(f"{value:.4f}" for value in medians)]
         print(f"| {patient.name} | {' | '.join(row)} |", flush=True)
 

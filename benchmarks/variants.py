@@ -1,12 +1,12 @@
-"""What was tried on the networks and is no option of the package: variants, each trained and held against the others.
+"""Comparison of variants of the networks and of their training that are not options of the package.
 
     python benchmarks/variants.py DATA [VARIANT ...] [--model cvae] [--epochs 30] --out DIR
     python benchmarks/variants.py DATA --scores RUN
 
-The first prints for each variant the Dice on the tumour volumes of the 22 training and validation patients of seed 0,
-by the pipeline's own cut, and what their tumour-free slices get; the test patients stay unseen. A variant whose run is
-in DIR is not trained again. The second compares scores of a trained variational network. docs/experiments.md holds the
-results.
+The first command trains each variant. It prints the Dice for the whole tumour volumes of the 22 training and validation
+patients of seed 0, and the false positive volume in their tumour-free slices. The test patients are not used. A variant
+whose run is in DIR already is not trained again. The second command compares several scores of a trained variational
+network. The results are in docs/experiments.md.
 """
 
 import argparse
@@ -34,32 +34,39 @@ from brainseg_tf.models.cvae import CVAE
 from brainseg_tf.models.objective import ContextModel
 from brainseg_tf.models.selfseg import SelfSegmenter
 from brainseg_tf.options import CorruptionOptions, FitOptions, SliceOptions
-from brainseg_tf.reconstruction import Reconstruction, Reconstructor
+from brainseg_tf.reconstruction import Reconstruction
 from brainseg_tf.slices import Stack, onto_stack, to_stack
 from brainseg_tf.training import fit as training
 from brainseg_tf.training.cohort import Cohort, read_cohort
 
-# Squared errors are about a tenth of absolute ones on these images: the weight that keeps KL where it was.
+# On these images squared errors are about a tenth of absolute errors. With this weight the ratio to the KL term is kept.
 _ABSOLUTE = 0.1
+# Minimum of the KL divergence of each latent, in nats.
 _FREE_NATS = 0.05
+# Landmarks of the histogram standardisation.
 _PERCENTILES = np.array([1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99])
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A change of a recipe: of its options, and of what stands at places of the package."""
+    """A change of a recipe.
+
+    Attributes:
+        change: changes the options.
+        replacements: functions of the package that are replaced, by their dotted name.
+    """
 
     change: Callable[[FitOptions], FitOptions] = lambda options: options
-    places: dict[str, object] = field(default_factory=dict)
+    replacements: dict[str, object] = field(default_factory=dict)
 
 
 def kind(name: str, **others: object) -> Variant:
-    """Another corruption that the package has."""
+    """Another kind of corruption."""
     return Variant(lambda options: replace(options, corruption=CorruptionOptions(name, **others)))
 
 
 def shapes(**others: float) -> Variant:
-    """Squares and circles of other sizes or at other places."""
+    """Squares and circles of other sizes or positions."""
     return Variant(lambda options: replace(options, corruption=replace(options.corruption, **others)))
 
 
@@ -70,7 +77,7 @@ def weights(**others: float) -> Variant:
 
 def loss(error: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Variant:
     """Another reconstruction error."""
-    return Variant(places={"brainseg_tf.models.objective.reconstruction_error": error})
+    return Variant(replacements={"brainseg_tf.models.objective.reconstruction_error": error})
 
 
 def absolute(clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
@@ -84,25 +91,25 @@ def ssim(clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
 
 
 def mix(clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
-    """Squared error and structural similarity, half and half."""
+    """Mean of squared error and structural similarity."""
     squared = tf.reduce_mean(tf.math.squared_difference(clean, reconstruction))
     return (squared + ssim(clean, reconstruction)) / 2
 
 
 def free_bits(latent: Any) -> tf.Tensor:
-    """KL by image with a minimum for each latent (free bits, Kingma 2016)."""
+    """KL divergence by image with a minimum for each latent (free bits, Kingma 2016)."""
     mean, stddev = latent.mean(), latent.stddev()
-    each = (mean**2 + stddev**2 - 1) / 2 - tf.math.log(stddev)
-    return tf.reduce_sum(tf.maximum(each, _FREE_NATS), axis=[1, 2, 3])
+    by_latent = (mean**2 + stddev**2 - 1) / 2 - tf.math.log(stddev)
+    return tf.reduce_sum(tf.maximum(by_latent, _FREE_NATS), axis=[1, 2, 3])
 
 
 def foreign(images: tf.Tensor, seed: tf.Tensor, options: CorruptionOptions) -> Task:
-    """Patches of another slice of the batch, brighter or darker, in one to five rough blobs."""
+    """One to five irregular blobs filled with another slice of the batch, made brighter or darker."""
     return _blobs(images, seed, lambda draws: tf.roll(images, 1, axis=0) * draws.log_uniform(0.6, 2.5, rank=4))
 
 
 def blobs(images: tf.Tensor, seed: tf.Tensor, options: CorruptionOptions) -> Task:
-    """The paper's one intensity per shape, in smooth-edged blobs instead of squares and circles."""
+    """One to five irregular blobs with a smooth edge and a random intensity, instead of squares and circles."""
     return _blobs(images, seed, lambda draws: draws.uniform(0.0, 1.0, rank=4) + tf.zeros_like(images))
 
 
@@ -117,22 +124,22 @@ def _blobs(images: tf.Tensor, seed: tf.Tensor, content: Callable[[Draws], tf.Ten
         across = tf.range(width, dtype=tf.float32)[None, None, :] - column
         distance = tf.sqrt(down**2 + across**2) / draws.log_uniform(0.03 * height, 0.2 * height)
         share = tf.sigmoid((1 - distance + 0.4 * draws.field((height, width), 10)) * 6) * brain
-        share *= 1.0 if number == 0 else draws.coin(0.5)
+        share *= 1.0 if number == 0 else draws.bernoulli(0.5)
         corrupted += share[..., None] * (content(draws) - corrupted)
         hidden = tf.maximum(hidden, tf.cast(share > 0.5, tf.float32))
     return Task(tf.clip_by_value(corrupted, 0, 1), images, hidden)
 
 
 class Nyul:
-    """Histogram standardisation (Nyul 1999): deciles of the brain go to their mean over the training patients."""
+    """Histogram standardisation (Nyul 1999): deciles of the brain are mapped to their mean over training patients."""
 
     def __init__(self, cohort: Cohort, names: Sequence[str]) -> None:
-        found = []
+        scaled = []
         for patient in cohort.named(names):
             scan = read_volume(patient.scans["flair"])
             values = np.percentile(scan.data[brain_mask(scan)], _PERCENTILES)
-            found.append((values - values[0]) / (values[-1] - values[0]))
-        self.landmarks = 0.05 + 0.75 * np.mean(found, axis=0)
+            scaled.append((values - values[0]) / (values[-1] - values[0]))
+        self.landmarks = 0.05 + 0.75 * np.mean(scaled, axis=0)
 
     def __call__(self, image: np.ndarray, brain: np.ndarray, method: str) -> np.ndarray:
         values = np.percentile(image[brain], _PERCENTILES)
@@ -141,45 +148,45 @@ class Nyul:
         return np.where(brain, np.clip(mapped, 0, 1), 0).astype(np.float32)
 
 
-def beside(volumes: Sequence[Volume], brain: np.ndarray, options: SliceOptions, trim: int = 0) -> Stack:
-    """2.5D: the slices 2 mm below and above each slice as further channels."""
+def to_stack_25d(volumes: Sequence[Volume], brain: np.ndarray, options: SliceOptions, trim: int = 0) -> Stack:
+    """``to_stack`` with the slices 2 mm below and above each slice as further channels (2.5D)."""
     stack = to_stack(volumes, brain, options, trim)
     padded = np.pad(stack.images, ((2, 2), (0, 0), (0, 0), (0, 0)))
     return replace(stack, images=np.concatenate([padded[:-4], padded[2:-2], padded[4:]], axis=-1))
 
 
 def three_channels(architecture: str, channels: int) -> ContextModel:
-    """A network for ``beside``."""
+    """A network for the slices of ``to_stack_25d``."""
     return create(architecture, 3 * channels)
 
 
-class Judge(SelfSegmenter):
-    """``selfseg`` that sees a CVAE's reconstruction beside the input; both learn together (DRAEM, Zavrtanik 2021)."""
+class Draem(SelfSegmenter):
+    """``selfseg`` with the reconstruction of a CVAE as additional input; both are trained (DRAEM, Zavrtanik 2021)."""
 
     def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(channels, **kwargs)
-        self.restorer = CVAE(channels, name="restorer")
-        self.stride = self.restorer.stride
+        self.reconstructor = CVAE(channels, name="reconstructor")
+        self.stride = self.reconstructor.stride
 
     def build(self, input_shape: tuple[Any, ...]) -> None:
-        self.restorer.build(input_shape)
+        self.reconstructor.build(input_shape)
         self.channels *= 2
         super().build(input_shape)
         self.channels //= 2
 
     def compute_maps(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
-        healthy = self.restorer.reconstruct(images, training=training)
-        return super().compute_maps(tf.concat([images, healthy], axis=-1), training=training)
+        reconstruction = self.reconstructor.reconstruct(images, training=training)
+        return super().compute_maps(tf.concat([images, reconstruction], axis=-1), training=training)
 
     def compute_losses(self, task: Task, seed: tf.Tensor | None) -> dict[str, tf.Tensor]:
         losses = super().compute_losses(task, seed)
-        losses["loss"] += self.restorer.compute_losses(task, seed)["loss"]
+        losses["loss"] += self.reconstructor.compute_losses(task, seed)["loss"]
         return losses
 
 
-def judge(architecture: str, channels: int) -> ContextModel:
-    """A ``Judge``, built."""
-    model = Judge(channels, name=architecture)
+def draem(architecture: str, channels: int) -> ContextModel:
+    """Builds a ``Draem``."""
+    model = Draem(channels, name=architecture)
     model.build((None, None, None, channels))
     return model
 
@@ -191,8 +198,8 @@ VARIANTS: dict[str, Variant] = {
     "shapes-and-noise": kind("both"),
     "lesions": kind("lesions"),
     "lesions-augment": kind("lesions", augment=True),
-    "blobs": Variant(places={"brainseg_tf.training.fit.corrupt": blobs}),
-    "foreign": Variant(places={"brainseg_tf.training.fit.corrupt": foreign}),
+    "blobs": Variant(replacements={"brainseg_tf.training.fit.corrupt": blobs}),
+    "foreign": Variant(replacements={"brainseg_tf.training.fit.corrupt": foreign}),
     "shapes-half-as-large": shapes(smallest=7.5 / 240, largest=20 / 240),
     "shapes-twice-as-large": shapes(smallest=30 / 240, largest=80 / 240),
     "shapes-wide": shapes(spread=0.3),
@@ -204,51 +211,57 @@ VARIANTS: dict[str, Variant] = {
     "lesions-context-5": Variant(
         lambda options: weights(context=5.0).change(kind("lesions", augment=True).change(options))
     ),
-    "free-bits": Variant(places={"brainseg_tf.models.objective.kl_by_image": free_bits}),
+    "free-bits": Variant(replacements={"brainseg_tf.models.objective.kl_by_image": free_bits}),
     "absolute": loss(absolute),
     "ssim": loss(ssim),
     "squared-and-ssim": loss(mix),
     "nyul": Variant(),
     "2.5D": Variant(
-        places={
-            "brainseg_tf.training.pipeline.to_stack": beside,
-            "brainseg_tf.training.calibration.to_stack": beside,
+        replacements={
+            "brainseg_tf.training.pipeline.to_stack": to_stack_25d,
+            "brainseg_tf.training.calibration.to_stack": to_stack_25d,
             "brainseg_tf.training.fit.models.create": three_channels,
         }
     ),
-    # For --model selfseg.
-    "draem": Variant(places={"brainseg_tf.training.fit.models.create": judge}),
-    # How much of a difference is chance: other weights, order and corruption, the same patients.
+    # Use with --model selfseg.
+    "draem": Variant(replacements={"brainseg_tf.training.fit.models.create": draem}),
+    # Estimate of the random variation: other initial weights, order and corruption, the same patients.
     "seed-1": Variant(lambda options: replace(options, seed=1)),
     "seed-2": Variant(lambda options: replace(options, seed=2)),
 }
-# Slices that are cut or normalised in another way must not come out of the others' cache.
-_OWN_CACHE = ("nyul", "2.5D")
+# Variants whose slices differ from those of the other variants, so that they need a separate cache.
+_SEPARATE_CACHE = ("nyul", "2.5D")
 
 
-class Dev:
-    """The tumour volumes that choices are made on: those of the training and validation patients."""
+class DevelopmentSet:
+    """The volumes of the training and validation patients, on which variants are compared.
 
-    def __init__(self, cohort: Cohort, card: ModelCard, cut: Callable[..., Stack] = to_stack) -> None:
+    Args:
+        cohort: all patients.
+        card: of a model, with the split.
+        make_stack: makes the slices.
+    """
+
+    def __init__(self, cohort: Cohort, card: ModelCard, make_stack: Callable[..., Stack] = to_stack) -> None:
         self.patients: list[tuple[Stack, np.ndarray, bool]] = []
         for side in ("train", "validation"):
             for patient in cohort.named(getattr(card.data, side)):
                 scan = read_volume(patient.scans["flair"])
-                stack = cut([scan], brain_mask(scan), card.slices, card.trim)
+                stack = make_stack([scan], brain_mask(scan), card.slices, card.trim)
                 truth = onto_stack(read_mask(patient.truth, scan), scan, stack)
                 self.patients.append((stack, truth, side == "validation"))
 
-    def table(self, name: str, note: str, outline: Callable[[Stack], np.ndarray]) -> None:
-        """Prints a row."""
-        agreed, flagged = [], []
+    def print_row(self, name: str, note: str, outline: Callable[[Stack], np.ndarray]) -> None:
+        """Segments the patients with ``outline`` and prints a row of the table."""
+        by_patient, false_ml = [], []
         for stack, truth, _ in self.patients:
-            found = outline(stack)
-            agreed.append(dice(found, truth > 0.5))
-            flagged.append(float(found[~(truth > 0).any(axis=(1, 2))].sum() * stack.voxel_ml))
-        validation = [one for one, (*_, spared) in zip(agreed, self.patients, strict=True) if spared]
+            mask = outline(stack)
+            by_patient.append(dice(mask, truth > 0.5))
+            false_ml.append(float(mask[~(truth > 0).any(axis=(1, 2))].sum() * stack.voxel_ml))
+        validation = [one for one, (*_, is_validation) in zip(by_patient, self.patients, strict=True) if is_validation]
         print(
-            f"{name:18} Dice {np.mean(agreed):.3f}, validation {np.mean(validation):.3f}; "
-            f"free ml {np.mean(flagged):.2f}, 95 % {np.quantile(flagged, 0.95):.2f}; {note}",
+            f"{name:18} Dice {np.mean(by_patient):.3f}, validation {np.mean(validation):.3f}; "
+            f"false ml {np.mean(false_ml):.2f}, 95 % {np.quantile(false_ml, 0.95):.2f}; {note}",
             flush=True,
         )
 
@@ -257,16 +270,16 @@ def try_variant(name: str, data: Path, out: Path, options: FitOptions, cohort: C
     """Trains a variant and prints its row."""
     variant, run, minutes = VARIANTS[name], out / name, 0.0
     options = variant.change(options)
-    with ExitStack() as changed:
-        for place, stand_in in variant.places.items():
-            changed.enter_context(mock.patch(place, stand_in))
+    with ExitStack() as patches:
+        for dotted_name, replacement in variant.replacements.items():
+            patches.enter_context(mock.patch(dotted_name, replacement))
         names = [patient.name for patient in cohort.patients]
         split = training.split_patients(names, options.validation, options.test, 0)
         if name == "nyul":
-            changed.enter_context(mock.patch("brainseg_tf.slices.normalise", Nyul(cohort, split.train)))
+            patches.enter_context(mock.patch("brainseg_tf.slices.normalise", Nyul(cohort, split.train)))
         if not (run / "1").exists():
             start = time.perf_counter()
-            cache = out / "cache" / (name if name in _OWN_CACHE else "")
+            cache = out / "cache" / (name if name in _SEPARATE_CACHE else "")
             settings = training.RunSettings(split=split, cache=cache, say=lambda line: None, verbose=0)
             training.fit(data, run, options, settings)
             minutes = (time.perf_counter() - start) / 60
@@ -278,14 +291,14 @@ def try_variant(name: str, data: Path, out: Path, options: FitOptions, cohort: C
                 stack, model, found.card, segmentation.SegmentationOptions()
             ).outline.found
 
-        cut = beside if name == "2.5D" else to_stack
-        Dev(cohort, found.card, cut).table(name, f"{minutes:.0f} min", outline)
+        make_stack = to_stack_25d if name == "2.5D" else to_stack
+        DevelopmentSet(cohort, found.card, make_stack).print_row(name, f"{minutes:.0f} min", outline)
 
 
 def compare_scores(cohort: Cohort, run: str) -> None:
     """Prints a row for each score of a variational network."""
     found = saved_model.find(run)
-    model, dev, card = found.load(), Dev(cohort, found.card), found.card
+    model, development_set, card = found.load(), DevelopmentSet(cohort, found.card), found.card
     signatures = tf.saved_model.load(str(found.path)).signatures
 
     def gradient(stack: Stack) -> np.ndarray:
@@ -293,12 +306,12 @@ def compare_scores(cohort: Cohort, run: str) -> None:
         score = np.concatenate(
             [signatures["anomaly_score"](images=tf.constant(part))["anomaly_score"] for part in parts]
         )
-        # A gradient is speckled and has no scale of its own.
+        # The gradient is noisy and has no natural scale.
         score = np.minimum(score / np.quantile(score[stack.brain], 0.999), 1)
         return np.sqrt(score)
 
     def averaged(stack: Stack) -> np.ndarray:
-        """The residual of the mean reconstruction of eight corrupted copies."""
+        """The residual of the mean of the reconstructions of eight corrupted copies."""
         copies = [
             corrupt(tf.constant(stack.images), tf.constant([number, 0]), CorruptionOptions()).corrupted.numpy()
             for number in range(8)
@@ -306,8 +319,8 @@ def compare_scores(cohort: Cohort, run: str) -> None:
         mean = np.mean([model.reconstruct(copy).images for copy in copies], axis=0)
         return weighted(stack.images, mean)
 
-    def weighted(images: np.ndarray, healthy: np.ndarray) -> np.ndarray:
-        return np.sqrt(np.maximum(images - healthy, 0) * images)[..., 0]
+    def weighted(images: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
+        return np.sqrt(np.maximum(images - reconstruction, 0) * images)[..., 0]
 
     scores: dict[str, Callable[[Stack], np.ndarray]] = {
         "weighted": lambda stack: weighted(stack.images, model.reconstruct(stack.images).images),
@@ -318,20 +331,22 @@ def compare_scores(cohort: Cohort, run: str) -> None:
         "left against right": lambda stack: weighted(stack.images, stack.images[:, :, ::-1]),
     }
     for name, score in scores.items():
-        fixed = _Fixed(score)
-        # No level was calibrated for all of these: the mixture's brightest component is the lesion, whatever it is.
+        reconstructor = _ScoreAsProbability(score)
+        # There is no healthy threshold for most of these scores, so the brightest component is always the lesion.
         options = segmentation.SegmentationOptions(
             score="probability", median=(3, 5, 5), correct_bias_field=False, healthy_threshold=0.0
         )
 
-        def outline(stack: Stack, fixed: Reconstructor = fixed, options: object = options) -> np.ndarray:
-            return segmentation.outline(stack, fixed.of(stack), card, options).found
+        def outline(
+            stack: Stack, reconstructor: _ScoreAsProbability = reconstructor, options: object = options
+        ) -> np.ndarray:
+            return segmentation.outline(stack, reconstructor.of(stack), card, options).found
 
-        dev.table(name, "--level 0", outline)
+        development_set.print_row(name, "--healthy-threshold 0", outline)
 
 
-class _Fixed:
-    """Hands a score to the stages after the network, in a probability's place."""
+class _ScoreAsProbability:
+    """Passes a score to the stages after the network as a lesion probability."""
 
     def __init__(self, score: Callable[[Stack], np.ndarray]) -> None:
         self._score = score
@@ -341,7 +356,7 @@ class _Fixed:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Trains the variants or compares the scores, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))

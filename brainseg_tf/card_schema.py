@@ -1,6 +1,6 @@
-"""The type and range of every field of a model card.
+"""The schema of model cards: type and range of every field.
 
-Cards of older versions lack some of the optional fields, and some of the options of a corruption.
+Cards of older versions do not have all of the optional fields and of the corruption options.
 """
 
 import math
@@ -12,6 +12,7 @@ from brainseg_tf.schema import (
     Anything,
     Choice,
     Digest,
+    Integer,
     Items,
     Kind,
     Map,
@@ -20,35 +21,35 @@ from brainseg_tf.schema import (
     Nullable,
     Number,
     Pair,
-    Place,
     Record,
+    RelativePath,
     Text,
-    Whole,
     of_dataclass,
 )
 
+# The roles of patients in a split.
 SIDES = ("train", "validation", "test")
-# Every network has these; those that give a lesion's probability have that too.
+# The kinds of score of every network. Networks with a lesion probability also have the score "probability".
 _SCORES = ("input", "absolute", "positive", "weighted")
 _SHARE = Number(0, 1)
 
-# What the network is and how slices are made for it: the options of a run that have a field of their own in the card.
+# Options of a run that have a field of their own in the card: of the network and its slices.
 _NETWORK: dict[str, Kind] = {
     "architecture": Choice(ARCHITECTURES),
     "modalities": Items(Name(), 1, 64, unique=True),
     "slices": Record(of_dataclass(SliceOptions)),
 }
-# All other options of a run.
+# The other options of a run, which are in the field ``training``.
 TRAINING = Record(of_dataclass(FitOptions, without=_NETWORK))
 _CARD = Record(
     {
         "name": Name(),
-        "version": Whole(1),
+        "version": Integer(1),
         **_NETWORK,
-        "parameters": Whole(1),
+        "parameters": Integer(1),
         "data": Record(
             {
-                **dict.fromkeys(("patients", "slices", "chosen", "healthy"), Whole()),
+                **dict.fromkeys(("patients", "slices", "chosen", "healthy"), Integer()),
                 **dict.fromkeys(SIDES, Items(Text(), unique=True)),
             }
         ),
@@ -59,21 +60,21 @@ _CARD = Record(
     },
     {
         "score": Choice(get_args(Score)),
-        "trim": Whole(0, 1024),
+        "trim": Integer(0, 1024),
         "metrics": Map(Anything()),
         "terms": Text(0, 10_000),
-        "checksums": Map(Digest(), key=Place()),
+        "checksums": Map(Digest(), key=RelativePath()),
     },
 )
-# A mean over no patients, and the interval around it, are null.
+# Means over no patients and their intervals are null.
 _MEASURED = Record(
     {"dice": Nullable(_SHARE), "dice_interval": Pair(Nullable(_SHARE)), "iou_slice": Nullable(_SHARE)}, rest=Anything()
 )
 _METRICS = Record(
     {
         "patients": Text(),
-        "folds": Whole(),
-        # "own" is the name of "mixture" up to version 0.9.
+        "folds": Integer(),
+        # "own" is the name of "mixture" in cards that were written by version 0.9 or earlier.
         "network": Record({}, dict.fromkeys(("mixture", "own"), _MEASURED), rest=Map(Anything())),
         "paper_iou_slice": Nullable(_SHARE),
     },
@@ -83,49 +84,53 @@ _METRICS = Record(
 
 
 def check(card: Any) -> None:
-    """Refuses what is no model card.
+    """Checks the content of a model card.
 
     Args:
-        card: as ``json.loads`` or ``dataclasses.asdict`` gives it.
+        card: the content, from ``json.loads`` or ``dataclasses.asdict``.
 
     Raises:
-        MismatchError: a field is missing, unknown, or of another type or range; the message names it.
+        MismatchError: a field is missing or unknown, or its type or range is wrong; the message names the field.
     """
     _CARD.check(card, "")
-    # A model that was not measured has none.
+    # Metrics are empty until the model is evaluated.
     if card.get("metrics"):
         _METRICS.check(card["metrics"], "metrics")
         if not {"mixture", "own"} & set(card["metrics"]["network"]):
             raise MismatchError("metrics.network.mixture: is missing")
     score = card.get("score", "weighted")
     if score not in card["healthy_levels"]:
-        raise MismatchError(f"healthy_levels.{score}: is missing, and it is the model's score")
+        raise MismatchError(f"healthy_levels.{score}: is missing, but {score} is the model's score")
     check_sides(card["data"], "data")
 
 
 def check_options(options: Any, name: str) -> None:
-    """Refuses the options of a run whose card would be refused.
+    """Checks the options of a run, so that the card of its model will be valid.
 
     Args:
         options: ``dataclasses.asdict`` of ``FitOptions``.
         name: of the model.
 
     Raises:
-        MismatchError: the message names the option.
+        MismatchError: an option or the name is not valid; the message names it.
     """
     Name().check(name, "the model's name")
     Record({**_NETWORK, **TRAINING.required}).check(options, "")
 
 
 def check_sides(sides: Any, where: str) -> None:
-    """Refuses a split with a patient on two sides.
+    """Checks that no patient of a split has two roles, for instance training and test.
+
+    Args:
+        sides: names of the patients by role, see ``SIDES``.
+        where: name of the field, for the message.
 
     Raises:
-        MismatchError: the message names the patient.
+        MismatchError: a patient has two roles; the message names the patient.
     """
     seen: dict[str, str] = {}
     for side in SIDES:
         for name in sides[side]:
             if name in seen:
-                raise MismatchError(f"{where}: patient {name} is on the sides {seen[name]} and {side}")
+                raise MismatchError(f"{where}: patient {name} is in {seen[name]} and in {side}")
             seen[name] = side

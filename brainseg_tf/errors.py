@@ -1,12 +1,12 @@
-"""The one kind of error that a user can cause and mend, and the one kind of warning."""
+"""The class of all errors that a user can cause and correct, and the class of all warnings."""
 
 
 class InputError(Exception):
-    """Something about the user's files or options stands in the way.
+    """An error in the user's files or options.
 
-    The message is one line: the file or option it is about, what is wrong, and the remedy.
+    The message has one line of the form ``FILE: what is wrong; what to do``.
     """
 
 
 class InputWarning(UserWarning):
-    """Something about the user's files or machine is less safe than usual; the message is one line."""
+    """A possible problem with the user's files or machine; the message has one line."""

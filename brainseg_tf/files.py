@@ -1,4 +1,4 @@
-"""Files are written beside their place and renamed, so that a reader never sees half of one."""
+"""Atomic writing of files, locks, checks of output paths, and printable text."""
 
 import errno
 import json
@@ -15,19 +15,20 @@ from filelock import FileLock, Timeout
 
 from brainseg_tf.errors import InputError, InputWarning
 
-# What most file systems allow for a name, in bytes; asked of the file system where that is possible.
+# Largest file name in bytes on most file systems, if the file system does not state its limit.
 _USUAL_NAME_BYTES = 255
-# What a file system without locks answers.
+# Error numbers of file systems without locks.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 
 
 def printable(text: object) -> str:
-    """Text that is safe on a terminal, in a table and in a page: one line, and valid UTF-8.
+    """Text as one line of valid UTF-8, for a terminal, a table or a page.
 
-    Control characters, line separators and bytes of a file name that are not UTF-8 become backslash escapes; all else
-    stays as it is.
+    Control characters, line separators and bytes of a file name that are not UTF-8 are replaced by backslash escapes.
     """
-    return "".join(one if one == " " or one.isprintable() else _escaped(one) for one in str(text))
+    return "".join(
+        character if character == " " or character.isprintable() else _escaped(character) for character in str(text)
+    )
 
 
 def _escaped(character: str) -> str:
@@ -38,70 +39,86 @@ def _escaped(character: str) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path (same folder, same suffixes) that takes ``path``'s place if the block succeeds.
+    """Replaces a file atomically, or a folder in one step.
 
-    Works for a file and for a whole folder. After a failure nothing is left behind and what stood at ``path``
-    before stands there still. The temporary name cannot be foreseen: processes on several machines or in several
-    containers, whose process ids are alike, can write to one folder.
+    The block writes to a temporary path in the same folder with the same suffixes, which is renamed to ``path`` at the
+    end. If the block fails, the temporary file is removed and ``path`` is unchanged. The temporary name is random,
+    because processes on other machines or in other containers can have the same process id and write to the same
+    folder.
+
+    Args:
+        path: the file or folder.
+
+    Yields:
+        The temporary path.
 
     Raises:
-        InputError: the place cannot be written to, or the disk is full.
+        InputError: the path cannot be written, or the disk is full.
     """
     path = Path(path)
-    # Only the suffixes are kept: the whole name with a prefix could be longer than the file system allows.
-    beside = path.with_name(f".{secrets.token_hex(8)}{''.join(path.suffixes[-2:])[-32:]}")
+    # The temporary name has only the suffixes of the original one, so that it is not too long for the file system.
+    temporary = path.with_name(f".{secrets.token_hex(8)}{''.join(path.suffixes[-2:])[-32:]}")
     try:
-        yield beside
-        if beside.is_dir() and path.is_dir():
+        yield temporary
+        if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)
-        beside.replace(path)
+        temporary.replace(path)
     except OSError as error:
-        if error.filename is not None and Path(error.filename).name != beside.name:
+        if error.filename is not None and Path(error.filename).name != temporary.name:
             raise
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another path") from error
     finally:
-        if beside.is_dir():
-            shutil.rmtree(beside, ignore_errors=True)
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
         else:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Keeps other processes that ask the same out of a folder; a process that dies lets go of it.
+    """Locks a folder against other processes that call this function; the lock ends with the process.
 
-    A file system without locks gives a warning, and no protection.
+    On a file system without locks there is a warning and no lock.
+
+    Args:
+        folder: it must exist.
 
     Raises:
-        InputError: another process is in it.
+        InputError: another process has locked the folder, or the lock cannot be created.
     """
     try:
         with _locked(folder / ".lock", blocking=False):
             yield
     except Timeout as error:
-        raise InputError(f"{folder}: another run is at work in it; wait for it, or choose another --out") from error
+        raise InputError(f"{folder}: another run is using this folder; wait for it, or choose another --out") from error
 
 
 @contextmanager
-def waiting_for(file: Path, seconds: float = 60.0) -> Iterator[None]:
-    """Holds a lock on ``file`` while it is read and written anew; other processes wait for it.
+def file_lock(file: Path, seconds: float = 60.0) -> Iterator[None]:
+    """Locks a file while it is read and rewritten; other processes that call this function wait.
 
-    The lock is a hidden file beside it. A file system without locks gives a warning, and no protection.
+    The lock is a hidden file in the same folder. On a file system without locks there is a warning and no lock.
+
+    Args:
+        file: it can be missing.
+        seconds: longest time to wait for the lock.
 
     Raises:
-        InputError: another process has held it for ``seconds``.
+        InputError: another process holds the lock for longer than ``seconds``, or the lock cannot be created.
     """
     try:
         with _locked(file.with_name(f".{file.name}.lock"), timeout=seconds):
             yield
     except Timeout as error:
-        raise InputError(f"{file}: another run has held it for {seconds:.0f} s; wait for it, then try again") from error
+        raise InputError(
+            f"{file}: another run has locked it for {seconds:.0f} s; wait for that run, then try again"
+        ) from error
 
 
 @contextmanager
-def _locked(place: Path, **options: Any) -> Iterator[None]:
-    # A lock that is a file alone would outlive a process that is killed.
-    lock = FileLock(place, thread_local=False, fallback_to_soft=False)
+def _locked(path: Path, **options: Any) -> Iterator[None]:
+    # No soft lock: the file of a soft lock remains if its process is killed.
+    lock = FileLock(path, thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire(**options)
     except Timeout:
@@ -109,10 +126,10 @@ def _locked(place: Path, **options: Any) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
             raise InputError(
-                f"{place.parent}: no lock can be made in it ({error.strerror}); choose another folder"
+                f"{path.parent}: no lock can be created in this folder ({error.strerror}); choose another folder"
             ) from error
         warnings.warn(
-            InputWarning(f"{place.parent}: this file system has no locks; start no second run in this folder"),
+            InputWarning(f"{path.parent}: the file system has no locks; do not start a second run in this folder"),
             stacklevel=2,
         )
         yield
@@ -124,23 +141,29 @@ def _locked(place: Path, **options: Any) -> Iterator[None]:
 
 
 def check_name_length(path: Path) -> None:
-    """Refuses a name that is longer than the file system of its folder allows.
+    """Checks that a file name is not longer than the file system allows.
 
     Raises:
-        InputError: it is.
+        InputError: it is too long.
     """
     folder = path.parent
     try:
-        most = os.pathconf(folder, "PC_NAME_MAX") if folder.is_dir() else _USUAL_NAME_BYTES
+        limit = os.pathconf(folder, "PC_NAME_MAX") if folder.is_dir() else _USUAL_NAME_BYTES
     except (OSError, ValueError):
-        most = _USUAL_NAME_BYTES
+        limit = _USUAL_NAME_BYTES
     length = len(os.fsencode(path.name))
-    if length > most:
-        raise InputError(f"{path}: the name has {length} bytes, {most} are allowed here; shorten the scan's name")
+    if length > limit:
+        raise InputError(
+            f"{path}: the file name has {length} bytes, the file system allows {limit}; shorten the scan's name"
+        )
 
 
 def check_writable(path: Path, *, overwrite: bool = False) -> None:
-    """Refuses an output path early, before minutes of work are spent on what cannot be written.
+    """Checks that an output file can be written, before any work is done.
+
+    Args:
+        path: the file.
+        overwrite: whether an existing file may be replaced.
 
     Raises:
         InputError: the folder is missing or read-only, the name is too long, or the file exists and ``overwrite`` is
@@ -150,22 +173,22 @@ def check_writable(path: Path, *, overwrite: bool = False) -> None:
     check_name_length(path)
     try:
         if path.is_dir():
-            raise InputError(f"{path}: is a folder; name a file")
+            raise InputError(f"{path}: is a folder; give a file")
         if path.exists() and not overwrite:
             raise InputError(f"{path}: exists already; give --overwrite to replace it, or another name")
         if not path.parent.is_dir():
             raise InputError(f"{path}: the folder {path.parent} does not exist; create it first")
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be written ({_reason(error)}); choose another place") from error
+        raise InputError(f"{path}: cannot be written ({_reason(error)}); choose another path") from error
     if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path}: no permission to write in {path.parent}; choose another place")
+        raise InputError(f"{path}: no permission to write in {path.parent}; choose another path")
 
 
 def make_folder(path: Path) -> None:
-    """Creates a folder for results, with its parents, if it is not there.
+    """Creates a folder and its parents if they are missing.
 
     Raises:
-        InputError: it cannot be created, or nothing can be written into it.
+        InputError: the folder cannot be created or is read-only.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -176,9 +199,9 @@ def make_folder(path: Path) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes ``content`` as indented JSON, in one step."""
-    with replacing(path) as beside:
-        beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    """Writes indented JSON atomically, see ``replacing``."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Keras on TensorFlow, whatever the environment asks for: networks, training step and export need it."""
+"""Keras with the TensorFlow backend, which networks, training step and export require."""
 
 import os
 import sys
@@ -6,24 +6,24 @@ import sys
 from brainseg_tf.errors import InputError
 
 if "keras" not in sys.modules:
-    # Read once, when Keras is imported; the user may have chosen another backend for other work.
+    # Keras reads the variable when it is imported. The user may have set another backend for other programs.
     os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import keras
 
 if keras.config.backend() != "tensorflow":
     raise InputError(
-        f"Keras was imported with the backend {keras.config.backend()}; brainseg-tf needs tensorflow: import "
-        "brainseg_tf.models first, or set KERAS_BACKEND=tensorflow"
+        f"Keras was imported with the backend {keras.config.backend()}, but brainseg-tf requires tensorflow; import "
+        "brainseg_tf.models before Keras, or set KERAS_BACKEND=tensorflow"
     )
 
 __all__ = ["keras", "use_defaults"]
 
 
 def use_defaults() -> None:
-    """Sets what ``keras.json`` can change back to Keras' own defaults: float32, channels last.
+    """Resets the settings that ``keras.json`` can change to Keras' defaults, such as float32 and channels last.
 
-    For a process of our own, a command; a program that imports the library keeps its settings.
+    Only the command line calls this. A program that imports the library keeps its settings.
     """
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")

@@ -1,4 +1,4 @@
-"""The model card: everything that a prediction depends on and a reader should know, beside the weights."""
+"""The model card: all options that a prediction depends on besides the weights, training data, losses and metrics."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from brainseg_tf.options import FitOptions, Score, SliceOptions
 from brainseg_tf.schema import MismatchError
 
 FILE = Path("assets.extra", "model_card.json")
-# The card's own entry among its checksums.
+# The key of the card itself among its checksums.
 CARD_KEY = FILE.as_posix()
 _WHAT = "a model card of this version of brainseg-tf"
 _REMEDY = "export the model again"
@@ -27,8 +27,8 @@ TERMS = (
     "Trained on BraTS 2019 data, which are for research, with citation (Menze 2015, Bakas 2017, Bakas 2018). "
     "Its 'healthy' slices are tumour-free slices of patients, not of healthy people. Not a medical device."
 )
-# What a reader is shown of the metrics; the JSON has all of them.
-_SHOWN = {
+# The metrics in the Markdown card, with their headings; the JSON card contains all metrics.
+_MARKDOWN_METRICS = {
     "dice": "Dice",
     "dice_interval": "95 % interval",
     "iou": "IoU",
@@ -41,7 +41,7 @@ _SHOWN = {
     "calibration_error": "ECE",
     "false_ml_p95": "ml in tumour-free slices, 95 %",
 }
-# Names in the metrics of cards up to version 0.9, and their names since.
+# Names in the metrics of cards that were written by version 0.9 or earlier, and their present names.
 _RENAMED = {
     "own": "mixture",
     "flatten": "correct_bias_field",
@@ -56,7 +56,13 @@ _PACKAGES = ("brainseg-tf", "tensorflow", "keras", "tensorflow-probability", "nu
 
 @dataclass(frozen=True)
 class TrainingData:
-    """How many patients and slices there were, and which patients stand on which side."""
+    """Numbers of patients and slices, and the split of the patients.
+
+    Attributes:
+        patients: number of patients.
+        slices: number of their slices; ``chosen``: selected for training; ``healthy``: selected and without a lesion.
+        train, validation, test: names of the patients.
+    """
 
     patients: int
     slices: int
@@ -69,26 +75,29 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Written when a model is exported, read when it predicts; there is no second place to set any of it.
+    """The card of a model. It is written at export; predictions read all these options from it.
 
     Attributes:
         name, version: as in ``saved_models/NAME/VERSION``.
-        architecture, parameters, modalities: the network and its channels, in order.
-        slices: how a scan is brought to the network.
-        data: what it was trained, validated and tested on.
-        training: every other option of the run.
+        architecture: name of the network.
+        parameters: number of its parameters.
+        modalities: its channels, in order.
+        slices: how a scan is resampled to slices.
+        data: the patients that the model was trained, validated and tested on.
+        training: all other options of the run.
         losses: training and validation losses of the best epoch.
-        score: the kind of score that the model is for, see ``residual.score_map``.
-        trim: slices that are predicted are smaller than those that were learned from by a multiple of this many pixels
-            where the brain leaves room: the network has less to do, and each pixel keeps its place in the grid of the
-            network's strides. 0: they are not, which is right for a network whose output hangs on the place.
-        healthy_levels: by score, the value that 98.5 % of the brain in healthy validation slices stay below.
-        versions: of Python and the packages that made it.
-        metrics: on the test patients, filled in by ``evaluate --update-card``.
-        terms: of the data.
-        checksums: SHA-256 of each file of the version folder, by path; filled in at export. The card's own entry is
-            its ``digest``, which ``write`` fills in. Cards up to version 0.8.1 have none of the files in
-            ``assets.extra``.
+        score: the kind of score that the model is used with, see ``residual.score_map``.
+        trim: in a prediction, slices are cropped to the brain, by a multiple of this many pixels, to save time. The
+            pixels thus keep their position relative to the network's strides. 0 turns cropping off, which a network
+            needs whose output depends on the position in the slice.
+        healthy_levels: healthy threshold by kind of score: the mean over validation patients of the 98.5 % quantile of
+            the score in the brain in healthy slices.
+        versions: of Python and of the packages that the model was exported with.
+        metrics: on the test patients; written by ``evaluate --update-card``.
+        terms: conditions of use of the training data.
+        checksums: SHA-256 of each file of the version folder, by path; added at export. The entry of the card itself is
+            its ``digest``, which ``write`` adds. Cards that were written by version 0.8.1 or earlier have no entries
+            for files in ``assets.extra``.
     """
 
     name: str
@@ -110,33 +119,33 @@ class ModelCard:
 
     @property
     def dice(self) -> float:
-        """Mean Dice by patient of the model's own cut, as far as it was measured, else 0."""
+        """Mean Dice over the test patients with the cut ``mixture``; 0 if it was not measured."""
         measured = self.metrics["network"]["mixture"]["dice"] if self.metrics else None
         return 0.0 if measured is None else measured
 
     def write(self, version_folder: Path) -> None:
-        """Writes the card as JSON and Markdown into ``assets.extra`` of a SavedModel, with a checksum of itself.
+        """Writes the card as JSON and Markdown into ``assets.extra`` of a SavedModel, with a checksum of the card.
 
-        Checksums of other files of ``assets.extra`` are added where the card has none.
+        Checksums of other files in ``assets.extra`` are added if the card has none for them.
 
         Raises:
-            InputError: the card does not keep to the schema, or the folder cannot be written to.
+            InputError: the card does not fit the schema, or the folder cannot be written.
         """
         file = version_folder / FILE
         make_folder(file.parent)
-        beside_it = {name: found for name, found in checksums(version_folder).items() if is_extra(name)}
-        content = asdict(replace(self, checksums={**beside_it, **self.checksums}))
+        extra_checksums = {name: found for name, found in checksums(version_folder).items() if is_extra(name)}
+        content = asdict(replace(self, checksums={**extra_checksums, **self.checksums}))
         content["checksums"][CARD_KEY] = digest(content)
         try:
             card_schema.check(content)
         except MismatchError as mismatch:
             raise InputError(f"{printable(file)}: cannot be written ({mismatch}); {_REMEDY}") from mismatch
         write_json(file, content)
-        with replacing(file.with_suffix(".md")) as beside:
-            beside.write_text(replace(self, checksums=content["checksums"]).markdown(), encoding="utf-8")
+        with replacing(file.with_suffix(".md")) as temporary:
+            temporary.write_text(replace(self, checksums=content["checksums"]).markdown(), encoding="utf-8")
 
     def markdown(self) -> str:
-        """The card for a reader."""
+        """The card as Markdown."""
         data = self.data
         lines = [
             f"# {self.name}, version {self.version}",
@@ -146,7 +155,7 @@ class ModelCard:
             self.terms,
             "",
             "## Data",
-            f"- {data.patients} patients, {data.slices} slices; {data.chosen} chosen, {data.healthy} tumour-free",
+            f"- {data.patients} patients, {data.slices} slices; {data.chosen} selected, {data.healthy} tumour-free",
             *(f"- {side}: {', '.join(getattr(data, side))}" for side in ("train", "validation", "test")),
             "",
             "## Slices",
@@ -158,11 +167,11 @@ class ModelCard:
             "## Losses of the best epoch",
             *_items(self.losses),
             "",
-            "## Levels of healthy tissue, by score",
+            "## Healthy thresholds by score",
             *_items(self.healthy_levels),
             "",
             "## Metrics",
-            *(_measured(self.metrics) or ["not measured yet: run `brainseg-tf evaluate DATA --update-card`"]),
+            *(_metrics_table(self.metrics) or ["not measured yet: run `brainseg-tf evaluate DATA --update-card`"]),
             "",
             "## Versions",
             *_items(self.versions),
@@ -178,23 +187,23 @@ def read_card(version_folder: Path) -> ModelCard:
     """Reads the card of a version folder, and checks the type and range of every field.
 
     Raises:
-        InputError: there is none, or it does not keep to the schema.
+        InputError: the folder has no card, or the card does not fit the schema.
     """
     content = _read(version_folder)
-    sides: dict[str, Any] = {
+    data: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in content["data"].items()
     }
-    known = {
+    converted = {
         "slices": SliceOptions(**content["slices"]),
-        "data": TrainingData(**sides),
+        "data": TrainingData(**data),
         "modalities": tuple(content["modalities"]),
         "metrics": _renamed(content.get("metrics", {})),
     }
-    return ModelCard(**{**content, **known})
+    return ModelCard(**{**content, **converted})
 
 
 def _renamed(metrics: Any) -> Any:
-    """The metrics with the names of today; cards up to version 0.9 have older ones."""
+    """Metrics with their present names; cards that were written by version 0.9 or earlier have other names."""
     if not isinstance(metrics, dict):
         return metrics
     names = _RENAMED | {name: f"tumour_{name}" for name in metrics if name.startswith("free_")}
@@ -202,17 +211,17 @@ def _renamed(metrics: Any) -> Any:
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of a card's canonical JSON (keys in order, no blanks) without the card's own checksum."""
+    """SHA-256 of a card's canonical JSON (sorted keys, no blanks), without the checksum of the card itself."""
     others = {name: value for name, value in content["checksums"].items() if name != CARD_KEY}
     canonical = json.dumps({**content, "checksums": others}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def digest_on_disk(version_folder: Path) -> str:
-    """``digest`` of the card that lies in a version folder.
+    """``digest`` of the card in a version folder.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the card cannot be read.
     """
     return digest({"checksums": {}, **_read(version_folder)})
 
@@ -220,7 +229,7 @@ def digest_on_disk(version_folder: Path) -> str:
 def _read(version_folder: Path) -> dict[str, Any]:
     file = version_folder / FILE
     if not os.path.lexists(file):
-        raise InputError(f"{printable(version_folder)}: no {FILE} in it; name a model that brainseg-tf fit exported")
+        raise InputError(f"{printable(version_folder)}: contains no {FILE}; give a model that brainseg-tf fit exported")
     content: dict[str, Any] = parse_json(file, what=_WHAT, remedy=_REMEDY)
     try:
         card_schema.check(content)
@@ -230,10 +239,10 @@ def _read(version_folder: Path) -> dict[str, Any]:
 
 
 def checksums(version_folder: Path) -> dict[str, str]:
-    """SHA-256 of each file of a version folder, by its path in it.
+    """SHA-256 of each file of a version folder, by its relative path.
 
-    Left out are the card, whose checksum is that of its content (``digest``); its Markdown, which is made of it and
-    which nothing reads; and hidden files, which file managers leave.
+    The card is left out, because its checksum is that of its content (``digest``). The Markdown card is left out,
+    because it follows from the card. Hidden files are left out, because some file managers add them.
 
     Raises:
         InputError: a file cannot be read.
@@ -246,37 +255,37 @@ def checksums(version_folder: Path) -> dict[str, str]:
             if file.is_file() and not hidden and name not in (FILE, FILE.with_suffix(".md")):
                 found[name.as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError as error:
-        place = printable(error.filename or version_folder)
-        raise InputError(f"{place}: cannot be read ({error.strerror}); check its permissions") from error
+        path = printable(error.filename or version_folder)
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     return found
 
 
 def is_extra(name: str) -> bool:
-    """Whether a file, by its path in a version folder, is none of the SavedModel's own."""
+    """Whether a file, given by its path in a version folder, is in ``assets.extra``, not part of the SavedModel."""
     return name.startswith(f"{FILE.parent.as_posix()}/")
 
 
 def training_options(options: FitOptions) -> dict[str, Any]:
-    """What ``ModelCard.training`` holds of a run's options: those that have no other field in the card."""
+    """The content of ``ModelCard.training``: those options of a run that have no field of their own in the card."""
     return {name: value for name, value in asdict(options).items() if name in card_schema.TRAINING.required}
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
+    """Versions of Python and of the packages that affect numerical results."""
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES}
 
 
-def _measured(metrics: dict[str, Any]) -> list[str]:
-    """A table of the network's cuts and of no network, and what else there is."""
+def _metrics_table(metrics: dict[str, Any]) -> list[str]:
+    """Markdown lines: a table of the network's cuts and of the baseline, and a list of the other metrics."""
     others = dict(metrics)
     rows = {f"network, {cut}": numbers for cut, numbers in others.pop("network", {}).items()}
     if "no network" in others:
         rows["no network, mixture"] = others.pop("no network")
     if not rows:
         return _items(others)
-    table = [["method, cut", *_SHOWN.values()], ["---"] * (1 + len(_SHOWN))]
+    table = [["method, cut", *_MARKDOWN_METRICS.values()], ["---"] * (1 + len(_MARKDOWN_METRICS))]
     for name, numbers in rows.items():
-        table.append([name, *("" if numbers.get(key) is None else _text(numbers[key]) for key in _SHOWN)])
+        table.append([name, *("" if numbers.get(key) is None else _text(numbers[key]) for key in _MARKDOWN_METRICS)])
     return ["", *(f"| {' | '.join(row)} |" for row in table), "", *_items(others)]
 
 

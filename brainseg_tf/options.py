@@ -224,7 +224,7 @@ class SegmentationOptions:
         least=0,
     )
     faintest: float = option(
-        0.3,
+        0.24,
         "Remove components whose local contrast, weighted by their probability, is below this share; half of it next "
         "to a component that exceeds it. Only if the score is a probability; 0 turns it off.",
         least=0,

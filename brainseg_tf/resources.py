@@ -1,37 +1,36 @@
-"""What a process may use of the machine: threads of the numerical libraries, and memory."""
+"""Limits of the process: threads of the numerical libraries, and memory."""
 
 import resource
 from pathlib import Path
 
-# What two scans at a time need beyond the first: slices, maps and posteriors of a scan of 240 x 240 x 155 voxels.
+# Memory for each further scan at a time: the slices, maps and posteriors of a scan of 240 x 240 x 155 voxels.
 SCAN_BYTES = 700 * 2**20
-# TensorFlow, the model and the first scan.
+# Memory for TensorFlow, the model and the first scan.
 FIRST_SCAN_BYTES = 1200 * 2**20
 
 
 def limit_threads() -> None:
-    """Gives the libraries behind NumPy, SciPy and scikit-learn one thread each, for the rest of the process.
+    """Limits the numerical libraries of NumPy, SciPy and scikit-learn to one thread, for the rest of the process.
 
-    Their fits are small here: threads wait for each other longer than they work, and several scans share the cores.
-    For a process of our own, a command: it is set once, since a limit that is set and taken back around a computation
-    is that of the whole process, also for the scan that is under way in another thread. TensorFlow has threads of its
-    own.
+    Their computations are small here, so several threads are slower than one, and several scans share the cores. The
+    limit applies to the whole process. It is therefore not set around single computations, where it would affect scans
+    in other threads, but once by the commands. TensorFlow's threads are not affected.
     """
     import sklearn.linear_model
-    import sklearn.mixture  # noqa: F401  -- a limit reaches only libraries that are loaded
+    import sklearn.mixture  # noqa: F401  -- the limit applies only to libraries that are already loaded
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
 
 
 def workers_for_memory(wanted: int) -> tuple[int, str | None]:
-    """How many scans can be under way at once.
+    """The number of scans for which there is memory at the same time.
 
     Args:
-        wanted: at most this many.
+        wanted: the largest number.
 
     Returns:
-        Their number, at least 1, and a sentence for the user if it is less than wanted.
+        The number, at least 1; and a sentence for the user if it is below ``wanted``, else None.
     """
     free = available_memory()
     if free is None:
@@ -39,16 +38,23 @@ def workers_for_memory(wanted: int) -> tuple[int, str | None]:
     fitting = max(1, 1 + (free - FIRST_SCAN_BYTES) // SCAN_BYTES)
     if fitting >= wanted:
         return wanted, None
-    return fitting, f"{free / 2**30:.1f} GB of memory are available: {fitting} scan(s) at a time instead of {wanted}"
+    return (
+        fitting,
+        f"{free / 2**30:.1f} GB of memory are available; segmenting {fitting} scan(s) at a time instead of {wanted}",
+    )
 
 
 def available_memory() -> int | None:
-    """Bytes that this process can still take: of the machine, its control group and its own limits; None if unknown."""
-    found = [limit for limit in (_machine(), _control_group(), _process()) if limit is not None]
-    return min(found) if found else None
+    """Bytes that this process can still allocate; None if unknown.
+
+    This is the smallest of the limits of the machine, of the control group and of the process.
+    """
+    limits = [limit for limit in (_machine(), _control_group(), _process()) if limit is not None]
+    return min(limits) if limits else None
 
 
 def _machine() -> int | None:
+    """The available memory of the machine."""
     for line in _lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -56,18 +62,19 @@ def _machine() -> int | None:
 
 
 def _control_group() -> int | None:
-    """Control groups of version 2, then 1: what containers and batch systems limit."""
+    """The unused memory of the control group, version 2 or 1, by which containers and batch systems limit processes."""
     for limit, usage in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ):
-        most, used = (next(iter(_lines(file)), "").strip() for file in (limit, usage))
-        if most.isdigit() and used.isdigit():
-            return max(0, int(most) - int(used))
+        total, used = (next(iter(_lines(file)), "").strip() for file in (limit, usage))
+        if total.isdigit() and used.isdigit():
+            return max(0, int(total) - int(used))
     return None
 
 
 def _process() -> int | None:
+    """The unused address space of the process, if it is limited."""
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft == resource.RLIM_INFINITY:
         return None
@@ -76,6 +83,7 @@ def _process() -> int | None:
 
 
 def _lines(file: str) -> list[str]:
+    """The lines of a file; none if it cannot be read."""
     try:
         return Path(file).read_text(encoding="ascii").splitlines()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Exported models: finding one by name or folder, checking its files, and reconstructing slices with it."""
+"""Exported models: finding them by name or folder, checking their files, and loading them for predictions."""
 
 import os
 import re
@@ -20,19 +20,24 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
-# Before a shipped model's name it says that no folder is meant.
+# Prefix of the name of a shipped model that distinguishes it from a folder of the same name.
 SHIPPED = "shipped:"
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """An exported model that was found, not yet loaded."""
+    """An exported model on disk.
+
+    Attributes:
+        path: its version folder.
+        card: its card.
+    """
 
     path: Path
     card: ModelCard
 
     def load(self) -> "LocalModel":
-        """Loads it with TensorFlow; Keras is not needed.
+        """Checks the model and loads it with TensorFlow, without Keras.
 
         Raises:
             InputError: see ``check``.
@@ -41,13 +46,13 @@ class ModelFolder:
         return LocalModel(self.path)
 
     def check(self) -> None:
-        """Refuses a model whose files are not those that its card was written for, or whose card was edited.
+        """Compares the files of the model and its card with the checksums in the card.
 
-        Cards of older versions have no checksums of themselves and of what a server needs, or none at all; what they
-        do not have is not checked.
+        Cards of older versions have no checksums of the card itself and of the files in ``assets.extra``, or no
+        checksums at all. Files without a checksum are not checked then.
 
         Raises:
-            InputError: a file is damaged, missing, new or another model's.
+            InputError: a file is damaged, missing, unknown or from another model, or the card was edited.
         """
         expected, found = self.card.checksums, checksums(self.path)
         if self.checks_card:
@@ -57,36 +62,36 @@ class ModelFolder:
             covered = self.checks_card if is_extra(name) else has_model
             if covered and expected.get(name) != found.get(name):
                 raise InputError(
-                    f"{printable(self.path / name)}: is not the file that the model card was written for; install "
-                    "brainseg-tf or export the model again"
+                    f"{printable(self.path / name)}: does not match the checksum in the model card; reinstall "
+                    "brainseg-tf, or export the model again"
                 )
 
     @property
     def checks_card(self) -> bool:
-        """Whether the card has a checksum of itself; if not, it was exported before cards had one."""
+        """Whether the card contains its own checksum, which cards of older versions do not."""
         return CARD_KEY in self.card.checksums
 
     @property
     def reference(self) -> str:
-        """What ``find`` takes for this very model, in any folder and on a machine with the same files.
+        """An argument for ``find`` that is independent of the working directory.
 
-        ``shipped:NAME/VERSION``, or an absolute path.
+        It is ``shipped:NAME/VERSION`` or an absolute path, and also valid on another machine with the same files.
         """
         home, path = _home().resolve(), self.path.resolve()
         return f"{SHIPPED}{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else str(path)
 
     @property
     def megabytes(self) -> float:
-        """Size on disk."""
+        """Size on disk in megabytes."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file()) / 1e6
 
 
 class LocalModel:
-    """A SavedModel in this process.
+    """A SavedModel that is loaded in this process, as a ``Reconstructor``.
 
     Args:
-        path: a version folder.
-        batch: slices that go through the network at once.
+        path: its version folder.
+        batch: largest number of slices in a batch.
     """
 
     def __init__(self, path: Path, batch: int = 16) -> None:
@@ -99,14 +104,14 @@ class LocalModel:
     def reconstruct(self, images: np.ndarray) -> Reconstruction:
         import tensorflow as tf
 
-        return in_batches(images, self._batch, lambda part: self._numbers(tf.constant(part)))
+        return in_batches(images, self._batch, lambda part: self._predict(tf.constant(part)))
 
-    def _numbers(self, images: "tf.Tensor") -> dict[str, np.ndarray]:
+    def _predict(self, images: "tf.Tensor") -> dict[str, np.ndarray]:
         return {name: values.numpy() for name, values in self._serve(images=images).items()}
 
 
 def shipped() -> list[ModelFolder]:
-    """The newest version of every model that came with the package, by name.
+    """The newest version of every model in the package, sorted by name.
 
     Raises:
         InputError: a card is damaged.
@@ -115,71 +120,81 @@ def shipped() -> list[ModelFolder]:
 
 
 def shipped_folders() -> dict[str, Path]:
-    """The folder of the newest version of every model that came with the package, by the model's name."""
+    """The folder of the newest version of every model in the package, by the model's name."""
     home = _home()
-    places = sorted(place for place in home.iterdir() if place.is_dir()) if home.is_dir() else []
-    newest = {place.name: newest_version(place) for place in places}
-    return {name: folder for name, folder in newest.items() if folder is not None}
+    folders = sorted(folder for folder in home.iterdir() if folder.is_dir()) if home.is_dir() else []
+    newest = {folder.name: newest_version(folder) for folder in folders}
+    return {name: version for name, version in newest.items() if version is not None}
 
 
 def find(name_or_folder: str) -> ModelFolder:
-    """Finds a shipped model by name, or any exported model by its folder (the newest version in it).
+    """Finds a shipped model by its name, or any exported model by its folder.
 
     Args:
-        name_or_folder: What has a ``/``, or begins with ``.`` or ``~``, is a folder and nothing else. A bare word is a
-            shipped model's name, or else a folder here; one that is both is refused. ``shipped:NAME`` is a shipped
-            model and nothing else, ``shipped:NAME/VERSION`` one of its versions.
+        name_or_folder: text with a ``/``, or that begins with ``.`` or ``~``, is a folder: that of a version, or that
+            of a model, of which the newest version is used. Other text is the name of a shipped model, or a folder in
+            the working directory; it is refused if it is both. ``shipped:NAME`` and ``shipped:NAME/VERSION`` are always
+            shipped models.
 
     Raises:
-        InputError: there is no such model, or two are meant.
+        InputError: there is no such model, or the name is ambiguous.
     """
     text = str(name_or_folder)
     if not text.strip():
         raise InputError(f"the model's name is empty; {_choices()}")
     if text.startswith(SHIPPED):
-        return open_folder(_shipped_place(text))
+        return open_folder(_find_shipped(text))
     if "/" in text or os.sep in text or text.startswith((".", "~")):
-        place = _expanded(text)
-        if not os.path.lexists(place):
+        path = _expanded(text)
+        if not os.path.lexists(path):
             names = ", ".join(shipped_folders())
-            raise InputError(f"{printable(text)}: no such folder; a shipped model is named without a path ({names})")
-        return open_folder(place)
+            raise InputError(
+                f"{printable(text)}: no such folder; give an existing one, or the name of a shipped model without a "
+                f"path ({names})"
+            )
+        return open_folder(path)
     folder, shipped_one = Path(text), shipped_folders().get(text)
     if shipped_one is None:
         return open_folder(folder)
     if _is_folder(folder) and not folder.samefile(shipped_one.parent):
         raise InputError(
-            f"{text}: is a shipped model and a folder here; give {SHIPPED}{text} for the shipped model, or ./{text} "
-            "for the folder"
+            f"{text}: is both a shipped model and a folder in the working directory; give {SHIPPED}{text} for the "
+            f"shipped model, or ./{text} for the folder"
         )
     return open_folder(shipped_one)
 
 
 def open_folder(folder: Path) -> ModelFolder:
-    """The exported model in a folder, or its newest version.
+    """The exported model in a version folder, or the newest version in a model folder.
 
     Raises:
-        InputError: there is none, or it has no sound card.
+        InputError: the folder contains no model, or the model's card is missing or damaged.
     """
-    shown = printable(folder)
+    name = printable(folder)
     try:
         if folder.is_file():
-            raise InputError(f"{shown}: is a file; name the folder of the model")
+            raise InputError(f"{name}: is a file; give the folder of the model")
         if not folder.is_dir():
-            raise InputError(f"{shown}: no such model; {_choices()}")
+            raise InputError(f"{name}: no such model; {_choices()}")
         version = newest_version(folder)
     except OSError as error:
-        raise InputError(f"{shown}: cannot be read ({error.strerror}); name a model folder that can") from error
+        raise InputError(f"{name}: cannot be read ({error.strerror}); give a readable model folder") from error
     if version is None:
-        raise InputError(f"{shown}: no SavedModel in it; name a model folder, or a shipped model (brainseg-tf models)")
+        raise InputError(
+            f"{name}: contains no SavedModel; give a model folder, or a shipped model (see brainseg-tf models)"
+        )
     return ModelFolder(version, read_card(version))
 
 
 def best_for(modalities: Sequence[str]) -> ModelFolder:
-    """The shipped model for these modalities, the first of them first, whose card has the best Dice by patient.
+    """The shipped model for some modalities with the best mean Dice in its card.
+
+    Args:
+        modalities: all modalities of the model. The first one must be the model's first; the order of the others does
+            not matter.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such model.
     """
     models = shipped()
     fitting = [
@@ -188,23 +203,23 @@ def best_for(modalities: Sequence[str]) -> ModelFolder:
         if model.card.modalities[0] == modalities[0] and set(model.card.modalities) == set(modalities)
     ]
     if not fitting:
-        known = ", ".join(sorted({" + ".join(model.card.modalities) for model in models})) or "nothing"
+        supported = ", ".join(sorted({" + ".join(model.card.modalities) for model in models})) or "nothing"
         raise InputError(
-            f"no shipped model takes {' + '.join(modalities)}, only {known}; leave --modality out, or give --model"
+            f"no shipped model takes {' + '.join(modalities)}, only {supported}; omit --modality, or give --model"
         )
     return max(fitting, key=lambda model: model.card.dice)
 
 
 def version_folders(folder: Path) -> list[Path]:
-    """The subfolders that are versions of one model, the newest last."""
-    # Other digits than ASCII's are no number to a server, and some are none to int.
-    numbered = [place for place in folder.iterdir() if re.fullmatch("[0-9]{1,18}", place.name)]
-    models = [place for place in numbered if (place / "saved_model.pb").is_file()]
-    return sorted(models, key=lambda place: int(place.name))
+    """The version folders in the folder of a model, the newest last."""
+    # Only ASCII digits: TensorFlow Serving does not accept others, and int() does not accept all of them.
+    numbered = [version for version in folder.iterdir() if re.fullmatch("[0-9]{1,18}", version.name)]
+    models = [version for version in numbered if (version / "saved_model.pb").is_file()]
+    return sorted(models, key=lambda version: int(version.name))
 
 
 def newest_version(folder: Path) -> Path | None:
-    """The folder itself if it is a SavedModel, else its subfolder with the highest number that is one, else None."""
+    """The folder itself if it is a SavedModel, else its newest version; None if it has no version."""
     if (folder / "saved_model.pb").is_file():
         return folder
     return next(reversed(version_folders(folder)), None)
@@ -215,17 +230,18 @@ def _home() -> Path:
 
 
 def _choices() -> str:
-    return f"shipped are {', '.join(shipped_folders()) or 'none'}, or give a folder that fit made"
+    return f"give a shipped model ({', '.join(shipped_folders()) or 'none'}), or the folder of a trained model"
 
 
-def _shipped_place(reference: str) -> Path:
+def _find_shipped(reference: str) -> Path:
+    """The version folder for ``shipped:NAME`` or ``shipped:NAME/VERSION``."""
     name, slash, version = reference.removeprefix(SHIPPED).partition("/")
     newest = shipped_folders().get(name)
     if newest is None:
         raise InputError(f"{printable(reference)}: no such model; {_choices()}")
-    versions = {place.name: place for place in version_folders(newest.parent)}
+    versions = {folder.name: folder for folder in version_folders(newest.parent)}
     if slash and version not in versions:
-        raise InputError(f"{printable(reference)}: no such version of it; there are {', '.join(versions)}")
+        raise InputError(f"{printable(reference)}: no such version; choose from {', '.join(versions)}")
     return versions[version] if slash else newest
 
 
@@ -237,9 +253,9 @@ def _is_folder(path: Path) -> bool:
 
 
 def _expanded(text: str) -> Path:
-    """A path whose ``~`` the shell has left alone."""
+    """The path, with ``~`` expanded if the shell did not do it."""
     folder = Path(text)
     if text.startswith("~") and not os.path.lexists(folder):
-        with suppress(RuntimeError, ValueError):  # There is no such user, or no HOME.
+        with suppress(RuntimeError, ValueError):  # There is no such user, or HOME is not set.
             return folder.expanduser()
     return folder

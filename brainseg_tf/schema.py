@@ -1,7 +1,8 @@
-"""What a JSON file must hold: the type and range of every field, and one line about the first that does not fit.
+"""Schemas of JSON files: the type and range of every field.
 
-A schema is put together from the frozen classes of this module, for instance
-``Record({"size": Whole(16, 1024), "sides": Items(Text())})``. The standard library has no JSON Schema.
+A schema is composed of the classes in this module, for instance
+``Record({"size": Integer(16, 1024), "names": Items(Text())})``. The message of a mismatch has one line and names the
+field. (The standard library has no implementation of JSON Schema.)
 """
 
 import json
@@ -14,26 +15,29 @@ from typing import Any, NoReturn, Protocol
 
 from brainseg_tf.files import printable
 
-# What a message quotes of a wrong value, in characters.
-_QUOTED = 40
-# Deeper values come from damage or malice, and would exhaust the stack of who copies them.
-_DEEPEST = 16
-_LARGEST_WHOLE = 2**63 - 1
+# Largest number of characters of a value or name in a message.
+_QUOTED_CHARACTERS = 40
+# Largest nesting of values without a schema. Deeper ones could exhaust the stack, for instance when they are copied.
+_MOST_LEVELS = 16
+_LARGEST_INTEGER = 2**63 - 1
 
 
 class MismatchError(ValueError):
-    """A value that does not fit; the message begins with the field's dotted name."""
+    """A value that does not fit a schema; the message begins with the dotted name of the field."""
 
 
 class Kind(Protocol):
-    """A part of a schema."""
+    """A schema, or a part of one."""
 
     def check(self, value: Any, where: str) -> Any:
-        """Returns the value, lists as tuples.
+        """Checks a value.
 
         Args:
-            value: as ``json.loads`` gives it.
-            where: the dotted name of the field.
+            value: the value, from ``json.loads``.
+            where: the dotted name of the field, for the message.
+
+        Returns:
+            The value, with lists as tuples.
 
         Raises:
             MismatchError: the value does not fit.
@@ -41,15 +45,15 @@ class Kind(Protocol):
 
 
 @dataclass(frozen=True)
-class Whole:
-    """A whole number from ``low`` to ``high``."""
+class Integer:
+    """An integer from ``low`` to ``high``."""
 
     low: int = 0
-    high: int = _LARGEST_WHOLE
+    high: int = _LARGEST_INTEGER
 
     def check(self, value: Any, where: str) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not self.low <= value <= self.high:
-            _refuse(where, f"a whole number {_range(self.low, self.high)}", value)
+            _refuse(where, f"an integer {_range(self.low, self.high)}", value)
         return value
 
 
@@ -61,16 +65,16 @@ class Number:
     high: float = math.inf
 
     def check(self, value: Any, where: str) -> float:
-        known = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST_WHOLE
-        if not (known and self.low <= value <= self.high):
-            finite = "a finite number" if self.low == -math.inf else f"a number {_range(self.low, self.high)}"
-            _refuse(where, finite, value)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST_INTEGER
+        if not (is_number and self.low <= value <= self.high):
+            expected = "a finite number" if self.low == -math.inf else f"a number {_range(self.low, self.high)}"
+            _refuse(where, expected, value)
         return value
 
 
 @dataclass(frozen=True)
 class Flag:
-    """True or false."""
+    """``true`` or ``false``."""
 
     def check(self, value: Any, where: str) -> bool:
         if not isinstance(value, bool):
@@ -80,7 +84,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Text:
-    """Text on one line, without control characters, of ``shortest`` to ``longest`` characters."""
+    """One line of text without control characters, of ``shortest`` to ``longest`` characters."""
 
     shortest: int = 1
     longest: int = 255
@@ -93,7 +97,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Name:
-    """Text that can be the name of a file or folder, and is no path."""
+    """Text that is a valid name of a file or folder, and not a path."""
 
     def check(self, value: Any, where: str) -> str:
         if not isinstance(value, str) or not value.strip() or not _is_name(value) or len(value.encode()) > 255:
@@ -102,8 +106,8 @@ class Name:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A relative path with ``/`` between its parts."""
+class RelativePath:
+    """A relative path with ``/`` between its parts, without ``..``."""
 
     def check(self, value: Any, where: str) -> str:
         if not isinstance(value, str) or len(value) > 4096 or not all(map(_is_name, value.split("/"))):
@@ -113,7 +117,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Digest:
-    """A SHA-256 in hexadecimal digits."""
+    """A SHA-256 digest in hexadecimal digits."""
 
     def check(self, value: Any, where: str) -> str:
         if not isinstance(value, str) or len(value) != 64 or not set(value) <= set("0123456789abcdef"):
@@ -123,7 +127,7 @@ class Digest:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some words; a dictionary's keys as they are when a value is checked."""
+    """One of several words. If ``options`` is a dictionary, keys that are added to it later are valid too."""
 
     options: Collection[str]
 
@@ -135,7 +139,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Nullable:
-    """null, or what ``kind`` takes."""
+    """``null``, or a value that fits ``kind``."""
 
     kind: Kind
 
@@ -156,30 +160,30 @@ class Items:
         if not isinstance(value, (list, tuple)):
             _refuse(where, "a list", value)
         if not self.least <= len(value) <= self.most:
-            raise MismatchError(f"{where}: expected a list of {self.least} to {self.most}, found {len(value)} in it")
+            raise MismatchError(f"{where}: expected a list of {self.least} to {self.most} items, found {len(value)}")
         items = tuple(self.kind.check(one, f"{where}[{number}]") for number, one in enumerate(value))
         if self.unique and len(set(items)) < len(items):
-            twice = next(one for number, one in enumerate(items) if one in items[:number])
-            raise MismatchError(f"{where}: has {quoted(twice)} twice")
+            duplicate = next(one for number, one in enumerate(items) if one in items[:number])
+            raise MismatchError(f"{where}: contains {quoted(duplicate)} twice")
         return items
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The lower and the upper end of a range, a list of two numbers."""
+    """The lower and the upper limit of a range, as a list of two numbers."""
 
     kind: Kind = field(default_factory=Number)
 
     def check(self, value: Any, where: str) -> tuple[Any, Any]:
         low, high = Items(self.kind, 2, 2).check(value, where)
         if None not in (low, high) and low > high:
-            raise MismatchError(f"{where}: expected the lower end first, found {low:g} before {high:g}")
+            raise MismatchError(f"{where}: expected the lower limit first, found {low:g} before {high:g}")
         return low, high
 
 
 @dataclass(frozen=True)
 class Map:
-    """An object whose keys are not known beforehand, of at least ``least`` items."""
+    """An object with any keys that fit ``key`` and values that fit ``kind``, at least ``least`` of them."""
 
     kind: Kind
     key: Kind = field(default_factory=Text)
@@ -188,16 +192,22 @@ class Map:
     def check(self, value: Any, where: str) -> dict[str, Any]:
         found = _object(value, where)
         if len(found) < self.least:
-            raise MismatchError(f"{where}: expected at least {self.least} in it, found {len(found)}")
+            raise MismatchError(f"{where}: expected at least {self.least} field(s), found {len(found)}")
         return {
-            self.key.check(name, f"{where}, the key"): self.kind.check(one, _below(where, name))
+            self.key.check(name, f"{where}, the key"): self.kind.check(one, _field(where, name))
             for name, one in found.items()
         }
 
 
 @dataclass(frozen=True)
 class Record:
-    """An object with fields that must be there, and others that may be; further ones only if ``rest`` is a kind."""
+    """An object with known fields.
+
+    Attributes:
+        required: the schemas of the fields that must be present, by name.
+        optional: the schemas of the fields that can be missing.
+        rest: the schema of all other fields; if None, there must be no others.
+    """
 
     required: Mapping[str, Kind]
     optional: Mapping[str, Kind] = field(default_factory=dict)
@@ -207,30 +217,30 @@ class Record:
         found = _object(value, where)
         for name in self.required:
             if name not in found:
-                raise MismatchError(f"{_below(where, name)}: is missing")
+                raise MismatchError(f"{_field(where, name)}: is missing")
         known = {**self.required, **self.optional}
         checked = {}
         for name, one in found.items():
             kind = known.get(name, self.rest)
             if kind is None:
-                raise MismatchError(f"{_below(where, name)}: is an unknown field")
-            checked[name] = kind.check(one, _below(where, name))
+                raise MismatchError(f"{_field(where, name)}: is an unknown field")
+            checked[name] = kind.check(one, _field(where, name))
         return checked
 
 
 @dataclass(frozen=True)
 class Anything:
-    """Any JSON value that is not nested deeper than 16 levels; its text has no control characters."""
+    """Any JSON value with finite numbers, text without control characters, and at most 16 levels of nesting."""
 
-    levels: int = _DEEPEST
+    levels: int = _MOST_LEVELS
 
     def check(self, value: Any, where: str) -> Any:
         if self.levels == 0:
-            raise MismatchError(f"{where}: is nested too deep")
+            raise MismatchError(f"{where}: is nested too deeply")
         inner = Anything(self.levels - 1)
         if isinstance(value, dict):
             return {
-                _PRINTABLE.check(name, f"{where}, the key"): inner.check(one, _below(where, name))
+                _PRINTABLE.check(name, f"{where}, the key"): inner.check(one, _field(where, name))
                 for name, one in value.items()
             }
         if isinstance(value, str):
@@ -248,42 +258,43 @@ _PRINTABLE = Text(0, 10_000)
 def of_dataclass(
     kind: type, kinds: Mapping[str, Kind] = MappingProxyType({}), *, without: Collection[str] = ()
 ) -> dict[str, Kind]:
-    """The kinds of a dataclass' fields, from their types and from the ranges in their metadata (``options.option``).
+    """The schemas of a dataclass' fields, from their types and from the ranges in their metadata (``options.option``).
 
-    ``int`` is a whole number and ``float`` a number, both at least 0 unless the metadata says otherwise; a tuple of two
-    floats is a range; a nested dataclass is a record whose fields are optional, since older files lack some.
+    ``int`` becomes an integer and ``float`` a number, both at least 0 unless the metadata has another range. A tuple of
+    two floats becomes a range. A nested dataclass becomes a record whose fields are optional, because files of older
+    versions do not have all of them.
 
     Args:
         kind: the dataclass.
-        kinds: the kinds of some fields, instead of those that follow from their types.
-        without: names of fields to leave out.
+        kinds: schemas of some fields that replace those from their types.
+        without: names of fields that are left out.
     """
     types = typing.get_type_hints(kind)
-    chosen = [one for one in fields(kind) if one.name not in without]
-    return {one.name: kinds.get(one.name) or _of_type(types[one.name], one.metadata) for one in chosen}
+    included = [one for one in fields(kind) if one.name not in without]
+    return {one.name: kinds.get(one.name) or _of_type(types[one.name], one.metadata) for one in included}
 
 
-def _of_type(found: Any, metadata: Mapping[str, Any]) -> Kind:
+def _of_type(annotation: Any, metadata: Mapping[str, Any]) -> Kind:
     least, most = metadata.get("least"), metadata.get("most")
-    if found is int:
-        return Whole(int(least or 0), _LARGEST_WHOLE if most is None else int(most))
-    if found is float:
+    if annotation is int:
+        return Integer(int(least or 0), _LARGEST_INTEGER if most is None else int(most))
+    if annotation is float:
         return Number(0 if least is None else least, math.inf if most is None else most)
-    if is_dataclass(found):
-        return Record({}, of_dataclass(typing.cast(type, found)))
-    if typing.get_origin(found) is typing.Literal:
-        return Choice(typing.get_args(found))
+    if is_dataclass(annotation):
+        return Record({}, of_dataclass(typing.cast(type, annotation)))
+    if typing.get_origin(annotation) is typing.Literal:
+        return Choice(typing.get_args(annotation))
     simple: dict[Any, Kind] = {
         bool: Flag(),
         str: Text(),
         tuple[float, float]: Pair(),
     }
-    return simple[found]
+    return simple[annotation]
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        _refuse(where or "the whole", "an object", value)
+        _refuse(where or "top level", "an object", value)
     return value
 
 
@@ -291,14 +302,18 @@ def _is_name(part: str) -> bool:
     return part not in ("", ".", "..") and part.isprintable() and not set(part) & set("/\\")
 
 
-def _below(where: str, name: str) -> str:
-    shown = printable(name)
-    shown = shown if len(shown) <= _QUOTED else f"{shown[:_QUOTED]}..."
-    return f"{where}.{shown}" if where else shown
+def _field(where: str, name: str) -> str:
+    """The dotted name of a field of an object."""
+    short = _shortened(printable(name))
+    return f"{where}.{short}" if where else short
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _QUOTED_CHARACTERS else f"{text[:_QUOTED_CHARACTERS]}..."
 
 
 def _range(low: float, high: float) -> str:
-    return f"from {low} on" if high in (math.inf, _LARGEST_WHOLE) else f"from {low} to {high}"
+    return f"of at least {low}" if high in (math.inf, _LARGEST_INTEGER) else f"from {low} to {high}"
 
 
 def _refuse(where: str, expected: str, value: Any) -> NoReturn:
@@ -306,14 +321,13 @@ def _refuse(where: str, expected: str, value: Any) -> NoReturn:
 
 
 def quoted(value: Any) -> str:
-    """A value as a message shows it: short, on one line."""
+    """A value in short form for a message, on one line."""
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, (list, tuple)):
         return "a list"
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    if isinstance(value, int) and abs(value) > _LARGEST_WHOLE:
+    if isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
         return "a larger number"
-    shown = printable(repr(value))
-    return shown if len(shown) <= _QUOTED else f"{shown[:_QUOTED]}..."
+    return _shortened(printable(repr(value)))

@@ -28,6 +28,8 @@ _SUSPICIOUS_SHARE = 0.5
 _SLICE_STEP = 3
 # Components of which less than this share was suspicious before the bias field was corrected are artefacts of it.
 _SUSPICIOUS_BEFORE = 0.25
+# The user is warned if what is suspected has at least this many times the volume of the mask.
+_MUCH_MORE = 2.0
 # Next to a component of sufficient contrast, this share of the contrast is sufficient.
 _NEIGHBOUR_SHARE = 0.5
 
@@ -42,6 +44,7 @@ class Outline:
         mixture: the fitted mixture.
         healthy_threshold: what the mean of its lesion component was compared with.
         found: (N, H, W) bool.
+        suspected: (N, H, W) bool, what is abnormal but not in the mask, see ``suspected_pixels``.
     """
 
     kind: Score
@@ -50,6 +53,7 @@ class Outline:
     mixture: Mixture
     healthy_threshold: float
     found: np.ndarray
+    suspected: np.ndarray
 
     @property
     def probability(self) -> np.ndarray:
@@ -83,6 +87,7 @@ class Segmentation:
         reconstruction: (N, H, W, C); ``residual``: (N, H, W, C), input minus reconstruction.
         outline: the mask on the model's slices.
         lesions: the mask's components, largest first.
+        suspected: (X, Y, Z) bool, what is abnormal but not in the mask; ``suspects``: its components, largest first.
         warnings: sentences for the user.
         seconds: by stage.
     """
@@ -94,6 +99,8 @@ class Segmentation:
     residual: np.ndarray
     outline: Outline
     lesions: list[Lesion]
+    suspected: np.ndarray
+    suspects: list[Lesion]
     warnings: list[str]
     seconds: dict[str, float]
 
@@ -135,8 +142,41 @@ def segment(
         mask = remove_small(mask, scan.voxel_ml, options.min_size_ml)
         residual = np.where(stack.brain[..., None], stack.images - images, 0)
         middle = nib.affines.apply_affine(scan.affine, ndimage.center_of_mass(brain))[0]
-        components = lesions(mask, sample(residual.mean(axis=-1), stack, scan, mask), scan.affine, middle)
-    return Segmentation(mask, brain, stack, images, residual, segmented.outline, components, warnings, seconds)
+        suspected = (from_stack(segmented.outline.suspected, stack, scan) > 0.5) & brain & ~mask
+        suspected = remove_small(suspected, scan.voxel_ml, options.min_size_ml)
+        components, suspects = (
+            lesions(one, sample(residual.mean(axis=-1), stack, scan, one), scan.affine, middle)
+            for one in (mask, suspected)
+        )
+    warning = suspicion_warning(scan, components, suspects)
+    return Segmentation(
+        mask,
+        brain,
+        stack,
+        images,
+        residual,
+        segmented.outline,
+        components,
+        suspected,
+        suspects,
+        [*warnings, *([warning] if warning else [])],
+        seconds,
+    )
+
+
+def suspicion_warning(scan: Volume, found: Sequence[Lesion], suspects: Sequence[Lesion]) -> str | None:
+    """A sentence if the mask is empty or much smaller than what is suspected, else None.
+
+    Args:
+        scan: the scan.
+        found, suspects: components of the mask and of what is suspected, largest first.
+    """
+    mask_ml, suspected_ml = (sum(one.ml for one in some) for some in (found, suspects))
+    if not suspects or suspected_ml < _MUCH_MORE * mask_ml:
+        return None
+    place = ", ".join(f"{value:.0f}" for value in suspects[0].centroid_mm)
+    what = f"the mask has {mask_ml:.1f} ml" if found else "no lesion above the threshold"
+    return f"{scan.path}: {what}; {suspected_ml:.1f} ml suspected near ({place}) mm, see --save-suspicion"
 
 
 def segment_slices(
@@ -232,6 +272,7 @@ def outline(
         found = lesion_posterior(mixture, threshold) > 0.5
         # Closing also bridges gaps in the brain's surface; what lies outside the brain must not count for the size.
         found = close(found, stack.spacing, options.closing_mm) & stack.brain
+        candidates = found
         if suspicious_mask is not None:
             found = remove_low(found, suspicious_mask, _SUSPICIOUS_BEFORE)
         found = remove_small(found, stack.voxel_ml, options.min_size_ml)
@@ -240,9 +281,38 @@ def outline(
         found = refine_boundary(found, image, stack.brain, stack.spacing, options.boundary_mm)
         found = remove_small(found, stack.voxel_ml, options.min_size_ml)
         if kind == "probability":
-            contrast = score * local_contrast(found, image, stack.brain, stack.spacing)
+            healthy = stack.brain & ~found
+            if suspicious_mask is not None:
+                healthy &= ~suspicious_mask
+            contrast = score * local_contrast(found, image, healthy, stack.spacing)
             found = remove_low(found, contrast, options.faintest, neighbour_share=_NEIGHBOUR_SHARE)
-    return Outline(kind, score, inside, mixture, threshold, found)
+        if kind == "probability":
+            # Half the healthy threshold is rare in healthy tissue. For a residual it is not: only what a rule removed
+            # is suspected then.
+            candidates = candidates | (score > _SUSPICIOUS_SHARE * threshold)
+        suspected = suspected_pixels(candidates, found, stack, options)
+    return Outline(kind, score, inside, mixture, threshold, found, suspected)
+
+
+def suspected_pixels(
+    candidates: np.ndarray, found: np.ndarray, stack: Stack, options: SegmentationOptions
+) -> np.ndarray:
+    """What is abnormal but not in the mask: candidates that a rule removed or that the mixture did not separate.
+
+    The surroundings of the mask are left out: a score fades over some millimetres.
+
+    Args:
+        candidates, found: (N, H, W) bool, abnormal pixels and the mask.
+        stack: the slices.
+        options: the smallest size, and the width of the mask's surroundings (``boundary_mm``).
+
+    Returns:
+        (N, H, W) bool.
+    """
+    candidates = candidates & stack.brain
+    if found.any() and candidates.any():
+        candidates &= ndimage.distance_transform_edt(~found, stack.spacing) > options.boundary_mm
+    return remove_small(candidates, stack.voxel_ml, options.min_size_ml)
 
 
 def lesion_posterior(mixture: Mixture, healthy_threshold: float) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""From a volume to the model's slices and back: brain mask, common grid, normalisation, slice choice.
+"""Resampling of volumes to the model's slices and back, normalisation, and selection of slices.
 
-The common grid has the scan's axes, in the order left, posterior, superior, or those of a head that lies turned in
-the scan (``head_alignment``), fixed pixel and slice spacing, and the brain in its middle. So a model sees a brain in
-the same place, size and direction whatever the scanner's grid was, and one resampling brings a result back.
+All scans are resampled to a common grid with fixed pixel and slice spacing. The brain is in its centre. Its axes point
+left, posterior and superior along the axes of the scan, or along those of the head if the head is rotated in the scan
+(``brainseg_tf.brain.head_alignment``). Position, size and direction of the brain on the slices therefore do not depend
+on the scanner's grid. A result is resampled once to return to the scan's grid.
 """
 
 import math
@@ -18,11 +19,12 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import Volume
 from brainseg_tf.options import Normalisation, SliceOptions
 
-# Pixels between the brain and the edge of trimmed slices: what a network holds of the edge stays out of the brain.
-_CLEAR = 8
-# The median of brain tissue, from its 1st to its 99th percentile, lies at 0.2 to 0.7; that of a mask over air at 0.
-_LEAST_MEDIAN = 0.02
-# Robust normalisation puts the brain's median here; what lies 1 / 0.3 = 3.3 times as high is clipped.
+# Pixels between the brain and the edge of trimmed slices, so that border effects of the network do not reach the brain.
+_EDGE_MARGIN = 8
+# On a scale from the 1st percentile (0) to the 99th percentile (1), the median of brain tissue is 0.2 to 0.7, and that
+# of a mask that is mostly air is 0. Masks with a lower median than this are refused.
+_SMALLEST_MEDIAN = 0.02
+# Robust normalisation maps the brain's median to this value. Values above 1 / 0.3 = 3.3 times the median are clipped.
 MEDIAN_LEVEL = 0.3
 
 
@@ -33,7 +35,7 @@ class Stack:
     Attributes:
         images: (N, H, W, C) float32 in [0, 1], one channel per modality, 0 outside the brain.
         brain: (N, H, W) bool.
-        affine: (4, 4), indices (column, row, slice) to millimetres in RAS world space.
+        affine: (4, 4), from indices (column, row, slice) to millimetres in RAS world space.
     """
 
     images: np.ndarray
@@ -42,7 +44,7 @@ class Stack:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Millimetres along (slice, row, column)."""
+        """Voxel size in millimetres along (slice, row, column)."""
         column, row, slice_ = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(slice_), float(row), float(column)
 
@@ -53,18 +55,22 @@ class Stack:
 
 
 def to_stack(volumes: Sequence[Volume], brain: np.ndarray, options: SliceOptions, trim: int = 0) -> Stack:
-    """Brings the modalities of one patient, which share a grid, to the common grid and normalises them.
+    """Resamples the modalities of one patient to the common grid and normalises them.
 
     Args:
-        volumes: one per channel.
+        volumes: one volume per channel, all on the same grid.
         brain: (X, Y, Z) bool, on the volumes' grid.
-        options: of the model.
-        trim: rows and columns that are far from the brain are left out, this many at a time, half of them at either
-            edge; 0 leaves out none. See ``ModelCard.trim``.
+        options: the slice options of the model.
+        trim: rows and columns far from the brain are removed in multiples of this number, half of them at each edge;
+            0 removes none. See ``ModelCard.trim``.
+
+    Raises:
+        InputError: no voxel of the grid is mostly brain, or the brain mask is mostly background.
     """
     affine, shape = _common_grid(brain, volumes[0].affine, options, trim)
-    # Between voxels larger than the grid's a line blurs, and the networks take what is blurred for lesion; a cubic
-    # spline does not. Finer voxels are blurred on purpose, against aliasing, and a line between them does no harm.
+    # If the scan's voxels are larger than those of the grid, linear interpolation blurs the image, and the networks
+    # detect blurred tissue as lesion. Cubic splines do not blur. If the scan's voxels are smaller, the image is blurred
+    # against aliasing first, and linear interpolation is sufficient.
     order = 3 if (_ratio(affine, volumes[0].affine) < 0.95).any() else 1
     share = _resample(brain.astype(np.float32), volumes[0].affine, affine, shape, order)
     inside = share > 0.5
@@ -74,7 +80,7 @@ def to_stack(volumes: Sequence[Volume], brain: np.ndarray, options: SliceOptions
         )
     channels = []
     for volume in volumes:
-        # Dividing by the share of brain keeps the background out of the voxels at the brain's edge.
+        # The division by the share of brain removes the contribution of the background at the brain's surface.
         image = _resample(np.where(brain, volume.data, 0), volume.affine, affine, shape, order)
         image = np.where(inside, image / np.maximum(share, 0.5), 0)
         try:
@@ -85,10 +91,18 @@ def to_stack(volumes: Sequence[Volume], brain: np.ndarray, options: SliceOptions
 
 
 def normalise(image: np.ndarray, brain: np.ndarray, method: Normalisation) -> np.ndarray:
-    """Maps the brain's intensities of (N, H, W) to [0, 1], see ``SliceOptions.normalisation``; 0 outside the brain.
+    """Scales the intensities of the brain to [0, 1].
+
+    Args:
+        image: (N, H, W), one channel.
+        brain: (N, H, W) bool.
+        method: see ``SliceOptions.normalisation``.
+
+    Returns:
+        (N, H, W) float32, 0 outside the brain.
 
     Raises:
-        InputError: for ``robust``, half of the brain is about as dark as its darkest hundredth.
+        InputError: the method is "robust", and the median of the brain is close to its 1st percentile.
     """
     if method == "slice":
         low = np.min(image, axis=(1, 2), where=brain, initial=np.inf, keepdims=True)
@@ -98,11 +112,11 @@ def normalise(image: np.ndarray, brain: np.ndarray, method: Normalisation) -> np
         low, high = image[brain].min(), image[brain].max()
     else:
         low, median, bright = np.percentile(image[brain], [1, 50, 99])
-        if median - low < _LEAST_MEDIAN * (bright - low):
-            # Nearly every other voxel would be clipped to 1.
+        if median - low < _SMALLEST_MEDIAN * (bright - low):
+            # With such a mask, nearly half of the voxels would be clipped to 1.
             raise InputError(
-                "half of the brain mask is as dark as its darkest voxels; it covers background: give a tight "
-                "--brain-mask"
+                "half of the brain mask is as dark as its darkest voxels, so the mask covers background; give a tight "
+                "mask with --brain-mask"
             )
         high = low + (median - low) / MEDIAN_LEVEL
     scale = np.where(high > low, high - low, 1)
@@ -110,7 +124,15 @@ def normalise(image: np.ndarray, brain: np.ndarray, method: Normalisation) -> np
 
 
 def select_slices(brain: np.ndarray, options: SliceOptions) -> np.ndarray:
-    """Which slices are used (section 5.1); (N,) bool from (N, H, W)."""
+    """Selects slices with enough brain near the centre of the brain (section 5.1).
+
+    Args:
+        brain: (N, H, W) bool.
+        options: the smallest brain share and the central range.
+
+    Returns:
+        (N,) bool.
+    """
     area = brain.mean(axis=(1, 2))
     occupied = np.flatnonzero(area)
     if occupied.size == 0:
@@ -121,18 +143,44 @@ def select_slices(brain: np.ndarray, options: SliceOptions) -> np.ndarray:
 
 
 def onto_stack(mask: np.ndarray, volume: Volume, stack: Stack) -> np.ndarray:
-    """How much of each voxel of ``stack`` a mask (X, Y, Z) on the volume's grid covers; (N, H, W) in [0, 1]."""
+    """Resamples a mask to a stack.
+
+    Args:
+        mask: (X, Y, Z) bool, on the grid of ``volume``.
+        volume: the scan.
+        stack: the slices.
+
+    Returns:
+        (N, H, W) float32, the share of each voxel that the mask covers.
+    """
     return _resample(mask.astype(np.float32), volume.affine, stack.affine, stack.brain.shape)
 
 
 def from_stack(values: np.ndarray, stack: Stack, volume: Volume) -> np.ndarray:
-    """Brings a map (N, H, W) back to the volume's grid by linear interpolation; (X, Y, Z) float32, 0 outside."""
+    """Resamples a map from a stack to the grid of a scan by linear interpolation.
+
+    Args:
+        values: (N, H, W), the map.
+        stack: its slices.
+        volume: the scan.
+
+    Returns:
+        (X, Y, Z) float32, 0 outside the stack.
+    """
     image = nib.Nifti1Image(np.ascontiguousarray(values.T, dtype=np.float32), stack.affine)
     return _interpolate(image, volume.data.shape, volume.affine)
 
 
 def sample(values: np.ndarray, stack: Stack, volume: Volume, where: np.ndarray) -> np.ndarray:
-    """As ``from_stack``, at the voxels ``where`` (X, Y, Z) bool is True alone; (X, Y, Z) float32, 0 elsewhere."""
+    """Resamples a map like ``from_stack``, but only at selected voxels.
+
+    Args:
+        values, stack, volume: as for ``from_stack``.
+        where: (X, Y, Z) bool, the selected voxels.
+
+    Returns:
+        (X, Y, Z) float32, 0 at all other voxels.
+    """
     sampled = np.zeros(where.shape, np.float32)
     points = nib.affines.apply_affine(np.linalg.inv(stack.affine) @ volume.affine, np.argwhere(where))
     sampled[where] = ndimage.map_coordinates(values, points[:, ::-1].T, order=1)
@@ -142,19 +190,20 @@ def sample(values: np.ndarray, stack: Stack, volume: Volume, where: np.ndarray) 
 def _common_grid(
     brain: np.ndarray, affine: np.ndarray, options: SliceOptions, trim: int
 ) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Affine and shape (N, H, W) of the grid with the brain in its middle; it grows for a brain that does not fit.
+    """Affine and shape (N, H, W) of the common grid, with the brain in its centre.
 
-    With ``trim`` it shrinks around a brain that leaves room.
+    The grid is larger than ``options.size`` if the brain does not fit, and smaller if ``trim`` allows it.
     """
     axes = head_axes(brain, affine)
-    # Along the axes of the grid; of a brain that lies turned in the scan, each voxel can be the outermost.
+    # The extent of the brain is measured along the axes of the grid. They can differ from those of the scan, so all
+    # voxels of the surface are needed, not only the bounding box.
     surface = brain & ~ndimage.binary_erosion(brain)
-    places = nib.affines.apply_affine(affine, np.argwhere(surface)) @ axes
-    low, high = places.min(axis=0), places.max(axis=0)
+    positions = nib.affines.apply_affine(affine, np.argwhere(surface)) @ axes
+    low, high = positions.min(axis=0), positions.max(axis=0)
     step = np.array([options.pixel, options.pixel, options.spacing])
     shape = np.ceil((high - low) / step).astype(int) + 1
-    room = np.maximum(options.size - shape[:2] - 2 * _CLEAR, 0)
-    shape[:2] = np.maximum(shape[:2], options.size - (room // trim * trim if trim else 0))
+    unused = np.maximum(options.size - shape[:2] - 2 * _EDGE_MARGIN, 0)
+    shape[:2] = np.maximum(shape[:2], options.size - (unused // trim * trim if trim else 0))
     grid = np.eye(4)
     grid[:3, :3] = axes * step
     grid[:3, 3] = axes @ (low + high) / 2 - grid[:3, :3] @ ((shape - 1) / 2)
@@ -165,15 +214,15 @@ def _common_grid(
 def _resample(
     data: np.ndarray, affine: np.ndarray, grid: np.ndarray, shape: tuple[int, int, int], order: int = 1
 ) -> np.ndarray:
-    """Brings (X, Y, Z) to the common grid, (N, H, W), blurring first along axes where the grid is coarser."""
-    # The width that skimage.transform.resize uses against aliasing.
-    width = np.maximum(0, (_ratio(grid, affine) - 1) / 2)
-    blurred = ndimage.gaussian_filter(np.asarray(data, np.float32), width)
+    """Resamples (X, Y, Z) to the common grid, (N, H, W); axes on which the grid is coarser are blurred first."""
+    # The standard deviation that skimage.transform.resize uses against aliasing.
+    stddev = np.maximum(0, (_ratio(grid, affine) - 1) / 2)
+    blurred = ndimage.gaussian_filter(np.asarray(data, np.float32), stddev)
     return _interpolate(nib.Nifti1Image(blurred, affine), shape[::-1], grid, order).T
 
 
 def _ratio(grid: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """How many times as large the voxels of one LPS grid are as those of another, along each axis."""
+    """The ratio of the voxel sizes of two LPS grids along each axis, (3,)."""
     return nib.affines.voxel_sizes(grid) / nib.affines.voxel_sizes(affine)
 
 

@@ -1,1 +1,1 @@
-"""The command line: parse, check, call the library, print."""
+"""The command line. It parses and checks arguments, calls the library and prints results, without computations."""

@@ -9,10 +9,10 @@ from brainseg_tf_cli.tensorflow_import import import_tensorflow
 
 @click.command(short_help="Check the installation.")
 def doctor() -> None:
-    """Print versions, devices, the models and whether they are whole, and what is missing for which extra.
+    """Print the versions of all packages by extra, the devices, and the shipped models.
 
-    A model is whole if its files, its card and the requests that warm a server up are those that were exported. Exit
-    code 1 if a package that brainseg-tf needs is missing or too old or new, or a model is damaged.
+    A model is intact if its files, its card and its warmup requests match the checksums in the card. The exit code is 1
+    if a required package is missing or has an unsupported version, or if a model is damaged.
     """
     import platform
 
@@ -26,7 +26,7 @@ def doctor() -> None:
         click.echo(f"\n{f'for [{extra}]' if extra else 'packages'}")
         for package in packages:
             click.echo(f"  {package}")
-            problems += not extra and not package.fits
+            problems += not extra and not package.satisfied
     click.echo("\ndevices")
     import_tensorflow()
     import tensorflow as tf
@@ -43,7 +43,7 @@ def doctor() -> None:
             click.echo(f"  {name}, version {folder.name}: {error}")
             problems += 1
             continue
-        state = "whole" if model.checks_card else "whole, exported before cards were checked"
+        state = "intact" if model.checks_card else "intact, exported before cards had checksums"
         digest = model.card.checksums.get("variables/variables.data-00000-of-00001", "no checksum")[:16]
         click.echo(f"  {name}, version {model.card.version}: {state} ({digest})")
     if problems:

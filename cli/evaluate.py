@@ -20,7 +20,7 @@ MODELS, PATIENTS, OUTPUT = "Methods", "Patients", "Output"
 def _names(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
     names = [name for one in given for name in one.split(",")]
     if not all(names):
-        raise click.BadParameter("a name is empty; give models' names or folders, with commas between")
+        raise click.BadParameter("a name is empty; give names or folders of models, separated by commas")
     return tuple(dict.fromkeys(names))
 
 
@@ -28,18 +28,24 @@ def _baselines(context: click.Context, parameter: click.Parameter, given: str) -
     from brainseg_tf.evaluation.methods import BASELINES, NO_NETWORK
 
     names = {name.replace(" ", "-"): name for name in BASELINES}
-    asked = [name for name in given.split(",") if name]
-    for name in asked:
+    requested = [name for name in given.split(",") if name]
+    for name in requested:
         if name not in names:
-            raise click.BadParameter(f"{name}: is none; there are {', '.join(names)}")
-    chosen = [names[name] for name in names if name in asked]
-    if NO_NETWORK not in chosen:
-        raise click.BadParameter("no-network is always among them: an accuracy without it says nothing")
-    return chosen
+            raise click.BadParameter(f"{name}: is not a baseline; choose from {', '.join(names)}")
+    selected = [names[name] for name in names if name in requested]
+    if NO_NETWORK not in selected:
+        raise click.BadParameter("no-network is required, because results cannot be interpreted without it")
+    return selected
 
 
-def _on(side: str, names: list[str], cards: "list[ModelCard]") -> list[str]:
-    """Those of a cohort's patients that --patients means."""
+def _select_patients(side: str, names: list[str], cards: "list[ModelCard]") -> list[str]:
+    """The patients of a cohort that --patients selects.
+
+    Args:
+        side: the value of --patients.
+        names: of all patients.
+        cards: of the models.
+    """
     if side == "all":
         return names
     if side == "unseen":
@@ -48,7 +54,7 @@ def _on(side: str, names: list[str], cards: "list[ModelCard]") -> list[str]:
     return [name for name in names if name in getattr(cards[0].data, side)]
 
 
-@click.command(cls=GroupedCommand, short_help="Compare masks with ground truth, next to baselines without a network.")
+@click.command(cls=GroupedCommand, short_help="Compare models and baselines without a network with the ground truth.")
 @click.argument("data", type=FILE)
 @option(
     "--models",
@@ -58,8 +64,8 @@ def _on(side: str, names: list[str], cards: "list[ModelCard]") -> list[str]:
     multiple=True,
     callback=_names,
     shell_complete=shipped_names,
-    help="Names of shipped models, shipped:NAME[/VERSION], or model folders (./FOLDER); several with commas.  "
-    "[default: the one that predict uses]",
+    help="Names of shipped models, shipped:NAME[/VERSION], or model folders (./FOLDER), separated by commas.  "
+    "[default: the default model of predict]",
 )
 @option(
     "--baselines",
@@ -67,7 +73,7 @@ def _on(side: str, names: list[str], cards: "list[ModelCard]") -> list[str]:
     default="no-network,equalised",
     show_default=True,
     callback=_baselines,
-    help="Baselines without a network, with commas. Without equalised the evaluation is faster.",
+    help="Baselines without a network, separated by commas. Without equalised the evaluation is faster.",
 )
 @option(
     "--patients",
@@ -76,8 +82,8 @@ def _on(side: str, names: list[str], cards: "list[ModelCard]") -> list[str]:
     type=click.Choice(["unseen", "validation", "train", "all"]),
     default="unseen",
     show_default=True,
-    help="Patients of DATA. unseen: those that no model was trained or validated on; validation, train: a side of the "
-    "first model's own split; all.",
+    help="Patients of DATA. unseen: those that no model was trained or validated on; validation, train: those of the "
+    "first model's split; all.",
 )
 @option(
     "--folds",
@@ -86,7 +92,7 @@ def _on(side: str, names: list[str], cards: "list[ModelCard]") -> list[str]:
     help="Cross-validation: train each model's recipe on the other folds, so that every patient is tested once. Needs "
     "--out.",
 )
-@option("--seeds", group=PATIENTS, default="0", show_default=True, help="Seeds of folds and runs; several with commas.")
+@option("--seeds", group=PATIENTS, default="0", show_default=True, help="Seeds of folds and runs, separated by commas.")
 @option(
     "--out",
     group=OUTPUT,
@@ -111,13 +117,14 @@ def evaluate(
     overwrite: bool,
     **stages: Any,
 ) -> None:
-    """Segment the patients of DATA (BraTS 2019 layout) and compare with their ground truth.
+    """Segment the patients of DATA (BraTS 2019 layout) and compare the masks with the ground truth.
 
-    Two baselines need no network: the same post-processing on the input itself ("no network"), and a threshold on the
-    input after histogram equalisation. Each method's score is cut in four ways: by mixture and morphology (no label
-    used); by the threshold with 5 % false positives on healthy validation slices (no lesion label used); by the best
-    threshold on the validation patients; and by the best threshold on the test patients themselves, which is an upper
-    bound.
+    There are two baselines without a network: the same post-processing applied to the input itself ("no network"), and
+    a threshold on the input after histogram equalisation ("equalised").
+
+    Each method's score is turned into a mask in four ways: by mixture and morphology, without labels; by the threshold
+    with 5 % false positives on healthy validation slices, without lesion labels; by the best threshold on the
+    validation patients; and by the best threshold on the test patients themselves, which is an upper bound.
     """
     from brainseg_tf import model_card
     from brainseg_tf.errors import InputError
@@ -126,17 +133,17 @@ def evaluate(
     from brainseg_tf.training.cohort import read_cohort
 
     if folds and not out:
-        raise click.UsageError("--folds trains models: give --out FOLDER for them")
+        raise click.UsageError("--folds trains models; give --out FOLDER for them")
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
-        raise click.BadParameter(f"{seeds}: expected numbers with commas between", param_hint="--seeds") from None
+        raise click.BadParameter(f"{seeds}: expected integers separated by commas", param_hint="--seeds") from None
     found = [find(model) for model in models] or [best_for(("flair",))]
     modalities = tuple(dict.fromkeys(name for one in found for name in one.card.modalities))
     cohort = read_cohort(data, modalities)
     names = [patient.name for patient in cohort.patients]
     if not folds:
-        names = _on(side, names, [one.card for one in found])
+        names = _select_patients(side, names, [one.card for one in found])
         if not names:
             raise InputError(f"{data}: has no {side} patients for this model; give --patients all, or --folds 5")
     if out:
@@ -168,17 +175,17 @@ def evaluate(
         )
     else:
         results = {numbers[0]: [experiments.test(cohort, found, baselines, names, options, say)]}
-    for problem in {problem for some in results.values() for one in some for problem in one.problems}:
+    for problem in {problem for of_seed in results.values() for one in of_seed for problem in one.problems}:
         click.echo(f"Warning: {problem}", err=True)
     comparisons = experiments.all_cuts(results)
     if not comparisons:
-        raise InputError(f"{data}: no patient could be read")
+        raise InputError(f"{data}: no patient could be read; see the warnings above")
     summaries = reports.by_method_and_cut([one for _, one in comparisons])
     click.echo()
     click.echo(reports.table(summaries))
     click.echo(
-        "Tumour-free slices are those of patients. false ml: flagged in them; alone ml: flagged in them if the method "
-        "gets only these; any: share of the patients in which anything is flagged."
+        "false ml: volume of the mask in the tumour-free slices of a patient. free ml: volume of the mask if the "
+        "method gets only the tumour-free slices. any: share of the patients in which this volume is above 0."
     )
     patients = f"{data.name}, {f'{folds} folds' if folds else side}, seeds {seeds}"
     if out:

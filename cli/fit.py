@@ -19,16 +19,16 @@ DATA, NETWORK, OPTIMISER, SLICES, CORRUPTION, LOSS = "Data", "Network", "Optimis
 
 @dataclass(frozen=True)
 class _Field:
-    """A field of the recipe on the command line.
+    """A command line option for a field of the recipe.
 
     Attributes:
-        options: the class that has it.
+        options: the option class with the field.
         name: of the field.
-        group: of the help.
-        part: the field of ``FitOptions`` that holds the class; None for ``FitOptions`` itself.
-        flag: if it is not ``--name``.
-        parameter: if it is not the name.
-        advanced: whether only --help-all shows it.
+        group: heading in the help.
+        part: the field of ``FitOptions`` that contains the option class; None for ``FitOptions`` itself.
+        flag: the option, if it is not ``--NAME``.
+        parameter: the parameter's name, if it does not follow from ``part`` and ``name``.
+        advanced: whether only --help-all shows the option.
     """
 
     options: type
@@ -40,7 +40,7 @@ class _Field:
     advanced: bool = False
 
     def value(self, recipe: FitOptions) -> Any:
-        """Its value in a recipe."""
+        """The value of the field in a recipe."""
         return getattr(getattr(recipe, self.part) if self.part else recipe, self.name)
 
 
@@ -67,7 +67,7 @@ _FIELDS = (
 
 
 def _recipe_option(field: _Field) -> Decorator:
-    """An option whose default is the recipe's; its help lists the default of every network."""
+    """A command line option whose default depends on the network; its help lists the default of every network."""
     parameter = field.parameter or (f"{field.part}_{field.name}" if field.part else field.name)
     flags = (field.flag or f"--{field.name.replace('_', '-')}", parameter)
     more: dict[str, Any] = {"multiple": True} if field.name == "modalities" else {}
@@ -85,7 +85,7 @@ def _recipe_option(field: _Field) -> Decorator:
 
 
 def _defaults(field: _Field) -> str:
-    """The default of every network, and of the paper's preset if it has another one."""
+    """The default of every network, and that of the preset ``paper`` if it differs."""
     networks: dict[str, list[str]] = {}
     for name, architecture in ARCHITECTURES.items():
         networks.setdefault(_text(field.value(architecture.recipe)), []).append(name)
@@ -94,8 +94,8 @@ def _defaults(field: _Field) -> str:
         default = next(iter(networks))
     else:
         default = "; ".join(f"{', '.join(names)}: {value}" for value, names in networks.items())
-    also = "" if papers == list(networks) else f"; with --preset paper: {_or(papers)}"
-    return default + also
+    with_preset = "" if papers == list(networks) else f"; with --preset paper: {_or(papers)}"
+    return default + with_preset
 
 
 def _text(value: Any) -> str:
@@ -118,7 +118,7 @@ def _or(values: Iterable[str]) -> str:
     group="Run",
     is_flag=True,
     help="Continue the run in OUT with the same options: after an interruption, or with more --epochs. A finished run "
-    "is left as it is.",
+    "is not changed.",
 )
 @option(
     "--cache",
@@ -134,8 +134,8 @@ def _or(values: Iterable[str]) -> str:
     type=click.Choice(get_args(Strategy)),
     default="single",
     show_default=True,
-    help="Devices. single: one; mirrored: all GPUs of this host; multi-worker: all hosts that TF_CONFIG names, each of "
-    "which runs this command.",
+    help="Devices. single: one; mirrored: all GPUs of this host; multi-worker: all hosts in TF_CONFIG, each of which "
+    "must run this command.",
 )
 @option(
     "--model",
@@ -144,7 +144,7 @@ def _or(values: Iterable[str]) -> str:
     type=click.Choice(list(ARCHITECTURES)),
     default="cvae",
     show_default=True,
-    help="Network. Its recipe gives the defaults of the options below.",
+    help="Network. Its recipe determines the defaults of the options below.",
 )
 @option(
     "--preset",
@@ -152,7 +152,7 @@ def _or(values: Iterable[str]) -> str:
     type=click.Choice(["best", "paper"]),
     default="best",
     show_default=True,
-    help="Recipe: best as measured (docs/experiments.md), or the source paper's for every network.",
+    help="Recipe. best: that with the best results (docs/experiments.md); paper: that of the source paper.",
 )
 @apply([_recipe_option(field) for field in _FIELDS])
 def fit(
@@ -167,12 +167,12 @@ def fit(
 ) -> None:
     """Train a network on the healthy slices of DATA, a folder in the BraTS 2019 layout.
 
-    OUT gets checkpoints, history.csv, losses.png, reconstructions.png and the model as OUT/1, for
-    `brainseg-tf predict --model OUT`.
+    Checkpoints, history.csv, losses.png, reconstructions.png and the model (OUT/1) are written to OUT. Use the model
+    with `brainseg-tf predict --model OUT`.
 
-    A run that stopped early, after --patience epochs without a lower validation loss, cannot be continued.
+    A run that ended by early stopping, after --patience epochs without a lower validation loss, cannot be continued.
     """
-    # The input is checked before TensorFlow is imported.
+    # Arguments and data are checked first, because the import of TensorFlow takes seconds.
     from brainseg_tf.training import runs
     from brainseg_tf.training.cohort import read_cohort
     from brainseg_tf.training.tf_config import check_tf_config
@@ -198,7 +198,7 @@ def fit(
     use_defaults()
     limit_threads()
 
-    # A bar on a terminal, a line per epoch in a log.
+    # Progress bars on a terminal, one line per epoch in a log file.
     settings = RunSettings(
         resume=resume, cache=cache, strategy=strategy, say=click.echo, verbose=1 if sys.stdout.isatty() else 2
     )
@@ -206,9 +206,9 @@ def fit(
 
 
 def _options(architecture: str, preset: str, given: dict[str, Any]) -> FitOptions:
-    """The recipe, with what was given on the command line."""
-    known = ARCHITECTURES[architecture]
-    options = paper_recipe(architecture) if preset == "paper" else known.recipe
+    """The recipe, with the values from the command line."""
+    entry = ARCHITECTURES[architecture]
+    options = paper_recipe(architecture) if preset == "paper" else entry.recipe
     for field in _FIELDS:
         value = given[field.parameter or (f"{field.part}_{field.name}" if field.part else field.name)]
         if value in (None, ()):
@@ -217,8 +217,8 @@ def _options(architecture: str, preset: str, given: dict[str, Any]) -> FitOption
         if field.part:
             change = {field.part: replace(getattr(options, field.part), **change)}
         options = replace(options, **change)
-    if len(options.modalities) < known.min_modalities:
+    if len(options.modalities) < entry.min_modalities:
         raise click.UsageError(
-            f"--model {architecture} needs at least {known.min_modalities} modalities; give --modality for each"
+            f"--model {architecture} needs at least {entry.min_modalities} modalities; give --modality for each"
         )
     return options

@@ -18,7 +18,7 @@ COMMANDS = ("fit", "predict", "evaluate", "models", "export", "serving-config", 
 
 
 class Commands(click.Group):
-    """Loads a command's module when it is asked for, and turns an InputError into one line and exit code 1."""
+    """A group that imports the module of a command on demand, and ends with exit code 1 after an ``InputError``."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -39,14 +39,13 @@ class Commands(click.Group):
             sys.exit(1)
 
 
-# TensorFlow's and gRPC's remarks are no news to the user; their errors still come through as exceptions.
+# Hides log messages of TensorFlow and gRPC. Their errors are still raised as exceptions.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-# TensorFlow turns oneDNN on by itself on CPUs with AVX-512 only; on others with AVX2 it was 1.4 times as fast
-# too for selfseg, 2.5 for dcvae (benchmarks/onednn.py compares them on any CPU). Where it is not built in, on Arm for
-# one, this changes nothing.
+# By default TensorFlow uses oneDNN only on CPUs with AVX-512. On a CPU with AVX2 it was also faster, by a factor of 1.4
+# for selfseg and 2.5 for dcvae (benchmarks/onednn.py). TensorFlow without oneDNN, for instance on Arm, ignores this.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-# Whatever backend the user's other work has.
+# The user may have set another backend for other programs.
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 
@@ -61,11 +60,11 @@ def main(debug: bool) -> None:
 
 
 def run() -> None:
-    """The installed command."""
+    """The entry point of the installed command."""
     open_standard_streams()
     replace_missing_home()
     show_own_warnings_only()
-    # What is under way is cleaned up as after any error: half-written files are removed, a batch keeps what is done.
+    # SIGTERM is handled like an error: incomplete files are removed, and a batch keeps its finished scans.
     signal.signal(signal.SIGTERM, _terminate)
     main()
 

@@ -5,9 +5,9 @@ from typing import Any
 import click
 
 
-@click.command(short_help="List the models that come with the package.")
+@click.command(short_help="List the shipped models.")
 def models() -> None:
-    """List the models that come with the package: size, modality, training data, IoU, licence of the data."""
+    """List the shipped models with size, modalities, training data, accuracy and terms of the data."""
     from brainseg_tf.saved_model import shipped
 
     for model in shipped():
@@ -15,10 +15,10 @@ def models() -> None:
         click.echo(f"{card.name}, version {card.version}")
         click.echo(f"  network    {card.architecture}, {card.parameters:,} parameters, {model.megabytes:.1f} MB")
         click.echo(f"  modality   {', '.join(card.modalities)}")
-        sides = card.data
+        data = card.data
         click.echo(
-            f"  data       BraTS 2019 layout, {sides.patients} patients: {len(sides.train)} for training, "
-            f"{len(sides.validation)} for validation, {len(sides.test)} for testing"
+            f"  data       BraTS 2019 layout, {data.patients} patients: {len(data.train)} for training, "
+            f"{len(data.validation)} for validation, {len(data.test)} for testing"
         )
         if card.metrics:
             network, baseline = card.metrics["network"]["mixture"], card.metrics.get("no network", {})
@@ -35,6 +35,6 @@ def models() -> None:
         click.echo(f"  terms      {card.terms}")
 
 
-def _number(measured: dict[str, Any], name: str) -> str:
-    value = measured.get(name)
+def _number(metrics: dict[str, Any], name: str) -> str:
+    value = metrics.get(name)
     return "not measured" if value is None else f"{value:.3f}"

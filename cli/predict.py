@@ -33,6 +33,7 @@ _ONE_SCAN = {
     "save_uncertainty": "--save-uncertainty",
     "save_dicom_seg": "--save-dicom-seg",
     "save_reconstruction": "--save-reconstruction",
+    "save_suspicion": "--save-suspicion",
     "report": "--report",
 }
 INPUT, OUTPUT, BRAIN, MODEL = "Input", "Output", "Brain", "Model"
@@ -90,6 +91,12 @@ _options = apply(
             group=OUTPUT,
             type=FILE,
             help="Posterior probability of a lesion, float32, on the scan's grid.",
+        ),
+        option(
+            "--save-suspicion",
+            group=OUTPUT,
+            type=FILE,
+            help="Mask of what is abnormal but not in the lesion mask, on the scan's grid.",
         ),
         option(
             "--save-residual",
@@ -288,6 +295,7 @@ def _job(scan: Path, given: dict[str, Any]) -> "Job":
         reconstruction=given["save_reconstruction"],
         probability=given["save_probability"],
         uncertainty=given["save_uncertainty"],
+        suspicion=given["save_suspicion"],
         brain_mask=out.with_name(f"{stem(out)}{BRAIN_MASK}") if given["skull_strip"] else None,
         dicom=given["save_dicom_seg"],
         page=given["html"],

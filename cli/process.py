@@ -1,4 +1,4 @@
-"""What the process of a command needs: standard streams, a home folder, warnings of this package only."""
+"""Set-up of the process of a command: standard streams, home folder and warnings."""
 
 import contextlib
 import os
@@ -12,41 +12,41 @@ from brainseg_tf.errors import InputWarning
 
 
 def open_standard_streams() -> None:
-    """Gives a command that was started without standard streams (``2>&-``) ones that lead nowhere.
+    """Opens standard streams that are closed (for instance with ``2>&-``) on the null device.
 
-    Without them the first file that is opened would take the descriptor of standard error, and be written over.
+    Otherwise the first file that is opened would get the descriptor of standard error, and messages would overwrite it.
     """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # Takes the lowest free descriptor, this one.
+            os.open(os.devnull, os.O_RDWR)  # This gets the lowest free descriptor, which is ``descriptor``.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
 
 
 def replace_missing_home() -> None:
-    """Gives Keras and matplotlib a folder for their settings where the user has no home, or none to write in.
+    """Sets a temporary folder for the settings of Keras and matplotlib if the user has no writable home folder.
 
-    A container's or a batch system's user is often a number without an entry in the list of users.
+    In containers and batch systems the user is often a number without an entry in the user database.
     """
-    home = os.path.expanduser("~")  # noqa: PTH111  -- pathlib raises where there is none
+    home = os.path.expanduser("~")  # noqa: PTH111  -- pathlib raises an error if there is no home folder
     if home != "~" and os.access(home, os.W_OK):
         return
     with contextlib.suppress(OSError):
-        place = Path(tempfile.gettempdir(), f"brainseg-tf-{os.getuid()}")
-        place.mkdir(mode=0o700, exist_ok=True)
+        folder = Path(tempfile.gettempdir(), f"brainseg-tf-{os.getuid()}")
+        folder.mkdir(mode=0o700, exist_ok=True)
         for variable in ("KERAS_HOME", "MPLCONFIGDIR"):
-            os.environ.setdefault(variable, str(place))
+            os.environ.setdefault(variable, str(folder))
 
 
 def show_own_warnings_only() -> None:
-    """Shows warnings of this package as one line, and none of the libraries': they tell a user nothing."""
+    """Shows the warnings of this package on one line, and hides those of other packages."""
     warnings.simplefilter("ignore")
     warnings.simplefilter("default", InputWarning)
     warnings.showwarning = _show_warning
 
 
-def _show_warning(message: Warning | str, *about: Any, **more: Any) -> None:
+def _show_warning(message: Warning | str, *arguments: Any, **more: Any) -> None:
     print(f"Warning: {' '.join(str(message).split())}", file=sys.stderr)

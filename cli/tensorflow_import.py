@@ -6,34 +6,35 @@ from typing import Any
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow with the standard error stream of its C++ part closed.
+    """Imports TensorFlow while descriptor 2 is redirected to the null device.
 
-    TF_CPP_MIN_LOG_LEVEL does not silence what is logged before its logger is ready. What Python itself writes
-    meanwhile, another thread's error message for one, still comes through, and a failing import still raises.
+    TF_CPP_MIN_LOG_LEVEL does not hide messages that are logged before TensorFlow's logger is initialised. Python's own
+    output to standard error, for instance of another thread, is still shown during the import, and errors of the import
+    are still raised.
     """
     if sys.stderr is not None:
         sys.stderr.flush()
-    ours, nowhere = sys.stderr, os.open(os.devnull, os.O_WRONLY)
+    stderr, null = sys.stderr, os.open(os.devnull, os.O_WRONLY)
     try:
-        copy = os.dup(2)
-    except OSError:  # Standard error is closed: there is nothing to keep silent.
-        os.close(nowhere)
+        duplicate = os.dup(2)
+    except OSError:  # Standard error is closed, so no message can be shown.
+        os.close(null)
         import tensorflow
 
         return
-    with os.fdopen(copy, "w", buffering=1, encoding="utf-8", errors="backslashreplace") as aside:
+    with os.fdopen(duplicate, "w", buffering=1, encoding="utf-8", errors="backslashreplace") as python_stderr:
         try:
-            if _goes_to_descriptor_2(ours):
-                sys.stderr = aside
-            os.dup2(nowhere, 2)
+            if _writes_to_descriptor_2(stderr):
+                sys.stderr = python_stderr
+            os.dup2(null, 2)
             import tensorflow  # noqa: F401
         finally:
-            os.dup2(aside.fileno(), 2)
-            sys.stderr = ours
-            os.close(nowhere)
+            os.dup2(python_stderr.fileno(), 2)
+            sys.stderr = stderr
+            os.close(null)
 
 
-def _goes_to_descriptor_2(stream: Any) -> bool:
+def _writes_to_descriptor_2(stream: Any) -> bool:
     try:
         return stream.fileno() == 2
     except (AttributeError, OSError, ValueError):

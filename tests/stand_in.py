@@ -1,9 +1,10 @@
-"""A stand-in for TensorFlow Serving. IT IS NOT TensorFlow Serving: nothing here proves that the real server behaves so.
+"""A stand-in for TensorFlow Serving. It is NOT TensorFlow Serving, so it does not prove how the real server behaves.
 
-No TensorFlow Serving binary can be installed from a package registry. This speaks its protocols, PredictionService and
-ModelService with the real protos over gRPC and the REST API over HTTP, and runs SavedModels with TensorFlow's Python
-runtime. It does not batch, poll for new versions, or replay warmup requests. Its error codes and texts follow the real
-server's source as far as the tests need them. With BRAINSEG_TFS=grpc://host:8500 the tests ask a real one as well.
+No package registry has a TensorFlow Serving binary that could be installed. The stand-in implements its protocols:
+PredictionService and ModelService over gRPC with the original protos, and the REST API over HTTP. It runs SavedModels
+with TensorFlow's Python runtime. It does not batch, poll for new versions, or replay warmup requests. Its error codes
+and messages follow the source code of the real server as far as the tests need them. With
+BRAINSEG_TFS=grpc://host:8500 a test also uses a real server.
 
     python tests/stand_in.py MODELS --port 8500 --rest-port 8501
 """
@@ -43,7 +44,7 @@ Outputs = dict[str, np.ndarray]
 
 
 class RefusalError(Exception):
-    """A status other than OK."""
+    """A response with a status other than OK."""
 
     def __init__(self, code: grpc.StatusCode, text: str) -> None:
         super().__init__(text)
@@ -52,11 +53,12 @@ class RefusalError(Exception):
 
 @dataclass
 class Faults:
-    """What goes wrong on purpose.
+    """Simulated faults of the server.
 
     Attributes:
-        refused: so many predictions are refused, then none; ``refusal``: how.
-        delay: seconds before each answer.
+        refused: number of predictions that are refused before the others are accepted.
+        refusal: the error with which they are refused.
+        delay: seconds before each response.
         spoil: changes the outputs of ``serving_default``.
     """
 
@@ -66,7 +68,7 @@ class Faults:
     spoil: Callable[[Outputs], Outputs] = lambda outputs: outputs
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def strike(self) -> None:
+    def apply(self) -> None:
         time.sleep(self.delay)
         with self.lock:
             if self.refused:
@@ -75,16 +77,21 @@ class Faults:
 
 
 class Models:
-    """The SavedModels of a repository, NAME/VERSION/, and their labels: ``{name: {label: version}}``."""
+    """The SavedModels of a repository with folders NAME/VERSION/.
+
+    Args:
+        repository: the folder.
+        labels: version labels, ``{name: {label: version}}``.
+    """
 
     def __init__(self, repository: Path, labels: Mapping[str, Mapping[str, int]] | None = None) -> None:
         self.labels = labels or {}
         self.folders = {
-            (place.parent.name, int(place.name)): place
-            for place in sorted(repository.glob("*/*"))
-            if place.name.isdigit()
+            (folder.parent.name, int(folder.name)): folder
+            for folder in sorted(repository.glob("*/*"))
+            if folder.name.isdigit()
         }
-        self.loaded = {key: tf.saved_model.load(str(place)) for key, place in self.folders.items()}
+        self.loaded = {key: tf.saved_model.load(str(folder)) for key, folder in self.folders.items()}
 
     def versions(self, name: str) -> list[int]:
         return sorted(version for known, version in self.folders if known == name)
@@ -142,7 +149,7 @@ class _Grpc(prediction_service_pb2_grpc.PredictionServiceServicer, model_service
 
     def Predict(self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext) -> object:  # noqa: N802
         try:
-            self.faults.strike()
+            self.faults.apply()
             key = self._find(request.model_spec)
             signature = request.model_spec.signature_name or "serving_default"
             inputs = {name: tf.make_ndarray(values) for name, values in request.inputs.items()}
@@ -232,7 +239,7 @@ class _Rest(BaseHTTPRequestHandler):
         self._answer(lambda: self._predict(body))
 
     def _predict(self, body: bytes) -> object:
-        self.faults.strike()
+        self.faults.apply()
         if not self.path.endswith(":predict"):
             raise RefusalError(grpc.StatusCode.INVALID_ARGUMENT, f"Malformed request: POST {self.path}")
         key = self._key()
@@ -262,11 +269,13 @@ def _plain(values: np.ndarray) -> list:
 
 
 class StandIn:
-    """Both servers, as a context manager; ``port`` and ``rest_port`` are free ones unless given.
+    """The gRPC and the REST server, as a context manager.
 
     Args:
-        models: what is served.
-        tls: files of the private key and the certificate chain.
+        models: the served models.
+        faults: simulated faults.
+        port, rest_port: ports for gRPC and REST; 0 takes free ports.
+        tls: files of the private key and of the certificate chain; no TLS if None.
     """
 
     def __init__(
@@ -317,7 +326,7 @@ def main() -> None:
     parser.add_argument("models", type=Path)
     parser.add_argument("--port", type=int, default=8500)
     parser.add_argument("--rest-port", type=int, default=8501)
-    parser.add_argument("--delay", type=float, default=0.0, help="seconds before each answer")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds before each response")
     given = parser.parse_args()
     models = Models(given.models)
     with StandIn(models, Faults(delay=given.delay), given.port, given.rest_port) as server:

@@ -15,23 +15,23 @@ print(keras.config.backend(), model.compute_dtype, model(__import__("numpy").zer
 
 
 def run(code, home, **environment):
-    kept = {name: value for name, value in os.environ.items() if name not in ("KERAS_BACKEND", "KERAS_HOME")}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("KERAS_BACKEND", "KERAS_HOME")}
     return subprocess.run(
-        [sys.executable, "-c", code], env=kept | {"HOME": str(home)} | environment, capture_output=True, text=True
+        [sys.executable, "-c", code], env=inherited | {"HOME": str(home)} | environment, capture_output=True, text=True
     )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chosen", ["jax", "torch"])
-def test_the_backend_is_tensorflow_and_numbers_are_float32_channels_last(tmp_path, chosen):
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_the_environment_does_not_change_backend_dtype_and_data_format(tmp_path, backend):
     (tmp_path / ".keras").mkdir()
     settings = {"floatx": "float16", "backend": "tensorflow", "image_data_format": "channels_first", "epsilon": 0.1}
     (tmp_path / ".keras" / "keras.json").write_text(json.dumps(settings))
-    done = run(CODE.format(defaults=True), tmp_path, KERAS_BACKEND=chosen)
+    done = run(CODE.format(defaults=True), tmp_path, KERAS_BACKEND=backend)
     assert done.stdout.strip() == "tensorflow float32 (1, 40, 33, 1)", done.stderr[-2000:]
 
 
-def test_another_backend_that_is_in_use_is_refused_in_one_line():
+def test_another_backend_that_is_in_use_is_refused():
     code = (
         "import sys, types; keras = types.ModuleType('keras'); sys.modules['keras'] = keras\n"
         "keras.config = types.SimpleNamespace(backend=lambda: 'jax')\n"
@@ -39,5 +39,5 @@ def test_another_backend_that_is_in_use_is_refused_in_one_line():
         "try:\n    import brainseg_tf.keras_backend\nexcept InputError as error:\n    print(error)"
     )
     done = run(code, "/")
-    assert done.stdout.startswith("Keras was imported with the backend jax; brainseg-tf needs tensorflow")
+    assert done.stdout.startswith("Keras was imported with the backend jax, but brainseg-tf requires tensorflow; ")
     assert done.stdout.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, SimpleITK and the textbook."""
+"""Metrics compared with scikit-learn, SimpleITK and formulas from textbooks."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_against_scikit_learn(seed):
     assert average_precision(score, truth) == pytest.approx(average_precision_score(truth.ravel(), score.ravel()))
 
 
-def test_nothing_to_find():
+def test_empty_masks():
     empty, full = np.zeros((3, 3), bool), np.ones((3, 3), bool)
     assert dice(empty, empty) == iou(empty, empty) == 1
     assert dice(empty, full) == iou(full, empty) == 0
@@ -39,8 +39,8 @@ def test_nothing_to_find():
 def balls(spacing: tuple[float, float, float], shift: float) -> tuple[np.ndarray, np.ndarray]:
     grid = np.stack(np.meshgrid(*(np.arange(40) * step for step in spacing), indexing="ij"))
     middle = 19.5 * np.array(spacing)
-    away = [np.linalg.norm(grid - (middle + moved)[:, None, None, None], axis=0) for moved in (0, shift)]
-    return away[0] < 12, away[1] < 10
+    distances = [np.linalg.norm(grid - (middle + offset)[:, None, None, None], axis=0) for offset in (0, shift)]
+    return distances[0] < 12, distances[1] < 10
 
 
 def by_simpleitk(mask: np.ndarray, truth: np.ndarray, spacing: tuple[float, float, float]) -> float:
@@ -49,12 +49,12 @@ def by_simpleitk(mask: np.ndarray, truth: np.ndarray, spacing: tuple[float, floa
         image = SimpleITK.GetImageFromArray(one.astype(np.uint8))
         image.SetSpacing(spacing[::-1])
         contours.append(SimpleITK.LabelContour(image))
-    away = [
+    distances = [
         np.maximum(SimpleITK.GetArrayFromImage(SimpleITK.SignedMaurerDistanceMap(one, False, False, True)), 0)
         for one in contours
     ]
-    on = [SimpleITK.GetArrayFromImage(one) > 0 for one in contours]
-    return max(np.percentile(away[1][on[0]], 95), np.percentile(away[0][on[1]], 95))
+    surfaces = [SimpleITK.GetArrayFromImage(one) > 0 for one in contours]
+    return max(np.percentile(distances[1][surfaces[0]], 95), np.percentile(distances[0][surfaces[1]], 95))
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.25, 2.0)])
@@ -65,13 +65,13 @@ def test_distance_against_simpleitk(spacing, shift):
     assert hausdorff95(mask, truth, spacing) == hausdorff95(truth, mask, spacing)
 
 
-def test_distance_of_nothing():
+def test_distance_of_empty_masks():
     empty, full = np.zeros((4, 4, 4), bool), np.ones((4, 4, 4), bool)
     assert hausdorff95(empty, empty, (1, 1, 1)) == hausdorff95(full, full, (1, 1, 1)) == 0
     assert np.isnan(hausdorff95(empty, full, (1, 1, 1)))
 
 
-def test_intervals_are_those_of_a_mean():
+def test_the_interval_is_that_of_a_mean():
     values = np.random.default_rng(0).normal(0.7, 0.1, 100)
     low, high = interval([*values, float("nan")])
     half = stats.norm.ppf(0.975) * values.std(ddof=1) / 10
@@ -81,7 +81,7 @@ def test_intervals_are_those_of_a_mean():
 
 
 def test_an_interval_over_clusters_draws_whole_clusters():
-    """Of patients whose slices are alike, the slices tell no more than one each."""
+    """If all slices of a patient have the same value, they contain no more information than one slice."""
     random = np.random.default_rng(0)
     means, sizes = random.normal(0.5, 0.2, 60), random.integers(1, 80, 60)
     clusters = [np.full(size, mean) for mean, size in zip(means, sizes, strict=True)]
@@ -92,9 +92,9 @@ def test_an_interval_over_clusters_draws_whole_clusters():
     residual = sizes * (means - mean)
     half = stats.norm.ppf(0.975) * residual.std(ddof=1) / np.sqrt(60) / sizes.mean()
     assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.012)
-    # Slices that are drawn one by one would claim an interval several times as narrow.
+    # If single slices were drawn, the interval would be several times narrower.
     assert high - low > 4 * np.subtract(*interval(np.concatenate(clusters))[::-1])
-    # A mean over slices lies in its interval, also where a patient with many slices has another mean.
+    # The mean over slices is in its interval, even if a patient with many slices has a very different mean.
     skewed = [np.full(200, 0.9), *(np.full(1, value) for value in random.normal(0.2, 0.05, 20))]
     low, high = cluster_interval(skewed)
     assert low < np.concatenate(skewed).mean() < high
@@ -112,9 +112,9 @@ def test_reliability_against_scikit_learn():
     expected = np.average(np.abs(shares - means), weights=counts[:, 0])
     assert calibration_error(counts) == pytest.approx(expected)
     assert calibration_error(counts) > 0.1
-    honest = random.random(truth.shape) < probability
-    assert calibration_error(reliability(probability, honest)) < 0.06
-    # What two halves give adds up.
+    calibrated_truth = random.random(truth.shape) < probability
+    assert calibration_error(reliability(probability, calibrated_truth)) < 0.06
+    # The results of two halves add up to that of the whole array.
     np.testing.assert_allclose(
         reliability(probability[:4], truth[:4]) + reliability(probability[4:], truth[4:]), counts
     )

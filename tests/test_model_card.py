@@ -1,4 +1,4 @@
-"""The model card: its schema, and its own checksum. On the shipped cards, without TensorFlow."""
+"""The schema and the checksums of model cards, tested with the shipped cards and without TensorFlow."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ VERSIONS = sorted(file.parent for file in SHIPPED.glob("*/*/saved_model.pb"))
 
 @pytest.fixture
 def model(tmp_path) -> Path:
-    """A version folder whose card was written by this version."""
+    """A version folder with a card that this version of the package has written."""
     folder = tmp_path / "cvae" / "2"
     shutil.copytree(SHIPPED / "cvae" / "2", folder)
     read_card(folder).write(folder)
@@ -27,7 +27,7 @@ def model(tmp_path) -> Path:
 
 @pytest.fixture
 def old_model(tmp_path) -> Path:
-    """A version folder whose card was written before cards had checksums of themselves."""
+    """A version folder with a card of an older version, which does not contain its own checksum."""
     folder = tmp_path / "cvae" / "2"
     shutil.copytree(SHIPPED / "cvae" / "2", folder)
     content = json.loads((folder / FILE).read_text())
@@ -38,22 +38,22 @@ def old_model(tmp_path) -> Path:
 
 
 def edit(folder: Path, dotted: str, value: object) -> None:
-    """Sets a field of a card, or takes it out if the value is ``...``."""
+    """Sets a field of a card, or removes it if the value is ``...``."""
     content = json.loads((folder / FILE).read_text())
-    place, *names = content, *dotted.split(".")
+    parent, *names = content, *dotted.split(".")
     for name in names[:-1]:
-        place = place[name]
+        parent = parent[name]
     if value is ...:
-        del place[names[-1]]
+        del parent[names[-1]]
     else:
-        place[names[-1]] = value
+        parent[names[-1]] = value
     (folder / FILE).write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("place", VERSIONS, ids=lambda place: f"{place.parent.name}-{place.name}")
-def test_shipped_cards_load_as_they_are(place):
-    card = read_card(place)
-    content = json.loads((place / FILE).read_text())
+@pytest.mark.parametrize("folder", VERSIONS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
+def test_shipped_cards_are_read_unchanged(folder):
+    card = read_card(folder)
+    content = json.loads((folder / FILE).read_text())
     assert (card.name, card.version, card.metrics) == (content["name"], content["version"], content["metrics"])
     assert card.healthy_levels == content["healthy_levels"]
 
@@ -61,10 +61,10 @@ def test_shipped_cards_load_as_they_are(place):
 @pytest.mark.parametrize(
     ("field", "value", "found"),
     [
-        ("slices.size", "abc", "expected a whole number from 16 to 1024, found 'abc'"),
-        ("slices.size", 100000, "expected a whole number from 16 to 1024, found 100000"),
-        ("slices.size", 128.5, "expected a whole number"),
-        ("slices.size", None, "expected a whole number from 16 to 1024, found null"),
+        ("slices.size", "abc", "expected an integer from 16 to 1024, found 'abc'"),
+        ("slices.size", 100000, "expected an integer from 16 to 1024, found 100000"),
+        ("slices.size", 128.5, "expected an integer"),
+        ("slices.size", None, "expected an integer from 16 to 1024, found null"),
         ("slices.size", [128], "found a list"),
         ("slices.size", ..., "is missing"),
         ("slices.sise", 128, "is an unknown field"),
@@ -79,34 +79,34 @@ def test_shipped_cards_load_as_they_are(place):
         ("healthy_levels.weighted", -0.1, "expected a number from 0 to 10, found -0.1"),
         ("healthy_levels.weighted", "0.2", "expected a number from 0 to 10, found '0.2'"),
         ("score", "nonsense", "expected one of absolute, positive, weighted"),
-        ("score", "probability", "healthy_levels.probability: is missing, and it is the model's score"),
+        ("score", "probability", "healthy_levels.probability: is missing, but probability is the model's score"),
         ("architecture", "resnet", "expected one of cvae, dcvae, dae, unet, selfseg, fusion, found 'resnet'"),
         ("name", "../../etc/passwd", "expected a name (no path, no control characters), found '../../etc/passwd'"),
         ("name", "", "expected a name"),
         ("name", "a\x1b[31m", r"expected a name (no path, no control characters), found 'a\x1b[31m'"),
-        ("version", 0, "expected a whole number from 1 on, found 0"),
-        ("version", "2", "expected a whole number from 1 on, found '2'"),
-        ("version", True, "expected a whole number from 1 on, found true"),
-        ("trim", -1, "expected a whole number from 0 to 1024, found -1"),
-        ("trim", 1.5, "expected a whole number from 0 to 1024, found 1.5"),
-        ("modalities", [], "expected a list of 1 to 64, found 0 in it"),
-        ("modalities", ["flair", "flair"], "has 'flair' twice"),
+        ("version", 0, "expected an integer of at least 1, found 0"),
+        ("version", "2", "expected an integer of at least 1, found '2'"),
+        ("version", True, "expected an integer of at least 1, found true"),
+        ("trim", -1, "expected an integer from 0 to 1024, found -1"),
+        ("trim", 1.5, "expected an integer from 0 to 1024, found 1.5"),
+        ("modalities", [], "expected a list of 1 to 64 items, found 0"),
+        ("modalities", ["flair", "flair"], "contains 'flair' twice"),
         ("modalities", "flair", "expected a list, found 'flair'"),
         ("modalities", [1], "modalities[0]: expected a name"),
         ("modalities", ["../t2"], "modalities[0]: expected a name"),
-        ("data.train", ["a", "a"], "has 'a' twice"),
-        ("data.patients", -1, "expected a whole number from 0 on, found -1"),
+        ("data.train", ["a", "a"], "contains 'a' twice"),
+        ("data.patients", -1, "expected an integer of at least 0, found -1"),
         ("data.test", ..., "is missing"),
-        ("training.epochs", 0, "expected a whole number from 1 on, found 0"),
+        ("training.epochs", 0, "expected an integer of at least 1, found 0"),
         ("training.learning_rate", 0, "expected a number from 1e-12 to 1000, found 0"),
         ("training.corruption.kind", "fog", "expected one of shapes, noise, both, lesions, found 'fog'"),
-        ("training.corruption.lesions.radius", [0.3, 0.1], "expected the lower end first"),
+        ("training.corruption.lesions.radius", [0.3, 0.1], "expected the lower limit first"),
         ("training.corruption", ..., "is missing"),
-        ("training.objective.kl", -1, "expected a number from 0 on, found -1"),
+        ("training.objective.kl", -1, "expected a number of at least 0, found -1"),
         ("losses.loss", "low", "expected a finite number, found 'low'"),
         ("metrics.network", {}, "metrics.network.mixture: is missing"),
         ("metrics.network.mixture.dice", "good", "expected a number from 0 to 1, found 'good'"),
-        ("metrics.network.mixture.dice_interval", [0.9, 0.1], "expected the lower end first"),
+        ("metrics.network.mixture.dice_interval", [0.9, 0.1], "expected the lower limit first"),
         ("metrics", [], "expected an object, found a list"),
         ("checksums", {"/etc/passwd": "0" * 64}, "expected a relative path, found '/etc/passwd'"),
         ("checksums", {"saved_model.pb": "0"}, "expected a SHA-256 of 64 hexadecimal digits, found '0'"),
@@ -128,10 +128,10 @@ def test_a_field_of_another_type_or_range_is_named(model, field, value, found):
     assert message.isprintable()
 
 
-def test_a_patient_on_two_sides_is_refused(model):
+def test_a_patient_with_two_roles_is_refused(model):
     edit(model, "data.train", ["one", "two"])
     edit(model, "data.test", ["two"])
-    with pytest.raises(InputError, match="data: patient two is on the sides train and test"):
+    with pytest.raises(InputError, match="data: patient two is in train and in test"):
         read_card(model)
 
 
@@ -139,20 +139,20 @@ def test_a_patient_on_two_sides_is_refused(model):
     ("content", "reason"),
     [
         (b"", "not JSON in line 1"),
-        (b"[]", "the whole: expected an object, found a list"),
-        (b"null", "the whole: expected an object, found null"),
+        (b"[]", "top level: expected an object, found a list"),
+        (b"null", "top level: expected an object, found null"),
         (b'{"name": "\xff"}', "not UTF-8 at byte 10"),
-        (b'{"a":' * 100_000, "it is nested too deep"),
+        (b'{"a":' * 100_000, "it is nested too deeply"),
     ],
 )
-def test_what_is_no_card_at_all_is_one_line(model, content, reason):
+def test_other_content_than_a_card_gives_a_message_of_one_line(model, content, reason):
     (model / FILE).write_bytes(content)
     with pytest.raises(InputError) as caught:
         read_card(model)
     assert f"({reason}" in str(caught.value) and str(caught.value).isprintable()
 
 
-def test_a_cut_off_card_is_one_line(model):
+def test_a_truncated_card_gives_a_message_of_one_line(model):
     (model / FILE).write_bytes((model / FILE).read_bytes()[:500])
     with pytest.raises(InputError, match=r"is not a model card of this version of brainseg-tf \(not JSON in line"):
         read_card(model)
@@ -179,74 +179,74 @@ def test_the_card_is_among_its_checksums(model):
         ("trim", 32),
     ],
 )
-def test_an_edited_card_is_found(model, field, value):
+def test_an_edited_card_is_detected(model, field, value):
     edit(model, field, value)
     with pytest.raises(InputError) as caught:
         open_folder(model).check()
-    assert str(caught.value).startswith(f"{model / FILE}: is not the file that the model card was written for; install")
+    assert str(caught.value).startswith(f"{model / FILE}: does not match the checksum in the model card; reinstall")
 
 
-def test_blanks_and_the_order_of_fields_are_no_edit(model):
+def test_the_checksum_ignores_blanks_and_the_order_of_fields(model):
     content = json.loads((model / FILE).read_text())
     (model / FILE).write_text(json.dumps(dict(reversed(content.items())), indent=8))
     open_folder(model).check()
 
 
 def test_the_digest_is_that_of_the_json_without_it(model):
-    """The form that another program would make it in."""
+    """Computed as another program would compute it."""
     import hashlib
 
     content = json.loads((model / FILE).read_text())
-    own = content["checksums"].pop(CARD_KEY)
+    recorded = content["checksums"].pop(CARD_KEY)
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
-    assert own == hashlib.sha256(canonical).hexdigest() == digest(content)
+    assert recorded == hashlib.sha256(canonical).hexdigest() == digest(content)
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing"])
-def test_requests_that_warm_a_server_up_are_checked(model, damage):
+def test_warmup_requests_are_checked(model, damage):
     file = model / WARMUP
     file.write_bytes(b"other") if damage == "changed" else file.unlink()
-    with pytest.raises(InputError, match="tf_serving_warmup_requests: is not the file"):
+    with pytest.raises(InputError, match="tf_serving_warmup_requests: does not match the checksum"):
         open_folder(model).check()
 
 
-def test_files_that_are_new_are_found_and_hidden_ones_passed_over(model):
+def test_additional_files_are_detected_and_hidden_files_ignored(model):
     for name in (".DS_Store", "variables/._variables.index", "assets.extra/.left-over"):
         (model / name).touch()
     open_folder(model).check()
     (model / "assets.extra" / "more").touch()
-    with pytest.raises(InputError, match=r"assets\.extra/more: is not the file"):
+    with pytest.raises(InputError, match=r"assets\.extra/more: does not match the checksum"):
         open_folder(model).check()
 
 
-def test_a_card_that_is_written_anew_fits_its_model(model):
-    """As ``evaluate --update-card`` and ``export`` do it."""
+def test_a_rewritten_card_matches_its_model(model):
+    """``evaluate --update-card`` and ``export`` rewrite a card."""
     card = read_card(model)
     other = replace(card, version=7, metrics={})
     other.write(model)
     assert read_card(model).checksums[CARD_KEY] != card.checksums[CARD_KEY]
     open_folder(model).check()
-    # Nothing that was damaged before becomes whole by this.
+    # Rewriting the card does not hide damage of other files.
     (model / "saved_model.pb").write_bytes(b"damaged")
     (model / WARMUP).write_bytes(b"damaged")
     card.write(model)
     for name in ("saved_model.pb", WARMUP.as_posix()):
         assert read_card(model).checksums[name] == card.checksums[name]
-    with pytest.raises(InputError, match="is not the file"):
+    with pytest.raises(InputError, match="does not match the checksum"):
         open_folder(model).check()
 
 
-def test_older_cards_are_checked_as_far_as_they_go(old_model):
+def test_cards_of_older_versions_are_checked_with_the_checksums_that_they_have(old_model):
     found = open_folder(old_model)
     found.check()
     assert not found.checks_card
-    # Written anew, it is checked from then on.
+    # After it is rewritten, the card has all checksums.
     replace(found.card, metrics={}).write(old_model)
     again = open_folder(old_model)
     again.check()
     assert again.checks_card and WARMUP.as_posix() in again.card.checksums
     edit(old_model, "trim", 2)
-    with pytest.raises(InputError, match="is not the file"):
+    with pytest.raises(InputError, match="does not match the checksum"):
         open_folder(old_model).check()
 
 
@@ -256,11 +256,11 @@ def test_cards_without_any_checksum_stay_valid(old_model):
     read_card(old_model).write(old_model)
     open_folder(old_model).check()
     edit(old_model, "trim", 2)
-    with pytest.raises(InputError, match="is not the file"):
+    with pytest.raises(InputError, match="does not match the checksum"):
         open_folder(old_model).check()
 
 
-def test_no_card_is_written_that_could_not_be_read(model):
+def test_an_invalid_card_is_not_written(model):
     before = (model / FILE).read_bytes()
     card = read_card(model)
     for change, field in (
@@ -273,9 +273,9 @@ def test_no_card_is_written_that_could_not_be_read(model):
     assert (model / FILE).read_bytes() == before
 
 
-def test_metrics_of_no_patient_with_a_lesion_are_readable(model):
-    nothing = {"dice": None, "dice_interval": [None, None], "iou_slice": None}
-    edit(model, "metrics", {"patients": "x", "folds": 0, "network": {"mixture": nothing}, "paper_iou_slice": None})
+def test_metrics_without_a_patient_with_a_lesion_are_valid(model):
+    unknown = {"dice": None, "dice_interval": [None, None], "iou_slice": None}
+    edit(model, "metrics", {"patients": "x", "folds": 0, "network": {"mixture": unknown}, "paper_iou_slice": None})
     card = read_card(model)
     assert card.dice == 0.0
     assert card.markdown()

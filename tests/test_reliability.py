@@ -1,4 +1,4 @@
-"""Everything that can go wrong; docs/reliability.md has the table."""
+"""Full disks, interrupted processes, damaged files and unusual environments; see the table in docs/reliability.md."""
 
 import contextlib
 import gc
@@ -34,12 +34,13 @@ QUIET = RunSettings(say=lambda line: None, verbose=0)
 
 
 def leftovers(folder: Path) -> list[str]:
+    """The names of temporary files in a folder."""
     return [file.name for file in folder.iterdir() if file.name.startswith(".") and file.name != ".lock"]
 
 
 @contextlib.contextmanager
 def largest_file(size: int):
-    """No file may grow beyond this many bytes, as on a disk that is full."""
+    """Limits the size of files in bytes, to simulate a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -63,7 +64,7 @@ def test_a_full_disk_while_the_mask_is_written(scan, trained, tmp_path):
 
 @pytest.fixture(scope="module")
 def decoded(brats_like, tmp_path_factory):
-    """A cohort's slices, and how large the weights and the checkpoint of a run on them are."""
+    """The folder of a run with its decoded slices, and the sizes of its weights and its checkpoint in bytes."""
     folder = tmp_path_factory.mktemp("decoded")
     fit(brats_like, folder / "run", small_options(epochs=1), replace(QUIET, cache=folder / "cache"))
     weights = (folder / "run" / "best.weights.h5").stat().st_size
@@ -76,7 +77,7 @@ def again(brats_like, folder, out, resume=False):
     return fit(brats_like, out, options, replace(QUIET, cache=folder / "cache", resume=resume))
 
 
-# h5py complains once more, to nobody, when it closes the file that it could not write.
+# h5py raises a second exception, which cannot be caught, when it closes the incomplete file.
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_while_the_weights_are_written(brats_like, decoded, tmp_path):
@@ -86,14 +87,14 @@ def test_a_full_disk_while_the_weights_are_written(brats_like, decoded, tmp_path
         again(brats_like, folder, out)
     gc.collect()
     assert leftovers(out) == []
-    # There is room again: the run goes on.
+    # With free space, the run continues.
     assert (again(brats_like, folder, out, resume=True) / "saved_model.pb").is_file()
 
 
 @pytest.mark.slow
 def test_a_full_disk_while_the_checkpoint_is_written(brats_like, decoded, tmp_path, monkeypatch):
     folder, _, checkpoint = decoded
-    # The weights, which come first, are as large.
+    # The weights are as large as the checkpoint and are written first, so their writing is replaced.
     monkeypatch.setattr("keras.Model.save_weights", lambda model, path: Path(path).write_bytes(b""))
     with largest_file(checkpoint // 2), pytest.raises(InputError, match="checkpoints: cannot be written"):
         again(brats_like, folder, tmp_path / "run")
@@ -111,18 +112,18 @@ def test_a_full_disk_while_the_saved_model_is_written(brats_like, decoded, tmp_p
     assert leftovers(out) == []
 
 
-# --- Two at once ---
+# --- Concurrent runs ---
 
 
 def test_two_runs_in_one_folder(brats_like, tmp_path):
     (tmp_path / "run").mkdir()
-    with exclusive_lock(tmp_path / "run"), pytest.raises(InputError, match="another run is at work in it"):
+    with exclusive_lock(tmp_path / "run"), pytest.raises(InputError, match="another run is using this folder"):
         fit(brats_like, tmp_path / "run", small_options(), QUIET)
 
 
 @pytest.mark.slow
 def test_two_predictions_of_one_mask(scan, trained, tmp_path):
-    """Both write beside it; the mask is that of one of them, whole."""
+    """Both processes write temporary files; the mask is the complete one of either process."""
     out = tmp_path / "m.nii.gz"
     command = [COMMAND, "predict", str(scan), "--out", str(out), "--model", str(trained), "--overwrite", *FAST]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
@@ -131,7 +132,7 @@ def test_two_predictions_of_one_mask(scan, trained, tmp_path):
     assert leftovers(tmp_path) == []
 
 
-# --- Killed ---
+# --- Killed processes ---
 
 
 @pytest.mark.slow
@@ -160,18 +161,18 @@ def test_sigterm_cleans_up(scan, trained, tmp_path):
 
 @pytest.mark.exhaustive
 def test_kill_at_ten_moments_of_predict(scan, trained, tmp_path):
-    out, chance = tmp_path / "m.nii.gz", random.Random(0)
+    out, generator = tmp_path / "m.nii.gz", random.Random(0)
     command = [COMMAND, "predict", str(scan), "--out", str(out), "--model", str(trained), "--overwrite", *FAST]
     start = time.monotonic()
     subprocess.run(command, check=True, capture_output=True)
-    whole, expected = time.monotonic() - start, np.asarray(nib.load(out).dataobj)
+    duration, expected = time.monotonic() - start, np.asarray(nib.load(out).dataobj)
     out.unlink()
     for _ in range(10):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(chance.uniform(0.3, 1.05) * whole)
+        time.sleep(generator.uniform(0.3, 1.05) * duration)
         process.kill()
         process.wait()
-        # There is no mask, or all of it; at most a hidden file is left.
+        # There is no mask or a complete one.
         if out.exists():
             np.testing.assert_array_equal(np.asarray(nib.load(out).dataobj), expected)
     subprocess.run(command, check=True, capture_output=True)
@@ -188,38 +189,38 @@ def test_kill_at_ten_moments_of_fit(brats_like, tmp_path):
     )
 
     def start(out: Path) -> subprocess.Popen[bytes]:
-        begun = (out / "run.json").exists()
+        resume = (out / "run.json").exists()
         command = [sys.executable, "-c", script, str(brats_like), str(out), str(Path(__file__).parent)]
-        return subprocess.Popen([*command, "yes" if begun else "no"], stdout=subprocess.DEVNULL)
+        return subprocess.Popen([*command, "yes" if resume else "no"], stdout=subprocess.DEVNULL)
 
     begin = time.monotonic()
-    assert start(tmp_path / "whole").wait() == 0
-    whole, chance, kills = time.monotonic() - begin, random.Random(1), 0
+    assert start(tmp_path / "undisturbed").wait() == 0
+    duration, generator, kills = time.monotonic() - begin, random.Random(1), 0
     while kills < 10 and not (tmp_path / "killed" / "1").exists():
         process = start(tmp_path / "killed")
-        # Some in the start-up, some in an epoch: more would be done before the tenth.
-        time.sleep(chance.uniform(0.1, 0.6) * whole)
+        # Short enough that the run does not finish before the tenth kill: some are at the start, some in an epoch.
+        time.sleep(generator.uniform(0.1, 0.6) * duration)
         kills += process.poll() is None
         process.kill()
         process.wait()
     assert kills == 10
     assert start(tmp_path / "killed").wait() == 0
-    ours, theirs = (h5py.File(tmp_path / name / "best.weights.h5") for name in ("killed", "whole"))
+    weights, expected = (h5py.File(tmp_path / name / "best.weights.h5") for name in ("killed", "undisturbed"))
     names: list[str] = []
-    theirs.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    expected.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
     assert names
     for name in names:
-        np.testing.assert_array_equal(ours[name][()], theirs[name][()])
+        np.testing.assert_array_equal(weights[name][()], expected[name][()])
 
 
-# --- Damaged and hostile files ---
+# --- Damaged and malicious files ---
 
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory) -> "Seeds":
-    """A small sound file of each format."""
+    """A small valid file of each format."""
     folder, data = tmp_path_factory.mktemp("seeds"), np.random.default_rng(0).random((7, 6, 5)).astype(np.float32)
-    affine = np.diag([3.0, 3, 3, 1]) @ AFFINE  # Large enough for a head.
+    affine = np.diag([3.0, 3, 3, 1]) @ AFFINE  # The field of view is large enough for a head.
     nib.save(nib.Nifti1Image(data, affine), folder / "s.nii")
     nib.save(nib.Nifti1Image(data, affine), folder / "s.nii.gz")
     nib.save(nib.Nifti2Image(data, affine), folder / "t.nii")
@@ -230,7 +231,7 @@ def seeds(tmp_path_factory) -> "Seeds":
 
 
 class Seeds(dict):
-    """Too long to be printed when a test fails."""
+    """A dictionary with a short representation, because the contents are too long to print when a test fails."""
 
     def __repr__(self) -> str:
         return "seeds"
@@ -245,7 +246,7 @@ def test_mutated_files_are_read_or_refused(seeds, tmp_path, data):
     inside = name.endswith("z") and data.draw(st.booleans())
     if inside:
         content = bytearray(gzip.decompress(content))
-    # Headers lie in front: most of the damage goes there.
+    # Most of the damage is in the header, at the start of the file.
     reach = data.draw(st.sampled_from([60, 352, len(content)]))
     for place in data.draw(st.lists(st.integers(0, min(reach, len(content)) - 1), min_size=1, max_size=8)):
         content[place] = data.draw(st.integers(0, 255))
@@ -263,7 +264,7 @@ def test_mutated_files_are_read_or_refused(seeds, tmp_path, data):
 
 @pytest.mark.slow
 def test_a_gzip_bomb_is_refused_within_memory(tmp_path):
-    """350 MB of zeros in 350 kB, and ten times that behind the header's small volume."""
+    """A file of 350 kB with 360 MB of zeros, with a header of 343 million voxels and with one of 176 million."""
     script = (
         "import resource, sys; from pathlib import Path; from brainseg_tf.images.volume import read_volume\n"
         "from brainseg_tf.errors import InputError\n"
@@ -282,12 +283,12 @@ def test_a_gzip_bomb_is_refused_within_memory(tmp_path):
                 file.write(bytes(10_000_000))
         command = [sys.executable, "-c", script, str(tmp_path / "bomb.nii.gz")]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-        said, peak = done.stdout.splitlines()
-        assert message in said
+        error, peak = done.stdout.splitlines()
+        assert message in error
         assert int(peak) * 1024 < 4e9
 
 
-# --- Where and when ---
+# --- Locale and clock ---
 
 
 @pytest.mark.slow

@@ -9,16 +9,16 @@ from brainseg_tf import resources
 @pytest.mark.parametrize(
     ("free_mib", "wanted", "expected"), [(None, 4, 4), (8000, 4, 4), (2000, 4, 2), (1300, 2, 1), (100, 2, 1)]
 )
-def test_workers_follow_the_memory(monkeypatch, free_mib, wanted, expected):
+def test_the_number_of_workers_is_limited_by_the_memory(monkeypatch, free_mib, wanted, expected):
     monkeypatch.setattr(resources, "available_memory", lambda: free_mib and free_mib * 2**20)
-    workers, remark = resources.workers_for_memory(wanted)
+    workers, message = resources.workers_for_memory(wanted)
     assert workers == expected
-    assert (remark is None) == (workers == wanted)
-    if remark:
-        assert f"{expected} scan(s) at a time instead of {wanted}" in remark
+    assert (message is None) == (workers == wanted)
+    if message:
+        assert f"{expected} scan(s) at a time instead of {wanted}" in message
 
 
-def test_a_limit_of_the_process_counts():
+def test_the_limit_of_the_process_is_used():
     code = (
         "import resource; from brainseg_tf.resources import available_memory\n"
         "free = available_memory(); assert free is None or free > 2**20, free\n"
@@ -28,7 +28,7 @@ def test_a_limit_of_the_process_counts():
     assert 2**30 < int(done.stdout) < 2**31
 
 
-def test_the_least_limit_counts(monkeypatch, tmp_path):
+def test_the_smallest_limit_is_used(monkeypatch, tmp_path):
     files = {
         "/proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 5000 kB\n",
         "/sys/fs/cgroup/memory.max": "4096000\n",

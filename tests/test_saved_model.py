@@ -13,7 +13,7 @@ from brainseg_tf.model_card import FILE, read_card
 from brainseg_tf.serving.repository import publish
 from helpers import call, fails
 
-# Where the package that is tested has them: in the checkout, or where it was installed.
+# The shipped models of the tested package, which can be a checkout or an installation.
 SHIPPED = saved_model._home().resolve()
 CODE = """
 import sys, numpy, tensorflow as tf
@@ -27,7 +27,7 @@ numpy.savez(sys.argv[3], **{name: value.numpy() for name, value in (outputs | en
 
 
 @pytest.mark.slow
-def test_the_export_does_not_need_us_and_is_exact(trained, tmp_path):
+def test_an_exported_model_is_exact_and_does_not_need_the_package(trained, tmp_path):
     images = np.random.default_rng(0).random((3, 50, 61, 1)).astype(np.float32)
     np.save(tmp_path / "in.npy", images)
     files = [str(trained / "1"), str(tmp_path / "in.npy"), str(tmp_path / "out.npz")]
@@ -49,10 +49,10 @@ def test_every_weight_is_written_once(trained):
 def test_slices_do_not_depend_on_their_batch(trained):
     images = np.random.default_rng(0).random((5, 48, 48, 1)).astype(np.float32)
     path = saved_model.find(str(trained)).path
-    whole = saved_model.LocalModel(path).reconstruct(images)
-    parts = saved_model.LocalModel(path, batch=2).reconstruct(images)
-    np.testing.assert_allclose(whole.images, parts.images, atol=1e-6)
-    assert whole.probability is None
+    one_batch = saved_model.LocalModel(path).reconstruct(images)
+    small_batches = saved_model.LocalModel(path, batch=2).reconstruct(images)
+    np.testing.assert_allclose(one_batch.images, small_batches.images, atol=1e-6)
+    assert one_batch.probability is None
 
 
 def test_models_are_found_by_folder_and_version(trained, tmp_path):
@@ -66,12 +66,12 @@ def test_models_are_found_by_folder_and_version(trained, tmp_path):
 
 
 def test_unknown_and_damaged_models_are_refused(trained, tmp_path):
-    with pytest.raises(InputError, match="nonsense: no such model; shipped are .*cvae"):
+    with pytest.raises(InputError, match=r"nonsense: no such model; give a shipped model \(.*cvae"):
         saved_model.find("nonsense")
-    with pytest.raises(InputError, match="no SavedModel in it"):
+    with pytest.raises(InputError, match="contains no SavedModel"):
         saved_model.find(str(tmp_path))
     (tmp_path / "saved_model.pb").touch()
-    with pytest.raises(InputError, match="no assets.extra"):
+    with pytest.raises(InputError, match="contains no assets.extra"):
         saved_model.find(str(tmp_path))
     (tmp_path / FILE).parent.mkdir()
     for content in ("{", json.dumps({"name": "x"})):
@@ -81,67 +81,71 @@ def test_unknown_and_damaged_models_are_refused(trained, tmp_path):
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    """The working folder, with a model in ``cvae``, whose name is a shipped model's, and the same one in ``mine``."""
-    place = tmp_path / "here"
+def working_folder(tmp_path, monkeypatch):
+    """The working directory, with a model in ``cvae``, which is also the name of a shipped model, and in ``mine``."""
+    folder = tmp_path / "here"
     for name in ("cvae", "mine"):
-        shutil.copytree(SHIPPED / "cvae" / "1", place / name / "1")
-    monkeypatch.chdir(place)
-    return place
+        shutil.copytree(SHIPPED / "cvae" / "1", folder / name / "1")
+    monkeypatch.chdir(folder)
+    return folder
 
 
-def test_a_path_is_the_users_folder_and_never_a_shipped_model(here):
-    for text in ("./cvae", "cvae/", "cvae/1", "./cvae/1/", "mine/../cvae", ".//cvae", f"{here}/cvae"):
-        assert saved_model.find(text).path.resolve() == here / "cvae" / "1", text
+def test_a_path_is_never_a_shipped_model(working_folder):
+    for text in ("./cvae", "cvae/", "cvae/1", "./cvae/1/", "mine/../cvae", ".//cvae", f"{working_folder}/cvae"):
+        assert saved_model.find(text).path.resolve() == working_folder / "cvae" / "1", text
     assert saved_model.find("mine").path == Path("mine/1")
-    shutil.rmtree(here / "cvae")
-    for text in ("./cvae", "cvae/", "cvae/1", "./nonsense", "../cvae", f"{here}/cvae", "~/cvae"):
+    shutil.rmtree(working_folder / "cvae")
+    for text in ("./cvae", "cvae/", "cvae/1", "./nonsense", "../cvae", f"{working_folder}/cvae", "~/cvae"):
         with pytest.raises(InputError) as caught:
             saved_model.find(text)
-        assert str(caught.value).startswith(f"{text}: no such folder; a shipped model is named without a path (cvae, ")
+        assert str(caught.value).startswith(f"{text}: no such folder; give an existing one, or the name of a shipped ")
+        assert "(cvae, " in str(caught.value)
 
 
-def test_a_name_that_is_both_is_refused_and_both_are_named(here):
+def test_an_ambiguous_name_is_refused_and_both_models_are_named(working_folder):
     with pytest.raises(InputError) as caught:
         saved_model.find("cvae")
     assert str(caught.value) == (
-        "cvae: is a shipped model and a folder here; give shipped:cvae for the shipped model, or ./cvae for the folder"
+        "cvae: is both a shipped model and a folder in the working directory; give shipped:cvae for the shipped model, "
+        "or ./cvae for the folder"
     )
     assert saved_model.find("shipped:cvae").path == SHIPPED / "cvae" / "2"
     assert saved_model.find("shipped:cvae/1").path == SHIPPED / "cvae" / "1"
-    shutil.rmtree(here / "cvae")
+    shutil.rmtree(working_folder / "cvae")
     assert saved_model.find("cvae").path == SHIPPED / "cvae" / "2"
-    (here / "cvae").touch()
+    (working_folder / "cvae").touch()
     assert saved_model.find("cvae").path == SHIPPED / "cvae" / "2"
 
 
-def test_a_folder_without_a_model_is_a_second_meaning_too(here):
-    shutil.rmtree(here / "cvae" / "1")
-    with pytest.raises(InputError, match="is a shipped model and a folder here"):
+def test_a_name_is_also_ambiguous_if_the_folder_contains_no_model(working_folder):
+    shutil.rmtree(working_folder / "cvae" / "1")
+    with pytest.raises(InputError, match="is both a shipped model and a folder in the working directory"):
         saved_model.find("cvae")
 
 
-def test_in_the_folder_of_the_shipped_models_a_name_has_one_meaning(monkeypatch):
+def test_a_name_is_not_ambiguous_in_the_folder_of_the_shipped_models(monkeypatch):
     monkeypatch.chdir(SHIPPED)
     assert saved_model.find("cvae").path.resolve() == SHIPPED / "cvae" / "2"
 
 
 @pytest.mark.parametrize("text", ["", " ", "\t"])
 def test_an_empty_name_is_refused(text):
-    with pytest.raises(InputError, match="the model's name is empty; shipped are cvae, .*, or give a folder"):
+    with pytest.raises(
+        InputError, match=r"the model's name is empty; give a shipped model \(cvae, .*\), or the folder"
+    ):
         saved_model.find(text)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("shipped:", "shipped:: no such model; shipped are cvae, "),
-        ("shipped:nonsense", "shipped:nonsense: no such model; shipped are cvae, "),
+        ("shipped:", "shipped:: no such model; give a shipped model (cvae, "),
+        ("shipped:nonsense", "shipped:nonsense: no such model; give a shipped model (cvae, "),
         ("shipped:../cvae", "shipped:../cvae: no such model; "),
-        ("shipped:cvae/../dae", "shipped:cvae/../dae: no such version of it; there are 1, 2"),
-        ("shipped:cvae/9", "shipped:cvae/9: no such version of it; there are 1, 2"),
-        (".", ".: no SavedModel in it"),
-        ("..", "..: no SavedModel in it"),
+        ("shipped:cvae/../dae", "shipped:cvae/../dae: no such version; choose from 1, 2"),
+        ("shipped:cvae/9", "shipped:cvae/9: no such version; choose from 1, 2"),
+        (".", ".: contains no SavedModel"),
+        ("..", "..: contains no SavedModel"),
         ("nonsense/../nonsense", "nonsense/../nonsense: no such folder"),
         ("~nobody-of-this-name/x", "~nobody-of-this-name/x: no such folder"),
         ("~", "~: no such folder"),
@@ -154,7 +158,7 @@ def test_an_empty_name_is_refused(text):
         ("\u00b2", "\u00b2: no such model"),
     ],
 )
-def test_whatever_is_no_model_is_one_line(tmp_path, monkeypatch, text, message):
+def test_an_invalid_model_gives_a_message_of_one_line(tmp_path, monkeypatch, text, message):
     (tmp_path / "empty" / "below").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "empty" / "below")
     monkeypatch.setenv("HOME", str(tmp_path / "no-home"))
@@ -163,37 +167,37 @@ def test_whatever_is_no_model_is_one_line(tmp_path, monkeypatch, text, message):
     assert message in str(caught.value) and str(caught.value).isprintable()
 
 
-def test_a_file_is_no_model(tmp_path):
+def test_a_file_instead_of_a_folder_is_refused(tmp_path):
     (tmp_path / "saved_model.pb").touch()
-    with pytest.raises(InputError, match=r"saved_model\.pb: is a file; name the folder of the model"):
+    with pytest.raises(InputError, match=r"saved_model\.pb: is a file; give the folder of the model"):
         saved_model.find(str(tmp_path / "saved_model.pb"))
 
 
-def test_a_folder_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
-    def refused(place):
-        raise PermissionError(13, "Permission denied", str(place))
+def test_an_unreadable_folder_gives_a_message_of_one_line(tmp_path, monkeypatch):
+    def without_permission(path):
+        raise PermissionError(13, "Permission denied", str(path))
 
     (tmp_path / "model").mkdir()
-    monkeypatch.setattr(Path, "iterdir", refused)
+    monkeypatch.setattr(Path, "iterdir", without_permission)
     monkeypatch.setattr(saved_model, "shipped_folders", dict)
-    with pytest.raises(InputError, match=r"model: cannot be read \(Permission denied\); name a model folder that can"):
+    with pytest.raises(InputError, match=r"model: cannot be read \(Permission denied\); give a readable model folder"):
         saved_model.find(str(tmp_path / "model"))
 
 
-def test_digits_of_other_scripts_are_no_versions(tmp_path):
+def test_only_ascii_digits_are_versions(tmp_path):
     for name in ("3", "\u00b2", "\u0665", "4" * 30):
         (tmp_path / name).mkdir()
         (tmp_path / name / "saved_model.pb").touch()
     assert saved_model.version_folders(tmp_path) == [tmp_path / "3"]
 
 
-def test_a_reference_means_the_same_model_in_every_folder(here, tmp_path, monkeypatch):
-    """What is sent to a cluster's workers."""
+def test_a_reference_means_the_same_model_in_every_working_directory(working_folder, tmp_path, monkeypatch):
+    """References are sent to the workers of a cluster."""
     for text in ("./cvae", "mine", "shipped:cvae", "shipped:dae/1", str(SHIPPED / "cvae" / "1")):
-        monkeypatch.chdir(here)
+        monkeypatch.chdir(working_folder)
         found = saved_model.find(text)
         reference, path = found.reference, found.path.resolve()
-        # Where names mean something else.
+        # In this working directory the name "cvae" means another folder.
         (tmp_path / "elsewhere" / "cvae").mkdir(parents=True, exist_ok=True)
         monkeypatch.chdir(tmp_path / "elsewhere")
         again = saved_model.find(reference)
@@ -212,19 +216,19 @@ def test_a_damaged_or_swapped_model_is_refused(trained, tmp_path, scan):
     shutil.copytree(trained / "1", model)
     assert set(read_card(model).checksums) >= {"saved_model.pb", "variables/variables.index"}
     weights = model / "variables" / "variables.data-00000-of-00001"
-    sound = weights.read_bytes()
-    weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    undamaged = weights.read_bytes()
+    weights.write_bytes(undamaged[:-1] + bytes([undamaged[-1] ^ 1]))
     out = tmp_path / "mask.nii.gz"
     result = call("predict", scan, "--out", out, "--model", model.parent)
     message = fails(result)
-    assert message.startswith(f"Error: {weights}: is not the file that the model card was written for; install")
+    assert message.startswith(f"Error: {weights}: does not match the checksum in the model card; reinstall")
     assert not out.exists()
-    with pytest.raises(InputError, match="is not the file"):
+    with pytest.raises(InputError, match="does not match the checksum"):
         publish(saved_model.find(str(model)), tmp_path / "repository")
     assert not (tmp_path / "repository").exists()
-    weights.write_bytes(sound)
+    weights.write_bytes(undamaged)
     (model / "variables" / "more").touch()
-    with pytest.raises(InputError, match="variables/more: is not the file"):
+    with pytest.raises(InputError, match="variables/more: does not match the checksum"):
         saved_model.find(str(model)).load()
 
 
@@ -236,7 +240,7 @@ def test_an_export_is_checked_with_its_card_and_its_warmup_requests(trained, tmp
     published = saved_model.open_folder(publish(found, tmp_path / "repository", 7))
     published.check()
     (tmp_path / "1" / FILE).write_text((tmp_path / "1" / FILE).read_text().replace('"trim": 0', '"trim": 2'))
-    with pytest.raises(InputError, match=r"model_card\.json: is not the file that the model card was written for"):
+    with pytest.raises(InputError, match=r"model_card\.json: does not match the checksum in the model card"):
         saved_model.find(str(tmp_path)).load()
-    with pytest.raises(InputError, match="is not the file"):
+    with pytest.raises(InputError, match="does not match the checksum"):
         publish(saved_model.find(str(tmp_path)), tmp_path / "repository", 8)

@@ -11,6 +11,7 @@ from brainseg_tf.schema import (
     Choice,
     Digest,
     Flag,
+    Integer,
     Items,
     Map,
     MismatchError,
@@ -18,10 +19,9 @@ from brainseg_tf.schema import (
     Nullable,
     Number,
     Pair,
-    Place,
     Record,
+    RelativePath,
     Text,
-    Whole,
     of_dataclass,
 )
 
@@ -32,8 +32,8 @@ INFINITE = float("inf")
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
-        (Whole(16, 1024), 16),
-        (Whole(16, 1024), 1024),
+        (Integer(16, 1024), 16),
+        (Integer(16, 1024), 1024),
         (Number(0, 1), 1),
         (Number(-INFINITE), -3.5),
         (Flag(), False),
@@ -41,38 +41,38 @@ INFINITE = float("inf")
         (Text(0), ""),
         (Name(), "my run é"),
         (Name(), ".hidden"),
-        (Place(), "variables/variables.index"),
+        (RelativePath(), "variables/variables.index"),
         (Digest(), "0123456789abcdef" * 4),
         (Choice(("a", "b")), "b"),
-        (Nullable(Whole()), None),
+        (Nullable(Integer()), None),
         (Pair(), (1, 1)),
         (Pair(Nullable(Number())), (None, None)),
         (Items(Text(), unique=True), ("a", "b")),
         (Map(Number()), {"a": 1.5}),
-        (Record({"a": Whole()}, {"b": Whole()}), {"a": 1}),
-        (Record({"a": Whole()}, rest=Text()), {"a": 1, "z": "more"}),
+        (Record({"a": Integer()}, {"b": Integer()}), {"a": 1}),
+        (Record({"a": Integer()}, rest=Text()), {"a": 1, "z": "more"}),
         (Anything(), {"a": (None, True, 1, {"b": "c"})}),
     ],
 )
-def test_what_fits_is_given_back(kind, value):
+def test_valid_values_are_returned(kind, value):
     assert kind.check(json.loads(json.dumps(value)), "x") == value
 
 
 @pytest.mark.parametrize(
     ("kind", "value", "message"),
     [
-        (Whole(16, 1024), "abc", "x: expected a whole number from 16 to 1024, found 'abc'"),
-        (Whole(16, 1024), 100000, "x: expected a whole number from 16 to 1024, found 100000"),
-        (Whole(16, 1024), 15, "x: expected a whole number from 16 to 1024, found 15"),
-        (Whole(16, 1024), 128.0, "x: expected a whole number from 16 to 1024, found 128.0"),
-        (Whole(16, 1024), True, "x: expected a whole number from 16 to 1024, found true"),
-        (Whole(1), 0, "x: expected a whole number from 1 on, found 0"),
-        (Whole(), 10**400, "x: expected a whole number from 0 on, found a larger number"),
+        (Integer(16, 1024), "abc", "x: expected an integer from 16 to 1024, found 'abc'"),
+        (Integer(16, 1024), 100000, "x: expected an integer from 16 to 1024, found 100000"),
+        (Integer(16, 1024), 15, "x: expected an integer from 16 to 1024, found 15"),
+        (Integer(16, 1024), 128.0, "x: expected an integer from 16 to 1024, found 128.0"),
+        (Integer(16, 1024), True, "x: expected an integer from 16 to 1024, found true"),
+        (Integer(1), 0, "x: expected an integer of at least 1, found 0"),
+        (Integer(), 10**400, "x: expected an integer of at least 0, found a larger number"),
         (Number(0, 1), 1.5, "x: expected a number from 0 to 1, found 1.5"),
         (Number(0, 1), NAN, "x: expected a number from 0 to 1, found nan"),
-        (Number(), INFINITE, "x: expected a number from 0 on, found inf"),
+        (Number(), INFINITE, "x: expected a number of at least 0, found inf"),
         (Number(-INFINITE), -INFINITE, "x: expected a finite number, found -inf"),
-        (Number(), None, "x: expected a number from 0 on, found null"),
+        (Number(), None, "x: expected a number of at least 0, found null"),
         (Flag(), 1, "x: expected true or false, found 1"),
         (Text(), "", "x: expected one line of text, at most 255 characters, found ''"),
         (Text(), "a\nb", r"x: expected one line of text, at most 255 characters, found 'a\nb'"),
@@ -82,28 +82,28 @@ def test_what_fits_is_given_back(kind, value):
         (Name(), " ", "x: expected a name"),
         (Name(), "é" * 128, "x: expected a name"),
         (Name(), "\ud800", "x: expected a name"),
-        (Place(), "/etc/passwd", "x: expected a relative path, found '/etc/passwd'"),
-        (Place(), "a/../../b", "x: expected a relative path, found 'a/../../b'"),
+        (RelativePath(), "/etc/passwd", "x: expected a relative path, found '/etc/passwd'"),
+        (RelativePath(), "a/../../b", "x: expected a relative path, found 'a/../../b'"),
         (Digest(), "F" * 64, "x: expected a SHA-256"),
         (Choice(("a", "b")), "c", "x: expected one of a, b, found 'c'"),
         (Choice(("a", "b")), ["a"], "x: expected one of a, b, found a list"),
-        (Pair(), [2, 1], "x: expected the lower end first, found 2 before 1"),
-        (Pair(), [1], "x: expected a list of 2 to 2, found 1 in it"),
-        (Items(Whole()), {"a": 1}, "x: expected a list, found an object"),
-        (Items(Whole()), [1, "b"], "x[1]: expected a whole number from 0 on, found 'b'"),
-        (Items(Text(), unique=True), ["a", "b", "a"], "x: has 'a' twice"),
-        (Map(Number(), least=1), {}, "x: expected at least 1 in it, found 0"),
-        (Map(Number()), {"a": {"b": 1}}, "x.a: expected a number from 0 on, found an object"),
+        (Pair(), [2, 1], "x: expected the lower limit first, found 2 before 1"),
+        (Pair(), [1], "x: expected a list of 2 to 2 items, found 1"),
+        (Items(Integer()), {"a": 1}, "x: expected a list, found an object"),
+        (Items(Integer()), [1, "b"], "x[1]: expected an integer of at least 0, found 'b'"),
+        (Items(Text(), unique=True), ["a", "b", "a"], "x: contains 'a' twice"),
+        (Map(Number(), least=1), {}, "x: expected at least 1 field(s), found 0"),
+        (Map(Number()), {"a": {"b": 1}}, "x.a: expected a number of at least 0, found an object"),
         (Map(Number()), {"a\n": 1}, "x, the key: expected one line of text"),
-        (Record({"a": Whole()}), {}, "x.a: is missing"),
+        (Record({"a": Integer()}), {}, "x.a: is missing"),
         (Record({}), {"a": 1}, "x.a: is an unknown field"),
-        (Record({"a": Record({"b": Whole()})}), {"a": {"b": "c"}}, "x.a.b: expected a whole number from 0 on"),
+        (Record({"a": Record({"b": Integer()})}), {"a": {"b": "c"}}, "x.a.b: expected an integer of at least 0"),
         (Record({}), [], "x: expected an object, found a list"),
-        (Anything(), [[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]], "is nested too deep"),
+        (Anything(), [[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]], "is nested too deeply"),
         (Anything(), {"a": [NAN]}, "x.a[0]: expected a finite number, found nan"),
     ],
 )
-def test_what_does_not_fit_is_named(kind, value, message):
+def test_invalid_values_are_refused_and_named(kind, value, message):
     with pytest.raises(MismatchError) as caught:
         kind.check(value, "x")
     assert message in str(caught.value)
@@ -125,17 +125,17 @@ class Outer:
 
 
 def test_a_dataclass_is_a_schema():
-    kinds = of_dataclass(Outer, {"count": Whole(1, 5)}, without=("on",))
-    assert kinds["count"] == Whole(1, 5) and "on" not in kinds
+    kinds = of_dataclass(Outer, {"count": Integer(1, 5)}, without=("on",))
+    assert kinds["count"] == Integer(1, 5) and "on" not in kinds
     record = Record({}, kinds)
-    whole = {"count": 2, "kind": "b", "inner": {"share": 0, "radius": [1, 2.5]}}
-    assert record.check(whole, "") == whole | {"inner": {"share": 0, "radius": (1, 2.5)}}
-    # What older files lack.
+    complete = {"count": 2, "kind": "b", "inner": {"share": 0, "radius": [1, 2.5]}}
+    assert record.check(complete, "") == complete | {"inner": {"share": 0, "radius": (1, 2.5)}}
+    # Files of older versions do not have all fields.
     assert record.check({"inner": {}}, "") == {"inner": {}}
     for value, message in (
         ({"kind": "c"}, "kind: expected one of a, b"),
-        ({"inner": {"radius": [3, 1]}}, "inner.radius: expected the lower end first"),
-        ({"inner": {"share": -0.5}}, "inner.share: expected a number from 0 on"),
+        ({"inner": {"radius": [3, 1]}}, "inner.radius: expected the lower limit first"),
+        ({"inner": {"share": -0.5}}, "inner.share: expected a number of at least 0"),
     ):
         with pytest.raises(MismatchError, match=message):
             record.check(value, "")
@@ -149,27 +149,27 @@ def test_a_dataclass_is_a_schema():
         (b'{"a": 1} more', "not JSON in line 1"),
         (b'{"a": \xff}', "not UTF-8 at byte 6"),
         (b"\x00\x01\x02", "not JSON in line 1"),
-        (b'{"a": NaN}', "a: expected a whole number from 3 on, found nan"),
-        (b'{"a": -Infinity}', "a: expected a whole number from 3 on, found -inf"),
-        (b'{"a": 1e999}', "a: expected a whole number"),
-        (b'{"a": 1, "a": 2}', "the field 'a' is there twice"),
-        (b"[" * 100_000, "it is nested too deep"),
-        (b'{"a": ' + b"9" * 10_000 + b"}", "a number of 10000 digits"),
-        (b"[]", "the whole: expected an object, found a list"),
-        (b'{"a": 2}', "a: expected a whole number from 3 on, found 2"),
+        (b'{"a": NaN}', "a: expected an integer of at least 3, found nan"),
+        (b'{"a": -Infinity}', "a: expected an integer of at least 3, found -inf"),
+        (b'{"a": 1e999}', "a: expected an integer"),
+        (b'{"a": 1, "a": 2}', "it contains the field 'a' twice"),
+        (b"[" * 100_000, "it is nested too deeply"),
+        (b'{"a": ' + b"9" * 10_000 + b"}", "it contains a number of 10000 digits"),
+        (b"[]", "top level: expected an object, found a list"),
+        (b'{"a": 2}', "a: expected an integer of at least 3, found 2"),
     ],
 )
-def test_a_damaged_file_is_one_line(tmp_path, content, reason):
+def test_a_damaged_file_gives_a_message_of_one_line(tmp_path, content, reason):
     file = tmp_path / "x.json"
     file.write_bytes(content)
     with pytest.raises(InputError) as caught:
-        read_json(file, Record({"a": Whole(3)}), what="a thing", remedy="make it again")
+        read_json(file, Record({"a": Integer(3)}), what="a thing", remedy="make it again")
     assert str(caught.value).startswith(f"{file}: is not a thing ({reason}")
     assert str(caught.value).endswith("); make it again")
     assert str(caught.value).isprintable()
 
 
-def test_what_is_no_sound_file_is_one_line(tmp_path):
+def test_missing_special_and_large_files_are_refused(tmp_path):
     def read(file):
         return read_json(file, Record({}), what="a thing", remedy="make it again")
 
@@ -179,7 +179,7 @@ def test_what_is_no_sound_file_is_one_line(tmp_path):
         read(tmp_path)
     with (tmp_path / "large.json").open("wb") as file:
         file.truncate(LARGEST_FILE + 1)
-    with pytest.raises(InputError, match="16 MB are too many"):
+    with pytest.raises(InputError, match="its size of 16 MB exceeds the limit"):
         read(tmp_path / "large.json")
-    (tmp_path / "mark.json").write_bytes(b"\xef\xbb\xbf{}")
-    assert read(tmp_path / "mark.json") == {}
+    (tmp_path / "bom.json").write_bytes(b"\xef\xbb\xbf{}")
+    assert read(tmp_path / "bom.json") == {}

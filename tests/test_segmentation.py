@@ -7,8 +7,10 @@ from scipy import ndimage
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import read_volume
 from brainseg_tf.metrics import dice
+from brainseg_tf.postprocessing.morphology import Lesion
 from brainseg_tf.reconstruction import Reconstruction
-from brainseg_tf.segmentation import segment
+from brainseg_tf.segmentation import segment, suspected_pixels, suspicion_warning
+from brainseg_tf.slices import Stack
 from brainseg_tf.training.calibration import healthy_levels
 from brainseg_tf.training.cohort import read_cohort
 from helpers import AFFINE, make_brain, save
@@ -115,7 +117,7 @@ def test_a_head_with_its_skull_is_warned_of(tmp_path):
     data = data + np.random.default_rng(0).normal(0, 3, data.shape).astype(np.float32)
     scan = read_volume(save(data, tmp_path / "head.nii"))
     (warning,) = segment([scan], Healthy(), card(), OPTIONS).warnings
-    assert "head.nii: seems to have its skull still" in warning
+    assert "head.nii: the scan seems not to be skull-stripped" in warning
 
 
 def test_what_cannot_be_segmented(tmp_path):
@@ -228,3 +230,76 @@ def test_a_rim_that_leaves_nothing_is_refused_before_anything_is_fitted(tmp_path
         InputError, match=r"scan.nii: an erosion of 500 mm leaves nothing of the brain; lower --erosion-mm"
     ):
         segment([scan], Pointing(), pointing, replace(OPTIONS, erosion_mm=500.0))
+
+
+@pytest.mark.parametrize(("probability", "kept"), [(0.6, True), (0.2, False)])
+def test_what_is_suspicious_before_the_correction_stays(tmp_path, probability, kept):
+    """Half of the healthy threshold, 0.25 here, is suspicious; a lesion that was not suspicious is removed."""
+
+    class Unsure(Pointing):
+        """Its probability rises to 1 once the bias field was corrected."""
+
+        calls = 0
+
+        def reconstruct(self, images: np.ndarray) -> Reconstruction:
+            self.calls += 1
+            found = super().reconstruct(images)
+            return replace(found, probability=found.probability * (probability if self.calls == 1 else 1.0))
+
+    scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
+    pointing = card(score="probability", healthy_levels=LEVELS | {"probability": 0.5})
+    result = segment([scan], Unsure(), pointing, replace(OPTIONS, correct_bias_field=True, faintest=0.0))
+    assert result.mask.any() == kept
+
+
+def test_a_lesion_that_a_rule_removes_is_suspected_and_the_user_is_told(tmp_path):
+    data, truth = make_brain(3)
+    scan = read_volume(save(data, tmp_path / "scan.nii"))
+    pointing = card(score="probability", healthy_levels=LEVELS | {"probability": 0.5})
+    plain = segment([scan], Pointing(), pointing, OPTIONS)
+    assert plain.mask.any() and not plain.suspects and plain.warnings == []
+    # No component has a contrast of 100.
+    removed = segment([scan], Pointing(), pointing, replace(OPTIONS, faintest=100.0))
+    assert not removed.mask.any()
+    assert dice(removed.suspected, truth) > 0.6
+    suspected_ml = sum(one.ml for one in removed.suspects)
+    assert suspected_ml == pytest.approx(removed.suspected.sum() * scan.voxel_ml)
+    place = ", ".join(f"{value:.0f}" for value in removed.suspects[0].centroid_mm)
+    (warning,) = removed.warnings
+    assert warning == (
+        f"{scan.path}: no lesion above the threshold; {suspected_ml:.1f} ml suspected near ({place}) mm, "
+        "see --save-suspicion"
+    )
+
+
+@pytest.mark.parametrize(("probability", "suspected"), [(0.3, True), (0.2, False)])
+def test_a_probability_of_half_the_threshold_is_suspected(tmp_path, probability, suspected):
+    class Faint(Pointing):
+        def reconstruct(self, images: np.ndarray) -> Reconstruction:
+            found = super().reconstruct(images)
+            return replace(found, probability=found.probability * probability)
+
+    scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
+    pointing = card(score="probability", healthy_levels=LEVELS | {"probability": 0.5})
+    result = segment([scan], Faint(), pointing, OPTIONS)
+    assert not result.mask.any()
+    assert bool(result.suspects) == suspected == bool(result.warnings)
+
+
+def test_the_surroundings_of_a_mask_are_not_suspected(tmp_path):
+    """A score that fades over 4 mm; a second lesion, much larger than the mask, is told of."""
+    stack = Stack(np.zeros((20, 40, 40, 1), np.float32), np.ones((20, 40, 40), bool), np.diag([1.0, 1.0, 1.0, 1.0]))
+    found, candidates = np.zeros(stack.brain.shape, bool), np.zeros(stack.brain.shape, bool)
+    found[5:15, 5:15, 5:15] = True
+    candidates[2:18, 2:18, 2:18] = True
+    options = replace(OPTIONS, boundary_mm=4.0, min_size_ml=0.5)
+    assert not suspected_pixels(candidates, found, stack, options).any()
+    candidates[5:15, 25:35, 5:35] = True
+    expected = np.zeros_like(found)
+    expected[5:15, 25:35, 5:35] = True
+    np.testing.assert_array_equal(suspected_pixels(candidates, found, stack, options), expected)
+    small, large = (Lesion(ml, (1.0, 2.0, 3.0), "left", 0.1) for ml in (1.0, 2.0))
+    scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
+    assert "the mask has 1.0 ml; 2.0 ml suspected near (1, 2, 3) mm" in suspicion_warning(scan, [small], [large])
+    assert suspicion_warning(scan, [large], [small]) is None
+    assert suspicion_warning(scan, [], []) is None

@@ -78,7 +78,7 @@ def test_the_best_model_for_the_modalities_is_taken():
     for name, modalities in SELF.items():
         assert saved_model.best_for(modalities).card.name == name
     for modalities in (("t2",), ("flair", "t1")):
-        with pytest.raises(InputError, match=r"no shipped model takes .*, only flair, flair \+ t2; leave"):
+        with pytest.raises(InputError, match=r"no shipped model takes .*, only flair, flair \+ t2; omit"):
             saved_model.best_for(modalities)
 
 

@@ -10,7 +10,7 @@ from brainseg_tf.brain.mask import brain_mask, cut_to_head, skull_warning
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import read_volume
 from brainseg_tf.options import SliceOptions
-from brainseg_tf.slices import from_stack, normalise, onto_stack, select_slices, to_stack
+from brainseg_tf.slices import _resample, from_stack, normalise, onto_stack, select_slices, to_stack
 from helpers import AFFINE, make_brain, save
 
 OPTIONS = SliceOptions(size=64, spacing=3.0)
@@ -32,14 +32,14 @@ def test_the_stack_is_centred_and_in_range(scan):
     assert ml == pytest.approx(brain.sum() * volume.voxel_ml, rel=0.03)
 
 
-def test_trimmed_slices_are_the_same_less_a_margin(scan):
+def test_trimmed_slices_are_equal_apart_from_a_margin(scan):
     volume = read_volume(scan)
     brain = brain_mask(volume)
     whole = to_stack([volume], brain, SliceOptions(spacing=3.0))
     trimmed = to_stack([volume], brain, SliceOptions(spacing=3.0), trim=32)
     rows, columns = (np.flatnonzero(whole.brain.any(axis=axes))[[0, -1]] for axes in ((0, 2), (0, 1)))
     sides = [(128 - n) // 2 for n in trimmed.brain.shape[1:]]
-    # Whole steps of 16 pixels at either edge, as many as leave 8 pixels beside the brain.
+    # Multiples of 16 pixels are removed at each edge, the largest that leave 8 pixels beside the brain.
     for (first, last), side in zip((rows, columns), sides, strict=True):
         assert side % 16 == 0
         assert min(first, 127 - last) - side >= 8
@@ -58,15 +58,15 @@ def test_a_brain_that_fills_the_slices_is_not_trimmed(scan):
     np.testing.assert_array_equal(trimmed.images, whole.images)
 
 
-def test_positions_survive_the_way_there_and_back(scan):
+def test_positions_are_preserved_on_the_stack_and_back(scan):
     volume = read_volume(scan)
     stack = to_stack([volume], brain_mask(volume), OPTIONS)
     truth = volume.data > 500
-    there = onto_stack(truth, volume, stack)
-    indices = np.argwhere(there > 0.5).mean(axis=0)[::-1]
+    on_stack = onto_stack(truth, volume, stack)
+    indices = np.argwhere(on_stack > 0.5).mean(axis=0)[::-1]
     expected = nib.affines.apply_affine(volume.affine, np.argwhere(truth).mean(axis=0))
     np.testing.assert_allclose(nib.affines.apply_affine(stack.affine, indices), expected, atol=1)
-    back = from_stack(there, stack, volume) > 0.5
+    back = from_stack(on_stack, stack, volume) > 0.5
     assert 2 * (back & truth).sum() / (back.sum() + truth.sum()) > 0.85
 
 
@@ -76,9 +76,9 @@ def test_flips_and_permutations_give_the_same_slices(tmp_path, axes, flip):
     data, _ = make_brain(2)
     image = nib.Nifti1Image(data, AFFINE)
     plain = read_volume(save(data, tmp_path / "plain.nii"))
-    turned = image.as_reoriented(np.array([[axes.index(k), -1 if k in flip else 1] for k in range(3)]))
-    nib.save(turned, tmp_path / "turned.nii")
-    other = read_volume(tmp_path / "turned.nii")
+    reoriented = image.as_reoriented(np.array([[axes.index(k), -1 if k in flip else 1] for k in range(3)]))
+    nib.save(reoriented, tmp_path / "reoriented.nii")
+    other = read_volume(tmp_path / "reoriented.nii")
     first, second = (to_stack([one], brain_mask(one), OPTIONS) for one in (plain, other))
     np.testing.assert_array_equal(first.images, second.images)
     np.testing.assert_allclose(first.affine, second.affine)
@@ -97,7 +97,7 @@ def test_another_resolution_gives_nearly_the_same_slices(tmp_path):
 
 def test_coarse_voxels_do_not_blur(tmp_path):
     def wave(points):
-        """Waves of 18 mm, seen through voxels of 4 mm."""
+        """A wave with a period of 18 mm, which is sampled with voxels of 4 mm."""
         return 100 + 40 * np.cos(2 * np.pi * points[..., 0] / 18) * np.cos(2 * np.pi * points[..., 1] / 18)
 
     affine = np.diag([4.0, 4.0, 4.0, 1.0])
@@ -110,7 +110,7 @@ def test_coarse_voxels_do_not_blur(tmp_path):
     deep = ((points - 4 * 14.5) ** 2).sum(axis=1) < (4 * 9) ** 2
     expected, found = wave(points[deep]), stack.images[tuple(indices[deep].T)][:, 0]
     slope, offset = np.polyfit(found, expected, 1)
-    # Lines between the voxels leave 2.6.
+    # With linear interpolation the residual is 2.6.
     assert np.std(expected - slope * found - offset) < 1
 
 
@@ -135,7 +135,7 @@ def test_normalisations():
         assert result.dtype == np.float32
 
 
-def test_slice_choice_by_share_and_position():
+def test_slices_are_selected_by_brain_share_and_position():
     brain = np.zeros((20, 10, 10), bool)
     brain[2:18, :4] = True
     brain[9, :1] = True
@@ -154,7 +154,7 @@ def test_brain_mask_fills_holes_and_drops_specks(scan):
     assert skull_warning(volume, brain) is None
 
 
-def test_a_skull_is_noticed(tmp_path):
+def test_a_scan_with_skull_gives_a_warning(tmp_path):
     data, _ = make_brain(0)
     noisy = data + np.random.default_rng(0).normal(0, 3, data.shape).astype(np.float32)
     volume = read_volume(save(noisy, tmp_path / "noisy.nii"))
@@ -181,13 +181,13 @@ def test_air_is_cut_from_a_brain_mask(scan):
     brain, warning = cut_to_head(np.ones_like(expected), volume)
     np.testing.assert_array_equal(brain, expected)
     assert "of the brain mask is background, which was removed" in warning
-    # A tight mask, and one whose edge is a voxel off, are taken as they are.
+    # A tight mask and masks that differ from it by one voxel are not changed.
     loose = ndimage.binary_dilation(expected, iterations=1)
     for given in (expected, ndimage.binary_erosion(expected), np.where(np.arange(23) == 11, loose, expected)):
         brain, warning = cut_to_head(given, volume)
         np.testing.assert_array_equal(brain, given)
         assert warning is None
-    # Around a head with its skull lies noise, and the fluid in it is dark; a tight mask of its brain has no air.
+    # A raw head has noise around it and dark fluid in it. A tight brain mask contains no air and is not changed.
     noise = np.random.default_rng(0).rayleigh(4, expected.shape)
     raw = np.where(ndimage.binary_dilation(expected, iterations=2), 200, 0) + np.where(expected, volume.data - 200, 0)
     raw[18:24, 20:26, 9:14] = 0
@@ -196,7 +196,7 @@ def test_air_is_cut_from_a_brain_mask(scan):
     np.testing.assert_array_equal(brain, expected)
     assert warning is None
     assert "was removed" in cut_to_head(np.ones_like(expected), raw_head)[1]
-    with pytest.raises(InputError, match="covers nothing but background"):
+    with pytest.raises(InputError, match="covers only background"):
         cut_to_head(~ndimage.binary_dilation(expected), volume)
 
 
@@ -204,9 +204,9 @@ def test_a_brain_that_is_mostly_background_is_not_normalised(scan):
     volume = read_volume(scan)
     with pytest.raises(InputError, match=r"scan\.nii\.gz: half of the brain mask is as dark as its darkest voxels"):
         to_stack([volume], np.ones(volume.data.shape, bool), SliceOptions(size=32, spacing=8.0))
-    # The same everywhere is no brain either, but nothing in it can be taken for a lesion.
-    even = normalise(np.full((2, 4, 4), 7.0), np.ones((2, 4, 4), bool), "robust")
-    assert not even.any()
+    # A constant image is not refused: it becomes 0, which cannot be segmented as a lesion.
+    constant = normalise(np.full((2, 4, 4), 7.0), np.ones((2, 4, 4), bool), "robust")
+    assert not constant.any()
 
 
 @pytest.mark.parametrize("degrees", [(20, 0, 0), (0, 15, 0), (0, 0, -15), (10, 8, 12)])
@@ -221,12 +221,12 @@ def test_a_header_that_is_oblique_changes_no_slice(tmp_path, degrees):
     expected, stack = (to_stack([one], brain_mask(one), OPTIONS) for one in (straight, oblique))
     np.testing.assert_allclose(stack.images, expected.images, atol=1e-4)
     np.testing.assert_allclose(stack.affine, rotation @ expected.affine, atol=1e-4)
-    # And what lies on the slices lies on the scan.
-    there = from_stack(stack.brain.astype(np.float32), stack, oblique)
-    np.testing.assert_allclose(there, from_stack(expected.brain.astype(np.float32), expected, straight), atol=1e-3)
+    # Maps are resampled to the same voxels of the scan.
+    on_scan = from_stack(stack.brain.astype(np.float32), stack, oblique)
+    np.testing.assert_allclose(on_scan, from_stack(expected.brain.astype(np.float32), expected, straight), atol=1e-3)
 
 
-def test_a_brain_of_nothing_is_refused(tmp_path, scan):
+def test_a_brain_of_few_voxels_is_refused(tmp_path, scan):
     data = np.zeros((29, 29, 29), np.float32)
     data[4, 4, 4] = 1
     with pytest.raises(InputError, match="no brain found"):
@@ -236,3 +236,26 @@ def test_a_brain_of_nothing_is_refused(tmp_path, scan):
     speck[20, 20, 10] = True
     with pytest.raises(InputError, match="thinner than a voxel"):
         to_stack([volume], speck, SliceOptions(size=16, spacing=20))
+
+
+def test_fine_voxels_are_averaged_and_not_sampled():
+    """Independent noise in voxels of 1 mm: a pixel of 4 mm is the mean of many voxels, not of the nearest eight."""
+    noise = np.random.default_rng(0).normal(0, 1, (80, 80, 80)).astype(np.float32)
+    grid = np.diag([4.0, 4.0, 4.0, 1.0])
+    grid[:3, 3] = 1.5
+    resampled = _resample(noise, np.eye(4), grid, (20, 20, 20))[2:-2, 2:-2, 2:-2]
+    # The mean of 64 voxels has a standard deviation of 1 / 8, linear interpolation between voxels of at least 0.35.
+    assert resampled.std() < 0.2
+
+
+def test_robust_normalisation_starts_at_the_first_percentile():
+    random = np.random.default_rng(0)
+    image = random.uniform(100, 200, (10, 40, 40))
+    # Outliers below the first percentile.
+    image.flat[:: image.size // 80] = -5000
+    brain = np.ones(image.shape, bool)
+    normalised = normalise(image, brain, "robust")
+    low, median = np.percentile(image, [1, 50])
+    assert low > 90
+    assert normalised[np.abs(image - median) < 0.5] == pytest.approx(0.3, abs=0.01)
+    assert normalised[np.abs(image - low) < 0.5] == pytest.approx(0.0, abs=0.01)

@@ -1,1 +1,1 @@
-"""Finding the brain in a scan."""
+"""Brain masks and the alignment of the head."""

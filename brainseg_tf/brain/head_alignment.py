@@ -1,8 +1,9 @@
-"""The directions of a head in world space: the scan's own axes, turned if the head lies turned in the scan.
+"""Estimates the left, posterior and superior directions of a head from the symmetry of its brain mask.
 
-A network knows heads that look straight ahead. Scans are taken along the head, so the axes of a scan fit the head
-better than those of the scanner; where a head lies turned within its scan all the same, the plane in which the brain
-is its own mirror image tells by how much. A nod does not move that plane and is not found.
+The networks were trained on heads that face straight ahead. Most scans are aligned with the head, so their axes are
+closer to those of the head than the axes of the scanner are. If the head is rotated within its scan, the rotation is
+estimated from the mid-sagittal plane, the plane for which the brain is most similar to its mirror image. A rotation
+about the left-right axis (pitch) does not move this plane and cannot be estimated.
 """
 
 import math
@@ -10,83 +11,90 @@ import math
 import nibabel as nib
 import numpy as np
 
-# Voxels that the symmetry is measured on.
+# Number of voxels on which the symmetry is measured.
 _SAMPLES = 6_000
-# Degrees: the largest turn that is looked for, and the steps of the search, coarse to fine.
+# The largest rotation of the search, and its step sizes from coarse to fine, in degrees.
 _LARGEST, _STEPS = 30.0, (10.0, 5.0, 2.0, 1.0)
-# A turn below this many degrees is left alone, as is one that does not raise the symmetric share of the brain by this
-# much or raises it to less than what a whole brain has.
+# A rotation is not corrected if it is smaller than the first number in degrees, if it increases the symmetric share of
+# the brain by less than the second number, or if that share is then below the third number. Complete brains exceed it.
 _SMALLEST, _GAIN, _SYMMETRIC = 6.0, 0.01, 0.9
 
 
 def head_axes(brain: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """The head's left, posterior and superior in world space.
+    """The left, posterior and superior directions of a head in world space.
 
     Args:
-        brain: (X, Y, Z) bool, LPS as nearly as the grid allows.
-        affine: (4, 4), indices to millimetres in RAS world space.
+        brain: (X, Y, Z) bool, with axes that are LPS as nearly as the grid allows.
+        affine: (4, 4), voxel indices to millimetres in RAS world space.
 
     Returns:
-        (3, 3), orthogonal unit vectors as columns.
+        (3, 3), orthogonal unit vectors in its columns.
     """
     axes = scan_axes(affine)
-    yaw, roll = head_turn(brain, affine)
+    yaw, roll = head_rotation(brain, affine)
     return axes @ _rotation(yaw, roll)
 
 
 def scan_axes(affine: np.ndarray) -> np.ndarray:
-    """The directions of a grid, (3, 3): the orthogonal matrix nearest to its axes, which a gantry may have sheared."""
+    """The orthogonal matrix that is nearest to the directions of a grid's axes, (3, 3).
+
+    The axes of the grid itself are not orthogonal if the gantry was tilted.
+    """
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     left, _, right = np.linalg.svd(directions)
     nearest = left @ right
-    # Without rounding where the axes are those of world space.
+    # Remove rounding errors, so that grids along the world axes give exactly 0 and 1.
     return np.where(np.abs(nearest) < 1e-6, 0, np.where(np.abs(nearest) > 1 - 1e-6, np.sign(nearest), nearest))
 
 
-def head_turn(brain: np.ndarray, affine: np.ndarray) -> tuple[float, float]:
-    """By how many degrees a head is turned in its scan: about its long axis (yaw), and towards a shoulder (roll).
+def head_rotation(brain: np.ndarray, affine: np.ndarray) -> tuple[float, float]:
+    """The rotation of a head within its scan, in degrees.
 
     Args:
         brain, affine: as in ``head_axes``.
 
     Returns:
-        (0, 0) for a head that is straight within 6 degrees, and for a brain that is not symmetric about any plane.
+        The rotation about the superior axis (yaw) and about the posterior axis (roll). Both are 0 if the rotation is
+        below 6 degrees, or if the brain is not symmetric about any plane.
     """
     size = np.count_nonzero(brain)
     if size < 1000:
         return 0.0, 0.0
-    places = np.argwhere(brain)[:: max(1, size // _SAMPLES)]
+    indices = np.argwhere(brain)[:: max(1, size // _SAMPLES)]
     axes = scan_axes(affine)
-    world = nib.affines.apply_affine(affine, places)
+    world = nib.affines.apply_affine(affine, indices)
     centre = world.mean(axis=0)
     local = (world - centre) @ axes
     to_index = np.linalg.inv(affine)
     shape = np.array(brain.shape)
 
     def symmetric_share(yaw: float, roll: float) -> float:
-        """Share of the brain whose mirror image lies in the brain too."""
+        """The share of the brain's voxels whose mirror images are in the brain too."""
         normal = _rotation(yaw, roll)[:, 0]
         mirrored = local - 2 * (local @ normal)[:, None] * normal
         index = np.rint(nib.affines.apply_affine(to_index, mirrored @ axes.T + centre)).astype(int)
         inside = ((index >= 0) & (index < shape)).all(axis=1)
         return float(brain[tuple(index[inside].T)].sum() / len(local))
 
-    straight = symmetric_share(0.0, 0.0)
-    best, place, reach = straight, (0.0, 0.0), _LARGEST
+    unrotated = symmetric_share(0.0, 0.0)
+    best, angles, reach = unrotated, (0.0, 0.0), _LARGEST
     for step in _STEPS:
-        offsets = [float(one) for one in np.arange(-reach, reach + step / 2, step)]
-        around = [(place[0] + yaw, place[1] + roll) for yaw in offsets for roll in offsets]
-        share, place = max(((symmetric_share(*one), one) for one in [*around, place]), key=lambda found: found[0])
+        offsets = [float(offset) for offset in np.arange(-reach, reach + step / 2, step)]
+        candidates = [(angles[0] + yaw, angles[1] + roll) for yaw in offsets for roll in offsets]
+        share, angles = max(
+            ((symmetric_share(*candidate), candidate) for candidate in [*candidates, angles]),
+            key=lambda result: result[0],
+        )
         best, reach = share, step
-    small = math.hypot(*place) < _SMALLEST
-    if small or best - straight < _GAIN or best < _SYMMETRIC:
+    small = math.hypot(*angles) < _SMALLEST
+    if small or best - unrotated < _GAIN or best < _SYMMETRIC:
         return 0.0, 0.0
-    return place
+    return angles
 
 
 def _rotation(yaw: float, roll: float) -> np.ndarray:
-    """A rotation about the third axis, then about the second, by degrees."""
-    (cy, sy), (cr, sr) = ((math.cos(math.radians(one)), math.sin(math.radians(one))) for one in (yaw, roll))
-    about_long = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
-    about_nose = np.array([[cr, 0, sr], [0, 1, 0], [-sr, 0, cr]])
-    return about_long @ about_nose
+    """The rotation matrix of yaw (about the third axis) times roll (about the second axis), both in degrees."""
+    (cy, sy), (cr, sr) = ((math.cos(math.radians(angle)), math.sin(math.radians(angle))) for angle in (yaw, roll))
+    yaw_matrix = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
+    roll_matrix = np.array([[cr, 0, sr], [0, 1, 0], [-sr, 0, cr]])
+    return yaw_matrix @ roll_matrix

@@ -1,4 +1,4 @@
-"""The user's own skull stripping, run as a command."""
+"""Runs a skull-stripping command that the user has given."""
 
 import os
 import shlex
@@ -14,55 +14,64 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import Volume, read_mask
 
 SCAN, MASK = "{scan}", "{mask}"
-# Tools without a GPU take minutes for a head.
+# Skull-stripping tools take minutes per scan without a GPU.
 TIME_LIMIT_SECONDS = 1800.0
 
 
 def strip(command: str, scan: Volume) -> np.ndarray:
-    """Runs a command that finds the brain in a scan.
+    """Runs a command that writes the brain mask of a scan.
 
     Args:
-        command: split as a shell would, but run without one; ``{scan}`` stands for the scan as NIfTI, ``{mask}`` for
-            the file where the command leaves the brain mask, .nii.gz, on the scan's grid.
-        scan: whose.
+        command: the command line, split like a shell command but run without a shell. ``{scan}`` is replaced by the
+            scan as a NIfTI file, ``{mask}`` by the file (.nii.gz) to which the command writes the brain mask on the
+            scan's grid.
+        scan: the scan.
 
     Returns:
-        (X, Y, Z) bool, as ``scan.data``.
+        The brain mask, (X, Y, Z) bool, in the orientation of ``scan.data``.
 
     Raises:
-        InputError: the command cannot be started, fails, takes longer than half an hour, or leaves no usable mask; or
-            there is no room for temporary files.
+        InputError: the command cannot be started, fails, takes longer than half an hour, or writes no usable mask; or
+            there is no space for temporary files.
     """
     try:
-        workplace = tempfile.TemporaryDirectory(prefix="brainseg-tf-")
+        temporary = tempfile.TemporaryDirectory(prefix="brainseg-tf-")
     except OSError as error:
         raise InputError(
-            f"--skull-strip: no folder for temporary files ({error.strerror}); set TMPDIR to one with room in it"
+            f"--skull-strip: no temporary folder can be created ({error.strerror}); set TMPDIR to a folder with free "
+            "space"
         ) from error
-    with workplace as folder:
+    with temporary as folder:
         source, target = Path(folder, "scan.nii.gz"), Path(folder, "brain.nii.gz")
         try:
-            # A copy: whatever the scan's format, name and header are, the tool gets what was read here.
+            # The tool gets a NIfTI copy, independent of the format and name of the scan's file.
             nib.save(scan.source, source)
         except OSError as error:
             raise InputError(
-                f"{folder}: no room for a copy of {scan.path} ({error.strerror or error}); set TMPDIR to another folder"
+                f"{folder}: a copy of {scan.path} cannot be written ({error.strerror or error}); set TMPDIR to another "
+                "folder"
             ) from error
         words = [word.replace(SCAN, str(source)).replace(MASK, str(target)) for word in shlex.split(command)]
         returncode, output = _run(words, scan.path)
         if returncode:
-            said = (output.strip() or "it said nothing").splitlines()[-1]
-            raise InputError(f"{scan.path}: {words[0]} failed with exit code {returncode} ({said})")
+            last_line = (output.strip() or "no message").splitlines()[-1]
+            raise InputError(
+                f"{scan.path}: {words[0]} failed with exit code {returncode} ({last_line}); check the command"
+            )
         if not target.exists():
-            raise InputError(f"{scan.path}: {words[0]} left no mask at {MASK}; check the command")
+            raise InputError(f"{scan.path}: {words[0]} wrote no mask to {MASK}; check the command")
         brain = read_mask(target, scan)
     if not brain.any():
-        raise InputError(f"{scan.path}: {words[0]} left an empty mask; look at the scan")
+        raise InputError(f"{scan.path}: {words[0]} wrote an empty mask; check the scan")
     return brain
 
 
 def _run(words: list[str], scan: Path) -> tuple[int, str]:
-    """Runs a command that can ask for nothing; gives its exit code, and what it said on stderr, or else on stdout."""
+    """Runs a command with an empty standard input.
+
+    Returns:
+        The exit code; and what the command wrote to standard error, or to standard output if that is empty.
+    """
     try:
         process = subprocess.Popen(
             words,
@@ -80,12 +89,12 @@ def _run(words: list[str], scan: Path) -> tuple[int, str]:
         out, err = process.communicate(timeout=TIME_LIMIT_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise InputError(
-            f"{scan}: {words[0]} was stopped after {TIME_LIMIT_SECONDS:.0f} s; run it by itself, then give its mask "
+            f"{scan}: {words[0]} was stopped after {TIME_LIMIT_SECONDS:.0f} s; run it separately and give its mask "
             "with --brain-mask"
         ) from error
     finally:
         if process.poll() is None:
-            # With the processes that it started.
+            # Also stop the processes that the command has started.
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
     return process.returncode, err.strip() or out.strip()

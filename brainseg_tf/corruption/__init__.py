@@ -1,4 +1,4 @@
-"""What healthy slices are corrupted with: squares and circles, coarse noise, synthetic lesions."""
+"""Corruption of healthy slices: squares and circles, coarse noise, synthetic lesions, augmentation."""
 
 from brainseg_tf.corruption.task import CorruptionTask, Task, corrupt
 

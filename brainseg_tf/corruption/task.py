@@ -1,4 +1,4 @@
-"""A batch's task: what a network is shown, and what it should give back."""
+"""The training task of a batch: corrupted slices as input, clean slices and lesion masks as targets."""
 
 import os
 from dataclasses import asdict
@@ -7,25 +7,25 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from brainseg_tf.corruption.augmentation import degrade, flip, recolour
-from brainseg_tf.corruption.lesions import plant_lesions
+from brainseg_tf.corruption.augmentation import degrade, flip, vary_contrast
+from brainseg_tf.corruption.lesions import add_lesions
 from brainseg_tf.corruption.noise import add_noise
 from brainseg_tf.corruption.random_fields import Draws, stream
 from brainseg_tf.corruption.shapes import paint_shapes
 from brainseg_tf.keras_backend import keras
 from brainseg_tf.options import CorruptionOptions, corruption_options
 
-# The shapes' stream of draws: with the seed of the augmentation, a flip would go with the size of a shape.
-_SHAPES = 2
+# Number of the random stream of the shapes. With the seed of the augmentation, flips and sizes would be correlated.
+_SHAPES_STREAM = 2
 
 
 class Task(NamedTuple):
-    """A batch with its task.
+    """Input and targets of a batch.
 
     Attributes:
-        corrupted: (N, H, W, C), what the network is shown.
-        clean: (N, H, W, C), what it should give back.
-        lesion: (N, H, W), 1 where a synthetic lesion was planted, else 0.
+        corrupted: (N, H, W, C), the input of the network.
+        clean: (N, H, W, C), the target of the reconstruction.
+        lesion: (N, H, W), 1 in synthetic lesions, else 0.
     """
 
     corrupted: tf.Tensor
@@ -35,10 +35,10 @@ class Task(NamedTuple):
 
 @keras.saving.register_keras_serializable("brainseg_tf")
 class CorruptionTask:
-    """``corrupt`` with its options, compiled by XLA, which makes it several times as fast on a CPU too.
+    """``corrupt`` with fixed options, compiled with XLA, which makes it several times faster, also on a CPU.
 
-    A model that was compiled with it can be saved and loaded. XLA takes 5 to 25 s to compile it; ``BRAINSEG_XLA=0`` in
-    the environment turns that off, for runs of a few steps.
+    A model that was compiled with it can be saved and loaded. The XLA compilation takes 5 to 25 s. The environment
+    variable ``BRAINSEG_XLA=0`` turns it off, for runs of a few steps.
 
     Args:
         options: of the corruption.
@@ -61,25 +61,26 @@ class CorruptionTask:
 
 
 def corrupt(images: tf.Tensor, seed: tf.Tensor, options: CorruptionOptions) -> Task:
-    """Makes the task of a batch of healthy slices; a pure function of the batch and the seed.
+    """The task of a batch of healthy slices; a pure function of the batch and the seed.
 
     Args:
-        images: (N, H, W, C) float32 in [0, 1], 0 outside the brain. H and W are known when the graph is built, unless
-            ``kind`` is ``shapes`` without ``augment``.
+        images: (N, H, W, C) float32 in [0, 1], 0 outside the brain. H and W must be static, unless ``kind`` is
+            ``shapes`` without ``augment``.
         seed: (2,) int32, both parts at least 0.
+        options: of the corruption.
     """
     draws = Draws(seed, tf.shape(images)[0])
     clean = flip(images, draws) if options.augment else images
     brain = _brain(clean)
     if options.augment:
-        clean = recolour(clean, draws) * brain[..., None]
+        clean = vary_contrast(clean, draws) * brain[..., None]
     corrupted, lesion = clean, tf.zeros_like(brain)
     if options.kind == "lesions":
-        corrupted, lesion = plant_lesions(corrupted, brain, draws, options.lesions)
+        corrupted, lesion = add_lesions(corrupted, brain, draws, options.lesions)
     if options.kind in ("noise", "both"):
         corrupted = add_noise(corrupted, brain, draws, options.noise_cells, options.noise_stddev)
     if options.kind in ("shapes", "both"):
-        shapes_seed = stream(seed, _SHAPES)
+        shapes_seed = stream(seed, _SHAPES_STREAM)
         corrupted = paint_shapes(
             corrupted, shapes_seed, options.shapes, options.smallest, options.largest, options.spread
         )
@@ -89,7 +90,10 @@ def corrupt(images: tf.Tensor, seed: tf.Tensor, options: CorruptionOptions) -> T
 
 
 def _brain(images: tf.Tensor) -> tf.Tensor:
-    """The brain of slices that are 0 outside it, (N, H, W): also its pixels of intensity 0, but for holes of 3."""
+    """The brain mask of slices that are 0 outside the brain, (N, H, W), 0 or 1.
+
+    Pixels of intensity 0 within the brain are included by a binary closing, except holes of at least 3 x 3 pixels.
+    """
     filled = tf.cast(tf.reduce_any(images > 0, axis=-1, keepdims=True), tf.float32)
     closed = -tf.nn.max_pool2d(-tf.nn.max_pool2d(filled, 3, 1, "SAME"), 3, 1, "SAME")
     return closed[..., 0]

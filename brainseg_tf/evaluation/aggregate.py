@@ -1,4 +1,4 @@
-"""Many comparisons in one line: means over patients with intervals, pooled values, and what is flagged by mistake."""
+"""Aggregation over patients: means with confidence intervals, pooled metrics and false positive volumes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,19 +24,23 @@ SIZES = ("small", "medium", "large")
 
 
 def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """What one method's comparisons, all cut in one way, come to.
+    """Aggregates the comparisons of one method and cut over patients.
 
     Returns:
-        - For each of ``MEANS`` the mean over the patients where it is known, and ``<name>_interval``, its 95 %
-          bootstrap interval.
+        The aggregated metrics by name:
+
+        - ``patients``, ``slices``: their numbers; ``missed``: number of patients with a lesion but an empty mask.
+        - For each of ``MEANS`` its mean over the patients with a lesion, NaN left out, and ``<name>_interval``, the
+          95 % bootstrap interval of the mean.
         - For each of ``SLICE_MEANS`` the mean over all slices of all patients, and its interval by a bootstrap that
           draws patients with all their slices.
-        - ``dice_small``, ``dice_medium``, ``dice_large``: the Dice of the thirds of the lesions by volume.
-        - Pooled Dice and IoU.
-        - Millilitres flagged in tumour-free slices (``false_ml_*``), in tumour-free slices that the method gets without
-          the others (``tumour_free_ml_*``), and in patients without a lesion (``healthy_ml_*``): median, 95th
-          percentile, and the share of the patients where anything is flagged.
-        - ``reliability`` of all posteriors together, and its ``calibration_error``.
+        - ``dice_small``, ``dice_medium``, ``dice_large``: mean Dice of the patients in each third by lesion volume.
+        - ``iou_pooled``, ``dice_pooled``: from the voxel counts of all patients.
+        - False positive volumes in millilitres: in tumour-free slices (``false_ml_*``), in tumour-free slices that the
+          method gets without the others (``tumour_free_ml_*``), and in patients without a lesion (``healthy_ml_*``).
+          Each as ``*_median`` and ``*_p95``, the 95th percentile. ``false_flagged``, ``tumour_free_flagged`` and
+          ``healthy_flagged`` are the shares of the patients whose volume is above 0.
+        - ``reliability``: summed over all patients, and its ``calibration_error``.
     """
     abnormal = [one for one in comparisons if one.lesion_ml > 0]
     slices = np.concatenate([one.slices for one in comparisons])
@@ -58,12 +62,12 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     overlap, union, total = (sum(getattr(one, key) for one in comparisons) for key in ("overlap", "union", "total"))
     numbers["iou_pooled"] = overlap / union if union else 1.0
     numbers["dice_pooled"] = 2 * overlap / total if total else 1.0
-    healthy = [one.found_ml for one in comparisons if one.lesion_ml == 0]
-    flagged = {
+    false_positive_ml = {
         "false": [one.false_ml for one in comparisons],
         "tumour_free": [one.tumour_free_ml for one in comparisons],
+        "healthy": [one.found_ml for one in comparisons if one.lesion_ml == 0],
     }
-    for name, values in (flagged | {"healthy": healthy}).items():
+    for name, values in false_positive_ml.items():
         known = np.asarray(values, float)[~np.isnan(values)] if values else np.zeros(0)
         numbers[f"{name}_ml_median"] = float(np.median(known)) if known.size else float("nan")
         numbers[f"{name}_ml_p95"] = float(np.percentile(known, 95)) if known.size else float("nan")

@@ -1,4 +1,4 @@
-"""One mask of one patient against the ground truth; and a score, cut at any threshold."""
+"""Metrics of one patient: comparison of a mask, or of a score at any threshold, with the ground truth."""
 
 from dataclasses import dataclass, field, replace
 
@@ -6,19 +6,19 @@ import numpy as np
 
 from brainseg_tf import metrics
 
-# Scores lie in [0, 1]; thresholds are multiples of a 256th.
+# Number of histogram bins of a score in [0, 1]. Thresholds are multiples of 1 / BINS.
 BINS = 256
 
 
 @dataclass(frozen=True)
 class Patient:
-    """What of a patient every method is held against.
+    """Ground truth of a patient.
 
     Attributes:
-        name: the patient's.
-        truth, brain: (X, Y, Z) bool, the last axis along the slices.
-        used: (Z,) bool, the slices that slice-wise metrics count.
-        spacing: millimetres along each axis.
+        name: of the patient.
+        truth, brain: (X, Y, Z) bool; slices are along the last axis.
+        used: (Z,) bool, the slices that the slice-wise metrics use.
+        spacing: voxel size along each axis in millimetres.
     """
 
     name: str
@@ -34,20 +34,23 @@ class Patient:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One method's mask of one patient against the ground truth, on the scan's own grid.
+    """Metrics of a method's mask for one patient, on the grid of the scan.
 
     Attributes:
-        method, patient, cut: who made it, of whom, and how the score was cut.
+        method: name of the method.
+        patient: name of the patient.
+        cut: how the score was turned into a mask, one of ``methods.CUTS``.
         dice, iou, sensitivity, precision: of the whole volume.
-        hausdorff95: mm; NaN if it was not measured or one mask is empty.
-        average_precision: of the score in the brain.
-        slices: IoU and Dice of each used slice that shows a lesion in the truth, (S, 2).
-        overlap, union, total: voxels in both, in either, and summed over both, for pooling.
-        lesion_ml, found_ml: volume in the truth and in the mask.
-        false_ml: volume flagged in slices whose truth is empty.
-        tumour_free_ml: volume flagged when these slices are all that the method gets; NaN if it was not measured.
-        brier: mean squared difference (Brier 1950) of a lesion's posterior and the truth in the brain; NaN without one.
-        reliability: ``metrics.reliability`` of it in the brain; all 0 without one.
+        hausdorff95: 95th percentile of the Hausdorff distance in millimetres; NaN if it was not measured or one mask is
+            empty.
+        average_precision: of the score, over the voxels of the brain.
+        slices: IoU and Dice of each used slice with a lesion in the ground truth, (S, 2).
+        overlap, union, total: voxels in the intersection, in the union, and sum of both masks' voxels, for pooling.
+        lesion_ml, found_ml: volume of the ground truth and of the mask.
+        false_ml: volume of the mask in slices whose ground truth is empty.
+        tumour_free_ml: volume of the mask if the method gets only these slices; NaN if it was not measured.
+        brier: Brier score (Brier 1950) of the lesion posterior over the voxels of the brain; NaN without a posterior.
+        reliability: ``metrics.reliability`` of the posterior in the brain; all 0 without a posterior.
     """
 
     method: str
@@ -81,7 +84,15 @@ def compare(
     average_precision: float = float("nan"),
     tumour_free_ml: float = float("nan"),
 ) -> Comparison:
-    """Compares a mask, (X, Y, Z) bool, and a lesion's posterior, (X, Y, Z) in [0, 1]."""
+    """Compares a mask, and a lesion posterior if there is one, with the ground truth.
+
+    Args:
+        method, cut: names of the method and of the cut.
+        patient: the ground truth.
+        mask: (X, Y, Z) bool.
+        posterior: lesion posterior, (X, Y, Z) in [0, 1].
+        average_precision, tumour_free_ml: see ``Comparison``; measured by the caller.
+    """
     overlap, found = (np.count_nonzero(one, axis=(0, 1)) for one in (mask & patient.truth, mask))
     distance = metrics.hausdorff95(mask, patient.truth, patient.spacing)
     compared = _from_counts(method, cut, patient, overlap, found, distance, average_precision, tumour_free_ml)
@@ -96,10 +107,12 @@ def compare(
 
 
 class Histogram:
-    """How often each value of a score occurs in the brain of a patient: by slice, outside and inside the lesion.
+    """Histograms of a score in the brain, for each slice, outside and inside the lesion.
+
+    They give the metrics of a mask at any threshold without the score.
 
     Args:
-        patient: whose.
+        patient: the ground truth.
         score: (X, Y, Z) in [0, 1].
     """
 
@@ -109,24 +122,24 @@ class Histogram:
         z = np.broadcast_to(np.arange(slices), score.shape)
         flat = (z * 2 + patient.truth) * BINS + bins
         counts = np.bincount(flat[patient.brain], minlength=slices * 2 * BINS)
-        # Kept: how many lie above the threshold k / BINS.
+        # (slice, outside or inside the lesion, k): number of voxels whose score exceeds k / BINS.
         above = counts.reshape(slices, 2, BINS)[..., ::-1].cumsum(axis=-1)[..., ::-1]
         self._above = np.concatenate([above, np.zeros((slices, 2, 1), np.int64)], axis=-1)
         self._patient = patient.name
         self._truth = np.count_nonzero(patient.truth, axis=(0, 1))
 
     def dice(self) -> np.ndarray:
-        """Of the whole volume, for each of the BINS + 1 thresholds; the first takes all of the brain."""
+        """Dice of the whole volume for each of the BINS + 1 thresholds; at the first one the mask is the brain."""
         outside, inside = self._above.sum(axis=0)
         total = outside + inside + self._truth.sum()
         return np.where(total > 0, 2 * inside / np.maximum(total, 1), 1.0)
 
     def healthy(self) -> np.ndarray:
-        """How many voxels of slices without lesion lie above each of the BINS + 1 thresholds."""
+        """Number of brain voxels above each of the BINS + 1 thresholds, in the slices without a lesion."""
         return self._above[self._truth == 0].sum(axis=(0, 1))
 
     def cut(self, method: str, name: str, patient: Patient, threshold: int) -> Comparison:
-        """The comparison of the mask ``score > threshold / BINS`` in the brain."""
+        """The metrics of the mask ``score > threshold / BINS`` within the brain."""
         outside, inside = self._above[:, 0, threshold], self._above[:, 1, threshold]
         return _from_counts(method, name, patient, inside, inside + outside)
 
@@ -141,7 +154,12 @@ def _from_counts(
     average_precision: float = float("nan"),
     tumour_free_ml: float = float("nan"),
 ) -> Comparison:
-    """A comparison from voxels by slice, (Z,): in both masks, and in the method's."""
+    """Metrics from voxel counts by slice.
+
+    Args:
+        overlap: (Z,), voxels in the mask and in the ground truth.
+        found: (Z,), voxels in the mask.
+    """
     truth = np.count_nonzero(patient.truth, axis=(0, 1))
     abnormal = truth > 0
     both, union, total = overlap.sum(), (found + truth - overlap).sum(), (found + truth).sum()

@@ -1,4 +1,4 @@
-"""k-fold cross-validation by patient of a model's recipe: every patient is a test patient once."""
+"""k-fold cross-validation of a model's recipe by patient: every patient is tested once."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -14,12 +14,12 @@ from brainseg_tf.json_file import read_json
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import FitOptions
 from brainseg_tf.saved_model import ModelFolder, newest_version, open_folder
-from brainseg_tf.schema import Items, MismatchError, Record, Text, Whole
+from brainseg_tf.schema import Integer, Items, MismatchError, Record, Text
 from brainseg_tf.training.cohort import Split
 
 _FOLDS = Record(
     {
-        "seed": Whole(),
+        "seed": Integer(),
         "folds": Items(Record({side: Items(Text(), unique=True) for side in card_schema.SIDES}), least=2),
     }
 )
@@ -27,15 +27,18 @@ _REMEDY = "restore it from a copy, or choose another --out"
 
 
 def folds(names: Sequence[str], count: int, validation: float, seed: int) -> list[Split]:
-    """Divides patients into ``count`` test sides; of the rest of each, a share is for validation.
+    """Divides patients into folds, each with training, validation and test patients.
+
+    Every patient is a test patient in one of the folds.
 
     Args:
         names: all patients; their order does not matter.
-        validation: share of all patients, at least one.
+        count: number of folds.
+        validation: validation patients of each fold as a share of all patients; there is at least one.
         seed: the same seed gives the same folds.
 
     Raises:
-        InputError: too few patients.
+        InputError: there are too few patients.
     """
     validations = max(1, round(validation * len(names)))
     if count < 2 or len(names) - -(-len(names) // count) - validations < 1:
@@ -44,7 +47,7 @@ def folds(names: Sequence[str], count: int, validation: float, seed: int) -> lis
     splits: list[Split] = []
     for test in np.array_split(order, count):
         rest = [name for name in order if name not in set(test)]
-        # Each fold its own validation patients, so that none is always spared from training.
+        # Folds have different validation patients, so that no patient is left out of the training of all folds.
         start = len(splits) * validations % len(rest)
         validating = set((rest + rest)[start : start + validations])
         training = [name for name in rest if name not in validating]
@@ -53,10 +56,14 @@ def folds(names: Sequence[str], count: int, validation: float, seed: int) -> lis
 
 
 def recorded_folds(file: Path, names: Sequence[str], count: int, validation: float, seed: int) -> list[Split]:
-    """The folds that ``file`` (JSON) holds, or new ones, written there.
+    """Reads the folds in a JSON file; makes and writes new folds if the file does not exist.
+
+    Args:
+        file: the JSON file.
+        names, count, validation, seed: as in ``folds``.
 
     Raises:
-        InputError: the file is damaged, or is of other patients, another seed or another number of folds.
+        InputError: the file is damaged, or was written for other patients, another seed or another number of folds.
     """
     if not file.exists():
         splits = folds(names, count, validation, seed)
@@ -72,8 +79,8 @@ def recorded_folds(file: Path, names: Sequence[str], count: int, validation: flo
     tested = sorted(name for split in splits for name in split.test)
     if len(splits) != count or tested != sorted(names) or recorded["seed"] != seed:
         raise InputError(
-            f"{printable(file)}: was made for other patients, another seed or another number of folds; choose another "
-            "--out"
+            f"{printable(file)}: was written for other patients, another seed or another number of folds; choose "
+            "another --out"
         )
     return splits
 
@@ -81,7 +88,20 @@ def recorded_folds(file: Path, names: Sequence[str], count: int, validation: flo
 def train_fold(
     data: Path, card: ModelCard, split: Split, seed: int, run: Path, cache: Path, say: Callable[[str], None]
 ) -> ModelFolder:
-    """Trains a model's recipe on one split, or takes up where a killed run stopped; a finished run is not redone."""
+    """Trains a model's recipe on one split; resumes an interrupted run, and does not repeat a finished one.
+
+    Args:
+        data: folder of the cohort.
+        card: of the model whose recipe is trained.
+        split: the patients of the fold.
+        seed: of the run.
+        run: folder of the run.
+        cache: folder of decoded slices.
+        say: called with each progress line for the user.
+
+    Returns:
+        The trained model.
+    """
     from brainseg_tf.training.fit import RunSettings, fit
 
     if not run.is_dir() or newest_version(run) is None:

@@ -1,4 +1,4 @@
-"""The protocol's two forms: models as they are on patients they never saw, or their recipes in cross-validation."""
+"""The two kinds of evaluation: of exported models on unseen patients, and of their recipes by cross-validation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,13 +23,21 @@ def test(
     options: SegmentationOptions,
     show: Show,
 ) -> Result:
-    """Tests models, and some of ``BASELINES``, on the patients ``names``; thresholds come from the first model's
-    validation.
+    """Tests models and baselines on patients of a cohort.
+
+    Thresholds are chosen on those validation patients of the first model that are not tested.
+
+    Args:
+        cohort: all patients.
+        found: the models.
+        baselines: some of ``methods.BASELINES``.
+        names: of the patients to test.
+        options: of the stages after the network.
+        show: called with each comparison.
     """
-    validation = [patient for patient in cohort.named(found[0].card.data.validation) if patient.name not in names]
+    validation = [name for name in found[0].card.data.validation if name not in names]
     methods = [Method(one.card.name, one.card, one.load(), options) for one in found]
-    spared = [patient.name for patient in validation]
-    return _beside_baselines(methods, baselines, cohort, spared, names, options, show)
+    return _evaluate_with_baselines(methods, baselines, cohort, validation, names, options, show)
 
 
 def cross_validate(
@@ -46,13 +54,25 @@ def cross_validate(
 ) -> dict[int, list[Result]]:
     """Trains each model's recipe once per seed and fold, and tests it on that fold's patients.
 
-    Runs, and the folds themselves, are kept in ``out``; what is there is not made again.
+    The folds and the runs are stored in ``out``. If they exist already, they are reused.
+
+    Args:
+        data: folder of the cohort.
+        cohort: its patients.
+        found: the models whose recipes are tested.
+        baselines: some of ``methods.BASELINES``.
+        count: number of folds.
+        seeds: of the folds and runs.
+        out: folder of the folds and runs.
+        options: of the stages after the network.
+        show: called with each comparison.
+        say: called with each progress line.
 
     Returns:
         By seed, a result for each fold.
     """
     for one in found:
-        one.check()  # Its recipe is read from the card.
+        one.check()  # The recipe is read from the card, so the card must be undamaged.
     share = found[0].card.training["validation"]
     results: dict[int, list[Result]] = {}
     for seed in seeds:
@@ -65,22 +85,22 @@ def cross_validate(
                 run = out / "runs" / one.card.name / f"seed{seed}-fold{number + 1}"
                 trained = train_fold(data, one.card, split, seed, run, out / "cache", say)
                 methods.append(Method(one.card.name, trained.card, trained.load(), options))
-            result = _beside_baselines(methods, baselines, cohort, split.validation, split.test, options, show)
+            result = _evaluate_with_baselines(methods, baselines, cohort, split.validation, split.test, options, show)
             results.setdefault(seed, []).append(result)
     return results
 
 
 def all_cuts(results: Mapping[int, Sequence[Result]]) -> list[tuple[int, Comparison]]:
-    """Every comparison of every seed, cut in each of the four ways."""
+    """All comparisons with their seeds, for all four cuts."""
     rows = []
-    for seed, some in results.items():
-        for result in some:
+    for seed, of_seed in results.items():
+        for result in of_seed:
             rows += [(seed, one) for one in (*result.comparisons, *result.cut())]
-        rows += [(seed, one) for one in oracle(some)]
+        rows += [(seed, one) for one in oracle(of_seed)]
     return rows
 
 
-def _beside_baselines(
+def _evaluate_with_baselines(
     methods: Sequence[Method],
     baselines: Sequence[str],
     cohort: Cohort,
@@ -89,9 +109,11 @@ def _beside_baselines(
     options: SegmentationOptions,
     show: Show,
 ) -> Result:
+    """Evaluates methods and baselines; the validation patients give the healthy threshold of the baselines."""
     card = methods[0].card
-    spared = cohort.named(validation)
-    first = [replace(patient, scans=dict(list(patient.scans.items())[:1])) for patient in spared]
-    levels = healthy_levels(first, None, card.slices) if first else card.healthy_levels
-    without = [baseline(name, card, options, levels["input"]) for name in baselines]
-    return evaluate([*methods, *without], spared, cohort.named(test), show)
+    validation_patients = cohort.named(validation)
+    # The baselines use the first modality only.
+    first_modality = [replace(patient, scans=dict(list(patient.scans.items())[:1])) for patient in validation_patients]
+    levels = healthy_levels(first_modality, None, card.slices) if first_modality else card.healthy_levels
+    baseline_methods = [baseline(name, card, options, levels["input"]) for name in baselines]
+    return evaluate([*methods, *baseline_methods], validation_patients, cohort.named(test), show)

@@ -11,22 +11,31 @@ from brainseg_tf.drawing import label, log_if_positive, message, panels, save
 from brainseg_tf.evaluation.case_metrics import Comparison
 from brainseg_tf.evaluation.methods import MIXTURE_CUT, NO_NETWORK
 
-# A wider figure, in inches, would have more pixels (2^16) than matplotlib can draw.
+# Largest width in inches. A wider figure would exceed matplotlib's limit of 2^16 pixels.
 _LARGEST_WIDTH = 200.0
 
 
 def dice_by_patient(comparisons: Sequence[Comparison], path: Path | BinaryIO) -> None:
-    """Draws each patient's Dice, by the baseline's, one mark per method (cut in its own way), to a PNG."""
-    own = [one for one in comparisons if one.cut == MIXTURE_CUT]
-    if not own:
+    """Plots the Dice of each patient, one marker per method; patients are sorted by the last method's Dice.
+
+    Args:
+        comparisons: those with the cut ``MIXTURE_CUT`` are used; a baseline is the last method.
+        path: of the PNG file.
+    """
+    selected = [one for one in comparisons if one.cut == MIXTURE_CUT]
+    if not selected:
         save(message("no patients"), path)
         return
-    found: dict[str, dict[str, list[float]]] = {}
-    for one in own:
-        found.setdefault(one.method, {}).setdefault(one.patient, []).append(one.dice)
-    dice = {method: {name: float(np.mean(each)) for name, each in by.items()} for method, by in found.items()}
+    values_by_method: dict[str, dict[str, list[float]]] = {}
+    for one in selected:
+        values_by_method.setdefault(one.method, {}).setdefault(one.patient, []).append(one.dice)
+    dice = {
+        method: {patient: float(np.mean(values)) for patient, values in by_patient.items()}
+        for method, by_patient in values_by_method.items()
+    }
     baseline = list(dice.values())[-1]
-    order = sorted({one.patient for one in own}, key=lambda name: (name not in baseline, baseline.get(name, 0.0), name))
+    patients = {one.patient for one in selected}
+    order = sorted(patients, key=lambda name: (name not in baseline, baseline.get(name, 0.0), name))
     width = max(6.0, 0.32 * len(order) + 2)
     figure, ((axis,),) = panels(1, 1, min(width, _LARGEST_WIDTH), 4.2)
     for method, by_patient in dice.items():
@@ -36,7 +45,7 @@ def dice_by_patient(comparisons: Sequence[Comparison], path: Path | BinaryIO) ->
         mean = f"{np.mean(known):.3f}" if known else "unknown"
         axis.scatter(range(len(order)), values, label=f"{method}, mean {mean}", **style)
     axis.set(ylabel="Dice, whole volume", ylim=(-0.02, 1.02), xlabel="patients, by the baseline's Dice")
-    # Beyond this width the names would overlap.
+    # With more patients than fit into this width, the names would overlap.
     labels = [label(name.removeprefix("BraTS19_")) for name in order] if width <= _LARGEST_WIDTH else []
     axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7, parse_math=False)
     axis.grid(axis="y", alpha=0.3)
@@ -45,11 +54,14 @@ def dice_by_patient(comparisons: Sequence[Comparison], path: Path | BinaryIO) ->
 
 
 def reliability(counts: Mapping[str, np.ndarray], path: Path | BinaryIO) -> None:
-    """Draws the share of lesion by the posterior's tenths, and how many voxels have it, a line per method, to a PNG.
+    """Plots a reliability diagram, with one line per method.
+
+    The upper panel shows the share of lesion voxels over the mean posterior in each bin, the lower panel the share of
+    voxels in each bin.
 
     Args:
-        counts: by method, ``metrics.reliability`` of all patients together.
-        path: the PNG's.
+        counts: by method, ``metrics.reliability`` summed over all patients.
+        path: of the PNG file.
     """
     figure = Figure(figsize=(4.6, 5.2), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

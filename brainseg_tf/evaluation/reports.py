@@ -1,4 +1,4 @@
-"""An evaluation for the reader: a table for the console, CSV, JSON, and a line in the models' cards."""
+"""Output of an evaluation: a table for the console, CSV, JSON, and the metrics in the models' cards."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ _COLUMNS = (
     ("false_ml_median", "false ml"),
     ("false_ml_p95", "95 %"),
     ("false_flagged", "any"),
-    ("tumour_free_ml_median", "alone ml"),
+    ("tumour_free_ml_median", "free ml"),
     ("tumour_free_ml_p95", "95 %"),
     ("tumour_free_flagged", "any"),
 )
@@ -62,19 +62,19 @@ _FIELDS = (
 
 
 def by_method_and_cut(comparisons: Sequence[Comparison]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Summaries, methods in the order they come, cuts in that of ``CUTS``."""
+    """The summary of each method and cut, in the order of the comparisons' methods and of ``CUTS``."""
     methods = dict.fromkeys(one.method for one in comparisons)
     summaries = {}
     for method in methods:
         for cut in CUTS:
-            own = [one for one in comparisons if (one.method, one.cut) == (method, cut)]
-            if own:
-                summaries[method, cut] = summarise(own)
+            selected = [one for one in comparisons if (one.method, one.cut) == (method, cut)]
+            if selected:
+                summaries[method, cut] = summarise(selected)
     return summaries
 
 
 def table(summaries: Summaries) -> str:
-    """The summaries for a console: a line for each method and cut."""
+    """Formats summaries as a table for the console, with one line per method and cut."""
     width = max([len(method) for method, _ in summaries] + [6])
     lines = [
         " ".join(
@@ -90,8 +90,8 @@ def table(summaries: Summaries) -> str:
 
 
 def write_csv(path: Path, comparisons: Sequence[tuple[int, Comparison]]) -> None:
-    """Writes a line per seed, method, cut and patient."""
-    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    """Writes comparisons with their seeds to a CSV file, with one row per seed, method, cut and patient."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, _FIELDS)
         writer.writeheader()
         for seed, one in comparisons:
@@ -101,15 +101,15 @@ def write_csv(path: Path, comparisons: Sequence[tuple[int, Comparison]]) -> None
 
 
 def nested(summaries: Summaries) -> dict[str, dict[str, Any]]:
-    """The summaries by method, then cut; NaN as None, as JSON wants it."""
+    """The summaries by method, then by cut; NaN becomes None, since JSON has no NaN."""
     result: dict[str, dict[str, Any]] = {}
     for (method, cut), numbers in summaries.items():
-        result.setdefault(method, {})[cut] = {name: _known(value) for name, value in numbers.items()}
+        result.setdefault(method, {})[cut] = {name: _without_nan(value) for name, value in numbers.items()}
     return result
 
 
 def reliability(summaries: Summaries) -> dict[str, np.ndarray]:
-    """By method that has a posterior, ``metrics.reliability`` of all its patients together."""
+    """``metrics.reliability``, summed over all patients, of each method with a posterior."""
     tables = {
         method: np.array(numbers["reliability"]) for (method, cut), numbers in summaries.items() if cut == MIXTURE_CUT
     }
@@ -119,14 +119,14 @@ def reliability(summaries: Summaries) -> dict[str, np.ndarray]:
 def update_card(
     found: ModelFolder, summaries: Summaries, patients: str, folds: int, options: SegmentationOptions
 ) -> None:
-    """Writes the measured metrics into a model's card, beside the paper's and the baseline's.
+    """Writes the metrics of a model, of the baseline without a network and of the paper into the model's card.
 
     Args:
         found: the model.
-        summaries: with that model's and the baseline's.
-        patients: which.
-        folds: of the cross-validation that trained the model's recipe anew; 0 if the model itself was tested.
-        options: of the stages.
+        summaries: of all methods.
+        patients: description of the test patients.
+        folds: number of folds if the model's recipe was tested by cross-validation; 0 if the model itself was tested.
+        options: of the stages after the network.
     """
     card, numbers = found.card, nested(summaries)
     metrics = {
@@ -144,7 +144,7 @@ def _number(value: float) -> str:
     return f"{value:9.3f}" if value == value else " " * 9
 
 
-def _known(value: Any) -> Any:
+def _without_nan(value: Any) -> Any:
     if isinstance(value, list):
-        return [_known(one) for one in value]
+        return [_without_nan(one) for one in value]
     return None if isinstance(value, float) and value != value else value

@@ -1,1 +1,1 @@
-"""Image files: NIfTI, DICOM and other formats, read into volumes with axes and units, and written."""
+"""Reading of NIfTI, DICOM and other image files into volumes with axes and units, and writing of results."""

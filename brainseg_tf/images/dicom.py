@@ -1,4 +1,4 @@
-"""DICOM, by highdicom (the extra ``[formats]``): a folder with the slices of a series in, a segmentation object out."""
+"""Reads folders of DICOM slices and writes DICOM segmentations, with highdicom (the extra ``[formats]``)."""
 
 import io
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 from brainseg_tf import __version__
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable, replacing
-from brainseg_tf.images.dicom_files import EXPORT, START_BYTES, import_highdicom, is_dicom, is_series, silence
+from brainseg_tf.images.dicom_files import EXPORT, START_BYTES, check_installed, is_dicom, is_series, silence
 from brainseg_tf.images.dicom_series import CONVERT, Series, find_series, geometry_of, numbers_of, set_missing
 from brainseg_tf.images.readers import reading
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "START_BYTES",
+    "check_installed",
     "check_segmentation",
     "find_series",
-    "import_highdicom",
     "is_dicom",
     "is_series",
     "read_series",
     "write_segmentation",
 ]
 
-# Attributes that DICOM demands but allows to be empty; anonymisers delete them.
+# Attributes of type 2: they must be present but can be empty (DICOM PS3.5, section 7.4). Anonymisers delete them.
 _MAY_BE_EMPTY = (
     "PatientID",
     "PatientName",
@@ -43,8 +43,10 @@ _MAY_BE_EMPTY = (
     "ReferringPhysicianName",
 )
 _LEAVE_OUT = "leave out --save-dicom-seg"
-_NOT_REFERABLE = f"its headers are incomplete or invalid, so that no DICOM segmentation can refer to it; {_LEAVE_OUT}"
-# Attributes that a segmentation refers to its series by, and their names in the standard.
+_NOT_REFERABLE = (
+    f"the headers are incomplete or invalid, so no DICOM segmentation can refer to the series; {_LEAVE_OUT}"
+)
+# Attributes by which a segmentation refers to its series, and their names in the standard.
 _REFERENCES = {
     "FrameOfReferenceUID": "Frame of Reference UID",
     "StudyInstanceUID": "Study Instance UID",
@@ -55,32 +57,38 @@ _REFERENCES = {
 
 
 def read_series(series: Series) -> nib.Nifti1Image:
-    """The volume of a series, with its place in the world.
+    """Reads the volume of a series as a NIfTI image in millimetres.
 
-    Padding that the header names (Pixel Padding Value) becomes 0, or the smallest value if there are negative ones.
+    Padding (Pixel Padding Value in the header) is replaced by 0, or by the smallest other value if that is negative.
+
+    Args:
+        series: the slices, from ``find_series``.
 
     Raises:
-        InputError: the pixels of a slice are damaged, or no decoder for them is installed.
+        InputError: the pixels of a slice are damaged or cannot be decoded, or the slices do not form a volume.
     """
     silence()
     slices = [_decoded(file) for file in series.files]
-    with reading(series.folder, f"its slices make no volume; {CONVERT}"):
+    with reading(series.folder, f"the slices do not form a volume; {CONVERT}"):
         volume = _volume(series, slices)
         array = np.asarray(volume.array, np.float32)
         affine = volume.get_affine("RAS")
-        # The frames of a multi-frame image need not be in the order of their places.
+        # The frames of a multi-frame image can be stored in any order, so its padding is not replaced.
         if not series.is_multiframe:
-            _fill_padding(array, np.stack([_padding(one) for one in slices]), _runs_along(series, volume))
+            _fill_padding(array, np.stack([_padding(one) for one in slices]), _has_same_order(series, volume))
     image = nib.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
     return image
 
 
 def check_segmentation(folder: Path) -> None:
-    """Refuses a series of which no segmentation object can be written, before any work; reads no pixels.
+    """Checks that a DICOM segmentation of a series can be written; only the headers are read.
+
+    Args:
+        folder: the series.
 
     Raises:
-        InputError: a segmentation could not refer to it, or as ``find_series``.
+        InputError: a segmentation cannot refer to the series, or as for ``find_series``.
     """
     series = find_series(folder)
     geometry = geometry_of(series)
@@ -92,28 +100,29 @@ def check_segmentation(folder: Path) -> None:
 
 
 def write_segmentation(path: Path, mask: np.ndarray, affine: np.ndarray, folder: Path) -> None:
-    """Writes a mask as a DICOM segmentation object that refers to the series it is of.
+    """Writes a mask as a DICOM segmentation that refers to its series.
 
     Args:
-        path: ends in .dcm.
-        mask: bool, on the grid of ``read_series``; ``affine``: of that.
-        folder: the series. Patient and study are copied from it, as DICOM wants. What an anonymiser removed of them
-            stays empty.
+        path: the file, with the suffix .dcm.
+        mask: (X, Y, Z) bool, on the grid of the image from ``read_series``.
+        affine: (4, 4), of that image: voxel indices to millimetres in RAS world space.
+        folder: the series. The attributes of patient and study are copied from it, as the standard requires. Attributes
+            that an anonymiser removed are empty.
 
     Raises:
-        InputError: the place cannot be written to, or as ``check_segmentation``.
+        InputError: the file cannot be written, or as for ``check_segmentation``.
     """
     series = find_series(folder)
     segmentation = _segmentation(series, mask, affine)
-    with replacing(path) as beside:
-        segmentation.save_as(beside)
+    with replacing(path) as temporary:
+        segmentation.save_as(temporary)
 
 
 def _decoded(file: Path) -> "Dataset":
-    """A data set whose pixels are decoded.
+    """Reads a file and decodes its pixels.
 
     Raises:
-        InputError: they are damaged, or no decoder is installed.
+        InputError: the pixels are damaged or cannot be decoded.
     """
     from pydicom import dcmread
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -134,15 +143,15 @@ def _decoded(file: Path) -> "Dataset":
     except Exception as error:
         if syntax is not None and syntax.is_compressed and syntax.is_encapsulated:
             raise InputError(
-                f"{printable(file)}: its pixels ({printable(syntax.name)}) cannot be decoded here; pip install "
+                f"{printable(file)}: the pixels ({printable(syntax.name)}) cannot be decoded; pip install "
                 "pylibjpeg[all], or decompress the series (for instance with gdcmconv --raw)"
             ) from error
-        raise InputError(f"{printable(file)}: its pixels are damaged or cut off; {EXPORT}") from error
+        raise InputError(f"{printable(file)}: the pixels are damaged or cut off; {EXPORT}") from error
     return one
 
 
 def _volume(series: Series, slices: "list[Dataset]") -> "Volume":
-    """The slices as one array of true values: rescaled, MONOCHROME1 turned about."""
+    """The slices as one volume, with the rescale slope and intercept applied and MONOCHROME1 inverted."""
     import highdicom as hd
     from highdicom.image import get_volume_from_series
 
@@ -151,40 +160,41 @@ def _volume(series: Series, slices: "list[Dataset]") -> "Volume":
     if series.is_multiframe:
         return hd.Image.from_dataset(slices[0], copy=False).get_volume(dtype=np.float32)
     for one in slices:
-        # ``find_series`` has found them alike; what is left is rounding.
+        # ``find_series`` has checked that these attributes agree apart from rounding. highdicom needs equal values.
         for keyword in ("FrameOfReferenceUID", "SeriesInstanceUID", "ImageOrientationPatient", "PixelSpacing"):
             setattr(one, keyword, getattr(slices[0], keyword))
     return get_volume_from_series(slices, dtype=np.float32, atol=series.step_mm / 2, perpendicular_tol=0.1)
 
 
-def _fill_padding(array: np.ndarray, padding: np.ndarray, along: bool) -> None:
+def _fill_padding(array: np.ndarray, padding: np.ndarray, same_order: bool) -> None:
     """Replaces padding by 0, or by the smallest other value if that is negative.
 
     Args:
         array: (slices, rows, columns), changed in place.
-        padding: bool, of that shape.
-        along: whether the slices of both are in the same order, not in the opposite one.
+        padding: (slices, rows, columns) bool.
+        same_order: whether the slices of both arrays have the same order; otherwise they have the opposite order.
     """
-    padding = padding if along else padding[::-1]
+    padding = padding if same_order else padding[::-1]
     if padding.any() and not padding.all():
         array[padding] = min(float(array[~padding].min()), 0.0)
 
 
 def _padding(one: "Dataset") -> np.ndarray:
-    """(rows, columns) bool: where a scanner filled up a slice with a value that its header names."""
+    """Mask of the pixels that a scanner filled with the padding value in the header, (rows, columns) bool."""
     stored = one.pixel_array
-    ends = [one.get("PixelPaddingValue"), one.get("PixelPaddingRangeLimit")]
-    ends = [int(end) for end in ends if isinstance(end, int | float)]
-    if not ends:
+    limits = [one.get("PixelPaddingValue"), one.get("PixelPaddingRangeLimit")]
+    limits = [int(limit) for limit in limits if isinstance(limit, int | float)]
+    if not limits:
         return np.zeros(stored.shape, bool)
-    if int(one.get("PixelRepresentation") or 0) == 1:  # signed, but often written as if not
+    if int(one.get("PixelRepresentation") or 0) == 1:
+        # The pixels are signed, but the padding value is often written as an unsigned number.
         half = 2 ** (int(one.BitsAllocated) - 1)
-        ends = [end - 2 * half if end >= half else end for end in ends]
-    return (stored >= min(ends)) & (stored <= max(ends))
+        limits = [limit - 2 * half if limit >= half else limit for limit in limits]
+    return (stored >= min(limits)) & (stored <= max(limits))
 
 
-def _runs_along(series: Series, volume: "Volume") -> bool:
-    """Whether a volume runs from the series' first slice to its last, not back."""
+def _has_same_order(series: Series, volume: "Volume") -> bool:
+    """Whether the slices of a volume are in the order of the series, not in the opposite one."""
     start = np.array(numbers_of(series.headers[0], "ImagePositionPatient", 3))
     affine = volume.get_affine("LPS")
     ends = affine[:3, 3], affine[:3, 3] + affine[:3, 0] * (series.shape[0] - 1)
@@ -224,16 +234,18 @@ def _segmentation(series: Series, mask: np.ndarray, affine: np.ndarray) -> "Segm
             software_versions=__version__,
             device_serial_number="0",
             content_description="Lesions, for research only",
-            # A mask without a lesion has frames too, all empty.
+            # A segmentation must have at least one frame, so an empty mask is written with all its frames.
             omit_empty_frames=bool(mask.any()),
         )
 
 
 def _referable(series: Series, header: "Dataset") -> "Dataset":
-    """Makes a header, in place, fit to be a segmentation's source: what may be empty is so if missing or invalid.
+    """Changes a header, in place, so that a segmentation can refer to it.
+
+    Attributes that are allowed to be empty are emptied if they are missing or invalid.
 
     Raises:
-        InputError: what a segmentation refers to is missing.
+        InputError: an identifier that a segmentation refers to is missing, or differs between the slices.
     """
     from pydicom.config import RAISE
     from pydicom.valuerep import validate_value
@@ -242,12 +254,12 @@ def _referable(series: Series, header: "Dataset") -> "Dataset":
     for keyword, name in _REFERENCES.items():
         if not header.get(keyword):
             raise InputError(
-                f"{printable(series.folder)}: has no {name}, which a DICOM segmentation refers to; {_LEAVE_OUT}"
+                f"{printable(series.folder)}: has no {name}, which a DICOM segmentation needs; {_LEAVE_OUT}"
             )
         shared = keyword not in ("SOPInstanceUID", "SOPClassUID")
         if shared and header.get(keyword) != original.get(keyword):
             raise InputError(
-                f"{printable(series.folder)}: its slices differ in their {name}, which a DICOM segmentation refers to; "
+                f"{printable(series.folder)}: the slices differ in their {name}, which a DICOM segmentation needs; "
                 f"{_LEAVE_OUT}"
             )
     for keyword in _MAY_BE_EMPTY:

@@ -1,4 +1,7 @@
-"""Which files of a folder are DICOM images: without a preamble too, past hidden files, directories and reports."""
+"""Finds the DICOM images among the files of a folder.
+
+Images without a preamble are found too. Hidden files, DICOMDIR files, reports and other DICOM objects are ignored.
+"""
 
 import importlib.util
 import logging
@@ -17,20 +20,20 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _MAGIC, _PREAMBLE = b"DICM", 128
-# What ``is_dicom`` looks at.
+# Number of bytes at the start of a file that ``is_dicom`` needs.
 START_BYTES = _PREAMBLE + len(_MAGIC)
-# A file of such a name, or of a name like a slice's, that is not DICOM is a damaged slice.
+# A file with one of these suffixes that is not DICOM is treated as a damaged slice.
 _SUFFIXES = (".dcm", ".ima")
-# macOS keeps what a foreign file system cannot hold in files ``._NAME`` of this content.
+# First bytes of AppleDouble files. On foreign file systems, macOS stores the metadata of a file in a file ``._NAME``.
 _APPLE_DOUBLE = (b"\x00\x05\x16\x00", b"\x00\x05\x16\x07")
 EXPORT = "export the series again"
-CUT = f"is damaged or cut off; {EXPORT}"
+DAMAGED = f"is damaged or cut off; {EXPORT}"
 
 
 def is_series(folder: Path) -> bool:
-    """Whether a folder holds DICOM images, among whatever else; False for one that cannot be read.
+    """Whether a folder contains DICOM images; False if the folder cannot be read.
 
-    Files that cannot be read count too if they are named .dcm or .ima.
+    Files that cannot be read are counted as images if their suffix is .dcm or .ima.
     """
     try:
         entries = list(os.scandir(folder))
@@ -40,16 +43,25 @@ def is_series(folder: Path) -> bool:
 
 
 def is_dicom(start: bytes) -> bool:
-    """Whether a file that starts so is DICOM: has its preamble, or a data set's first element in its place."""
+    """Whether a file is DICOM: it has the DICOM preamble, or starts with the first element of a data set.
+
+    Args:
+        start: the first ``START_BYTES`` bytes of the file.
+    """
     if start[_PREAMBLE:START_BYTES] == _MAGIC:
         return True
     return len(start) == START_BYTES and _starts_data_set(start)
 
 
 def find_images(folder: Path) -> "list[tuple[Path, Dataset]]":
-    """The images among a folder's files; what is neither an image nor a damaged one is passed over."""
+    """The images in a folder and their headers; other files are ignored.
+
+    Raises:
+        InputError: the folder cannot be read or contains no images, or a file that is named like a slice is damaged,
+            not readable or not DICOM.
+    """
     images: list[tuple[Path, Dataset]] = []
-    others: list[tuple[Path, str]] = []
+    rejected: list[tuple[Path, str]] = []
     try:
         files = sorted(folder.iterdir())
     except OSError as error:
@@ -58,42 +70,47 @@ def find_images(folder: Path) -> "list[tuple[Path, Dataset]]":
         try:
             start = _start(file)
         except OSError as error:
-            lost = isinstance(error, FileNotFoundError)
-            fault = "is a link to a file that is not there; fetch it (git annex get, datalad get)"
-            others.append((file, fault if lost else f"cannot be read ({error.strerror}); change its permissions"))
+            is_broken_link = isinstance(error, FileNotFoundError)
+            broken = "is a link to a file that does not exist; fetch it (git annex get, datalad get)"
+            denied = f"cannot be read ({error.strerror}); change its permissions"
+            rejected.append((file, broken if is_broken_link else denied))
             continue
         if start is None or start[:4] in _APPLE_DOUBLE:
             continue
         header = _header(file, start) if is_dicom(start) else None
         if header is None:
-            others.append((file, f"is no DICOM file, though named like the slices; remove it, or {EXPORT}"))
+            rejected.append((file, f"is not a DICOM file, but is named like the slices; remove it, or {EXPORT}"))
         elif _is_image(header):
             images.append((file, header))
     patterns = {_pattern(file) for file, _ in images}
-    for file, fault in others:
+    for file, problem in rejected:
         if _pattern(file) in patterns or file.name.lower().endswith(_SUFFIXES):
-            raise InputError(f"{printable(file)}: {fault}")
+            raise InputError(f"{printable(file)}: {problem}")
     if not images:
-        raise InputError(f"{printable(folder)}: is a folder without DICOM slices; name a scan")
+        raise InputError(f"{printable(folder)}: is a folder without DICOM slices; give a scan file or a DICOM folder")
     return images
 
 
-def import_highdicom(place: Path) -> None:
-    """Refuses DICOM where its library is not installed.
+def check_installed(folder: Path) -> None:
+    """Checks that highdicom is installed.
+
+    Args:
+        folder: the DICOM folder, for the error message.
 
     Raises:
-        InputError: it is not.
+        InputError: highdicom is not installed.
     """
     if not _is_installed():
-        raise InputError(f"{printable(place)}: DICOM needs highdicom; pip install 'brainseg-tf[formats]'")
+        raise InputError(f"{printable(folder)}: DICOM needs highdicom; pip install 'brainseg-tf[formats]'")
 
 
 def silence() -> None:
-    """Keeps the warnings of pydicom and highdicom off standard error: headers are rarely valid to the letter.
+    """Suppresses the warnings of pydicom and highdicom for the rest of the process.
 
-    The filter is not taken back. To do so would not be safe while another thread reads, and it concerns these two only.
+    Many DICOM headers violate the standard in details that do not matter here. The warning filter is not removed
+    afterwards, because that is not safe while another thread reads a series.
     """
-    warnings.filterwarnings("ignore", module=r"(pydicom|highdicom|brainseg_tf\.dicom\w*)(\..*)?$")
+    warnings.filterwarnings("ignore", module=r"(pydicom|highdicom|brainseg_tf\.images\.dicom\w*)(\..*)?$")
     for name in ("pydicom", "highdicom"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
@@ -103,15 +120,22 @@ def _is_installed() -> bool:
 
 
 def _header(file: Path, start: bytes) -> "Dataset | None":
-    """The data set of a DICOM file without its pixels; None if a file without preamble proves to be something else."""
+    """The header of a DICOM file: its data set without the pixels.
+
+    Returns:
+        The header; None if a file without preamble is not DICOM.
+
+    Raises:
+        InputError: a file with preamble is damaged.
+    """
     from pydicom import dcmread
 
     has_preamble = start[_PREAMBLE:] == _MAGIC
     try:
-        with reading(file, CUT):
+        with reading(file, DAMAGED):
             header = dcmread(file, stop_before_pixels=True, force=not has_preamble)
             if has_preamble or "SOPClassUID" in header:
-                _check_whole(file, header)
+                _check_complete(file, header)
                 return header
     except InputError:
         if has_preamble:
@@ -119,22 +143,29 @@ def _header(file: Path, start: bytes) -> "Dataset | None":
     return None
 
 
-def _check_whole(file: Path, header: "Dataset") -> None:
-    """Refuses an image without its size, which is one that was cut off: objects of other classes have none."""
+def _check_complete(file: Path, header: "Dataset") -> None:
+    """Checks that the header of an image has its number of rows.
+
+    An image without it is truncated. DICOM objects other than images have no rows.
+
+    Raises:
+        InputError: the image is truncated.
+    """
     from pydicom.uid import UID
 
-    # A DICOMDIR names its class in the file's own header only.
+    # A DICOMDIR has its class in the file meta information only.
     kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
     if "Rows" not in header and (kind is None or "Image Storage" in UID(str(kind)).name):
-        raise InputError(f"{printable(file)}: {CUT}")
+        raise InputError(f"{printable(file)}: {DAMAGED}")
 
 
 def _is_image(header: "Dataset") -> bool:
-    """Whether a data set is an image: no directory, report, presentation state or segmentation."""
+    """Whether a data set is an image, not a directory, report, presentation state or segmentation."""
     return "Rows" in header and "Columns" in header and header.get("Modality") != "SEG"
 
 
 def _may_be_image(file: Path) -> bool:
+    """Whether a file is a DICOM image, or may be a damaged one."""
     try:
         start = _start(file)
     except OSError:
@@ -146,18 +177,18 @@ def _may_be_image(file: Path) -> bool:
     silence()
     try:
         header = _header(file, start)
-    except InputError:  # a damaged one, which ``find_series`` names
+    except InputError:  # ``find_series`` raises an error about the damaged file.
         return True
     return header is not None and _is_image(header)
 
 
 def _start(file: Path) -> bytes | None:
-    """The first bytes of a regular file, None for anything else.
+    """The first bytes of a regular file; None for a folder or a special file.
 
     Raises:
-        OSError: it cannot be read, or is a link to nothing.
+        OSError: the file cannot be read, or is a broken link.
     """
-    # Not opened before it is known to be a file: a pipe would wait for ever.
+    # Special files are not opened, because opening a pipe can block forever.
     if not stat.S_ISREG(file.stat().st_mode):
         return None
     with file.open("rb") as content:
@@ -165,14 +196,14 @@ def _start(file: Path) -> bytes | None:
 
 
 def _starts_data_set(start: bytes) -> bool:
-    """Whether bytes are the first element of a data set, group 2 or 8: its tag, then a VR or a short length."""
+    """Whether bytes start with a data element of group 2 or 8: its tag, then a VR or a length of at most 1024."""
     for order in ("little", "big"):
-        group, element = (int.from_bytes(start[at : at + 2], order) for at in (0, 2))
+        group, element = (int.from_bytes(start[offset : offset + 2], order) for offset in (0, 2))
         if group in (0x0002, 0x0008) and element <= 0x0070:
             return bool(re.match(rb"[A-Z]{2}", start[4:6])) or int.from_bytes(start[4:8], order) <= 1024
     return False
 
 
 def _pattern(file: Path) -> str:
-    """A name without what counts the slices."""
+    """A file name with each number replaced by ``#``, to compare the names of slices."""
     return re.sub(r"\d+", "#", file.name)

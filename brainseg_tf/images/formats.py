@@ -1,4 +1,4 @@
-"""Opening a scan in any format: NIfTI and what else nibabel reads, NRRD and MetaImage, a folder of DICOM slices."""
+"""Opens scans in all supported formats: those of nibabel, NRRD and MetaImage, and folders of DICOM slices."""
 
 import gzip
 import logging
@@ -21,36 +21,39 @@ from brainseg_tf.images.readers import check_kind, check_shape, reading
 NIFTI = (".nii", ".nii.gz")
 _PAIR = (".hdr", ".img", ".hdr.gz", ".img.gz")
 _MGH = (".mgh", ".mgz")
-# What a folder of scans is searched for; nibabel knows more.
+# Suffixes of scans in a folder. Files with other suffixes that nibabel reads can be named one by one.
 SCANS = (*NIFTI, ".mgz", ".mgh", ".hdr", *itk.SUFFIXES)
-# Millimetres that no scanner's field of view exceeds; the model's grid would grow with it.
+# The largest field of view of a scanner. The model's grid grows with the field of view, so a larger one is refused.
 LARGEST_FIELD_MM = 2000.0
-# A field of view that is smaller than this in two directions holds no human brain: that of a child born at 24 weeks is
-# 60 mm wide. A slab of a few slices is small in one direction only.
+# A field of view that is smaller than this in two directions cannot contain a human brain: the brain of a child born at
+# 24 weeks is 60 mm wide. A slab of a few slices is small in one direction only.
 SMALLEST_FIELD_MM = 40.0
 _UNITS_MM = {"mm": 1.0, "meter": 1000.0, "micron": 0.001}
 _GZIP = b"\x1f\x8b"
 _UNREADABLE = "is not a readable NIfTI file; convert it (for instance with dcm2niix)"
 
-# nibabel prints a line on standard error for each header field that it corrects. What matters is said here.
+# nibabel logs every header field that it corrects to standard error. This module has warnings of its own.
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 
 
-# Headers that are nonsense are refused by what comes out of them; no warning helps the user.
+# Invalid header values are detected by checks of the results. NumPy's warnings about them do not help the user.
 @np.errstate(all="ignore")
 def open_image(path: Path) -> tuple[nib.Nifti1Pair, list[str]]:
-    """Opens a scan as NIfTI, its voxels still on disk where the format allows; and what is doubtful about it.
+    """Opens a scan as a NIfTI image.
 
-    The header's unit of length is as in the file; see ``affine_mm``.
+    The voxels are read later where the format allows it. The header keeps the file's unit of length; see ``affine_mm``.
+
+    Returns:
+        The image, and warnings about its header, one sentence each.
 
     Raises:
-        InputError: it is missing, empty, may not be read, is of no format that is known here, or its reader is not
-            installed.
+        InputError: the file is missing, empty, not readable or of an unknown format, or the package that reads the
+            format is not installed.
     """
     check_kind(path)
     if path.is_dir():
         if not dicom.is_series(path):
-            raise InputError(f"{printable(path)}: is a folder without DICOM slices; name a scan")
+            raise InputError(f"{printable(path)}: is a folder without DICOM slices; give a scan file or a DICOM folder")
         series = dicom.find_series(path)
         check_shape(series.shape, path)
         return dicom.read_series(series), list(series.notes)
@@ -59,7 +62,7 @@ def open_image(path: Path) -> tuple[nib.Nifti1Pair, list[str]]:
         with path.open("rb") as content:
             start = content.read(dicom.START_BYTES)
         if dicom.is_dicom(start):
-            raise InputError(f"{printable(path)}: is a DICOM file; name the folder that holds the series")
+            raise InputError(f"{printable(path)}: is a DICOM file; give the folder that contains the series")
         if name.endswith(itk.SUFFIXES):
             return itk.read(path), []
         if name.endswith((*NIFTI, *_PAIR)):
@@ -67,23 +70,26 @@ def open_image(path: Path) -> tuple[nib.Nifti1Pair, list[str]]:
             if opened is not None:
                 image, repairs = opened
                 check_shape(image.shape, path)
-                doubts = (*repairs, *_doubts_of_unit(image), *_doubts_of_forms(image))
-                return image, [f"{printable(path)}: {doubt}" for doubt in doubts]
+                warnings = (*repairs, *_unit_warnings(image), *_orientation_warnings(image))
+                return image, [f"{printable(path)}: {warning}" for warning in warnings]
         other = _open_mgh(path) if name.endswith(_MGH) else nib.load(path)
         if not isinstance(other, SpatialImage):
-            raise InputError(f"{printable(path)}: holds no volume; convert the scan to .nii.gz first")
+            raise InputError(f"{printable(path)}: contains no volume; convert the scan to .nii.gz")
         check_shape(other.shape, path)
         converted = nib.Nifti1Image.from_image(other)
         converted.header.set_xyzt_units("mm")
-        # Only SPM's own .mat file tells where an Analyze volume lies.
+        # The Analyze header has no orientation. SPM stores it in a .mat file beside the image.
         if isinstance(other, AnalyzeImage) and not path.with_suffix(".mat").exists():
-            guess = f"{printable(path)}: Analyze does not say left from right; taken as stored right to left"
-            return converted, [guess]
+            warning = (
+                f"{printable(path)}: the Analyze format does not store which side is left; the first axis is assumed "
+                "to run from right to left"
+            )
+            return converted, [warning]
     return converted, []
 
 
 def stem(path: Path) -> str:
-    """A scan's name without what its format adds to it."""
+    """The name of a scan's file or folder without the suffix of its format."""
     for suffix in sorted(SCANS, key=len, reverse=True):
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
@@ -91,52 +97,60 @@ def stem(path: Path) -> str:
 
 
 def unit_of(image: nib.Nifti1Pair) -> str:
-    """The unit of length that a header's numbers are in: "mm", "meter" or "micron".
+    """The unit of length of an image's voxel sizes and affine: "mm", "meter" or "micron".
 
-    It is the one that the header names, unless only another one makes a field of view that a head fits into: some
-    tools write "meter" beside sizes in millimetres. Without a known unit it is the millimetre.
+    A header without a known unit is read in millimetres. Some tools write "meter" although the sizes are in
+    millimetres. Metres and micrometres are therefore replaced if the resulting field of view is not plausible for a
+    head and that of another unit is.
     """
-    named = _named_unit(image)
-    if named == "mm" or _is_plausible(image, named):
-        return named
-    return next((unit for unit in _UNITS_MM if _is_plausible(image, unit)), named)
+    stated = _stated_unit(image)
+    if stated == "mm" or _is_plausible(image, stated):
+        return stated
+    return next((unit for unit in _UNITS_MM if _is_plausible(image, unit)), stated)
 
 
 def affine_mm(image: nib.Nifti1Pair) -> np.ndarray:
-    """The (4, 4) affine from voxel indices to millimetres, whatever unit the header is in."""
+    """The (4, 4) affine from voxel indices to millimetres, converted from the header's unit."""
     affine = np.array(image.affine, np.float64)
     affine[:3] *= _UNITS_MM[unit_of(image)]
     return affine
 
 
 def field_mm(image: nib.Nifti1Pair, affine: np.ndarray) -> np.ndarray:
-    """The three extents of the field of view in millimetres, the smallest first."""
+    """The three extents of the field of view in millimetres, in ascending order.
+
+    Args:
+        image: its first three axes are used.
+        affine: (4, 4), voxel indices to millimetres.
+    """
     return np.sort(np.linalg.norm(affine[:3, :3], axis=0) * image.shape[:3])
 
 
 def corners(affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Where the (8, 3) outermost voxels of a grid lie in the world."""
+    """World coordinates of the centres of a grid's corner voxels, (8, 3)."""
     ends = np.array(np.meshgrid(*[(0, n - 1) for n in shape[:3]])).reshape(3, -1).T
     return nib.affines.apply_affine(affine, ends)
 
 
 def spans_space(affine: np.ndarray) -> bool:
-    """Whether the three axes of an affine are finite, not zero, and not all but in one plane."""
+    """Whether the three axes of a (4, 4) affine are finite, not zero, and not nearly in one plane."""
     axes = affine[:3, :3]
     sizes = np.linalg.norm(axes, axis=0)
-    # Relative to the voxel: axes that all but lie in one plane span nothing either.
+    # The determinant is compared with the voxel's size, so that axes that are nearly in one plane are refused too.
     return bool(np.isfinite(affine).all() and abs(np.linalg.det(axes)) > 1e-3 * np.prod(sizes) > 0)
 
 
-def _named_unit(image: nib.Nifti1Pair) -> str:
+def _stated_unit(image: nib.Nifti1Pair) -> str:
+    """The unit of length in the header; "mm" if it has none."""
     try:
-        named = image.header.get_xyzt_units()[0]
-    except KeyError:  # a code that NIfTI does not know
-        named = "unknown"
-    return named if named in _UNITS_MM else "mm"
+        stated = image.header.get_xyzt_units()[0]
+    except KeyError:  # The code is not defined in the NIfTI standard.
+        stated = "unknown"
+    return stated if stated in _UNITS_MM else "mm"
 
 
 def _is_plausible(image: nib.Nifti1Pair, unit: str) -> bool:
+    """Whether the field of view is plausible for a head if the header's sizes are in a unit."""
     if len(image.shape) < 3:
         return True
     extents = field_mm(image, image.affine * _UNITS_MM[unit])
@@ -144,18 +158,19 @@ def _is_plausible(image: nib.Nifti1Pair, unit: str) -> bool:
 
 
 def _open_nifti(path: Path) -> tuple[nib.Nifti1Pair, list[str]] | None:
-    """A NIfTI image and what of its header was put right, or None if the header is not NIfTI's.
+    """Opens a NIfTI file or pair of files; compression is detected from the content, not from the name.
 
-    Whether it is compressed is seen from its content, whatever its name says.
+    Returns:
+        The image, and warnings about repaired header fields; None if the header is not a NIfTI header.
     """
     single = path.name.lower().endswith(NIFTI)
-    voxels = described = path
+    image_file = header_file = path
     if not single:
         files = nib.Nifti1Pair.filespec_to_file_map(str(path))
-        voxels, described = (Path(str(files[name].filename)) for name in ("image", "header"))
-    for file in {voxels, described} - {path}:
+        image_file, header_file = (Path(str(files[name].filename)) for name in ("image", "header"))
+    for file in {image_file, header_file} - {path}:
         check_kind(file)
-    with _opened(described) as content:
+    with _opened(header_file) as content:
         start = content.read(nib.Nifti2Header.sizeof_hdr)
         content.seek(0)
         kinds = (nib.Nifti1Image, nib.Nifti2Image) if single else (nib.Nifti1Pair, nib.Nifti2Pair)
@@ -164,12 +179,13 @@ def _open_nifti(path: Path) -> tuple[nib.Nifti1Pair, list[str]] | None:
             return None
         header = kind.header_class.from_fileobj(content)
     check_shape(header.get_data_shape(), path)
-    repairs = [*_repair_scaling(header, path), *_repair_forms(header)]
-    made: Any = kind
-    return made(_voxels(voxels, header), header.get_best_affine(), header), repairs
+    repairs = [*_repair_scaling(header, path), *_repair_orientation(header)]
+    image_class: Any = kind
+    return image_class(_voxels(image_file, header), header.get_best_affine(), header), repairs
 
 
 def _open_mgh(path: Path) -> Any:
+    """Opens an MGH image; compression is detected from the content, not from the name."""
     if _is_gzip(path) == path.name.lower().endswith(".mgz"):
         return nib.load(path)
     with _opened(path) as content:
@@ -180,7 +196,10 @@ def _open_mgh(path: Path) -> Any:
 
 
 def _voxels(path: Path, header: nib.Nifti1Header) -> Any:
-    """An array, or what reads one later: nibabel's proxy takes a file for gzip by its name alone."""
+    """The voxels as a nibabel proxy, or as an array if the file's suffix does not match its compression.
+
+    The array is needed because nibabel's proxy detects gzip by the suffix alone.
+    """
     if _is_gzip(path) == path.name.lower().endswith(".gz"):
         return ArrayProxy(str(path), header)
     with _opened(path) as content:
@@ -192,7 +211,7 @@ def _voxels(path: Path, header: nib.Nifti1Header) -> Any:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Opens a file for reading, through gzip if that is what it holds."""
+    """Opens a file for reading in binary mode; the content is decompressed if it is gzip."""
     with gzip.open(path) if _is_gzip(path) else path.open("rb") as content:
         yield content
 
@@ -203,7 +222,13 @@ def _is_gzip(path: Path) -> bool:
 
 
 def _repair_scaling(header: nib.Nifti1Header, path: Path) -> list[str]:
-    """Ignores a scaling that is not a number, as NIfTI ignores a slope of 0; refuses an infinite one."""
+    """Removes a scaling that is not a number from a header, and returns warnings.
+
+    The values are then read as with a slope of 0, for which the NIfTI standard defines that there is no scaling.
+
+    Raises:
+        InputError: the scaling is infinite.
+    """
     slope, offset = float(header["scl_slope"]), float(header["scl_inter"])
     if np.isinf(slope) or (np.isinf(offset) and slope):
         raise InputError(
@@ -211,55 +236,58 @@ def _repair_scaling(header: nib.Nifti1Header, path: Path) -> list[str]:
         )
     if np.isnan(slope) or np.isnan(offset):
         header["scl_slope"], header["scl_inter"] = np.nan, np.nan
-        # Without a slope there is no scaling, and many tools write it so.
+        # Many tools write NaN if there is no scaling. Only a slope that would have changed the values needs a warning.
         if np.isfinite(slope) and slope not in (0, 1):
-            return ["its scaling (scl_slope, scl_inter) is not a number; its values are read as stored"]
+            return ["the header's scaling (scl_slope, scl_inter) is not a number; the values are read without scaling"]
     return []
 
 
-def _repair_forms(header: nib.Nifti1Header) -> list[str]:
-    """Unsets that one of sform and qform which is no orientation, if the other one is."""
-    forms = {}
+def _repair_orientation(header: nib.Nifti1Header) -> list[str]:
+    """Unsets an invalid sform or qform if the other one is valid, and returns warnings."""
+    valid = {}
     for name in ("sform", "qform"):
         try:
             affine = getattr(header, f"get_{name}")()
-            forms[name] = int(header[f"{name}_code"]) > 0 and spans_space(affine)
-        except Exception:  # the quaternion is none
-            forms[name] = False
-    if forms["qform"] and header["sform_code"] > 0 and not forms["sform"]:
+            valid[name] = int(header[f"{name}_code"]) > 0 and spans_space(affine)
+        except Exception:  # The quaternion of the qform is not a unit quaternion.
+            valid[name] = False
+    if valid["qform"] and header["sform_code"] > 0 and not valid["sform"]:
         header.set_sform(None, 0)
-        return ["its sform is no orientation; the qform is used"]
-    if forms["sform"] and header["qform_code"] > 0 and not forms["qform"]:
+        return ["the sform is not a valid orientation; the qform is used"]
+    if valid["sform"] and header["qform_code"] > 0 and not valid["qform"]:
         header["qform_code"] = 0
-        return ["its qform is no orientation; the sform is used"]
+        return ["the qform is not a valid orientation; the sform is used"]
     return []
 
 
-def _doubts_of_unit(image: nib.Nifti1Pair) -> Iterator[str]:
-    named, taken = _named_unit(image), unit_of(image)
-    if named != taken:
-        words = {"mm": "millimetres", "meter": "metres", "micron": "micrometres"}
-        largest = field_mm(image, image.affine * _UNITS_MM[named])[-1]
+def _unit_warnings(image: nib.Nifti1Pair) -> Iterator[str]:
+    stated, used = _stated_unit(image), unit_of(image)
+    if stated != used:
+        names = {"mm": "millimetres", "meter": "metres", "micron": "micrometres"}
+        largest = field_mm(image, image.affine * _UNITS_MM[stated])[-1]
         yield (
-            f"its header is in {words[named]}, which makes a field of {length(largest)}; "
-            f"its numbers are taken for {words[taken]}"
+            f"the header's unit is {names[stated]}, which gives a field of view of {format_length(largest)}; "
+            f"the sizes are read as {names[used]}"
         )
 
 
-def _doubts_of_forms(image: nib.Nifti1Pair) -> Iterator[str]:
+def _orientation_warnings(image: nib.Nifti1Pair) -> Iterator[str]:
     header = image.header
     (sform, sform_code), (qform, qform_code) = header.get_sform(coded=True), header.get_qform(coded=True)
     if sform_code == 0 and qform_code == 0:
-        yield "neither sform nor qform is set; its axes are taken for right to left, back to front, up"
+        yield (
+            "neither sform nor qform is set; the axes are assumed to run from right to left, posterior to anterior and "
+            "inferior to superior"
+        )
     if sform_code and qform_code and sform is not None and qform is not None:
         unit = _UNITS_MM[unit_of(image)]
-        apart = np.linalg.norm(corners(sform, image.shape) - corners(qform, image.shape), axis=1).max() * unit
-        if apart > 1.0:
-            yield f"its sform and qform lie {apart:.0f} mm apart; the sform is used"
+        distance = np.linalg.norm(corners(sform, image.shape) - corners(qform, image.shape), axis=1).max() * unit
+        if distance > 1.0:
+            yield f"sform and qform differ by {distance:.0f} mm; the sform is used"
 
 
-def length(millimetres: float) -> str:
-    """A length in words: metres, millimetres or micrometres."""
+def format_length(millimetres: float) -> str:
+    """A length as text, in metres, millimetres or micrometres."""
     if millimetres >= 1000:
         return f"{millimetres / 1000:.3g} m"
     return f"{millimetres:.3g} mm" if millimetres >= 1 else f"{millimetres * 1000:.3g} micrometres"

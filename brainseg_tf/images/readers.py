@@ -1,4 +1,4 @@
-"""What all readers of scans share: a path that can be opened at all, and one line for whatever a library raises."""
+"""Checks that all image readers share, and the conversion of library errors to ``InputError``."""
 
 import os
 import stat
@@ -11,20 +11,20 @@ import numpy as np
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable
 
-# 640 voxels a side: more than any brain scan has, and what still fits into 4 GB while it is read.
+# 640 voxels along each side: more than any brain scan has. Such a scan is read within 4 GB of memory.
 MAX_VOXELS = 2**28
 
 
 @contextmanager
-def reading(path: Path, trouble: str) -> Iterator[None]:
-    """Turns whatever a library raises for a file into one line.
+def reading(path: Path, problem: str) -> Iterator[None]:
+    """Converts any exception that is raised while a file is read to an ``InputError`` of one line.
 
     Args:
         path: the file.
-        trouble: what the line says is wrong, with the remedy.
+        problem: the text of the error after the file's name: what is wrong and what to do.
 
     Raises:
-        InputError: the block raised anything but MemoryError.
+        InputError: the block raised an exception. ``InputError`` and ``MemoryError`` are passed on unchanged.
     """
     try:
         yield
@@ -33,14 +33,17 @@ def reading(path: Path, trouble: str) -> Iterator[None]:
     except PermissionError as error:
         raise InputError(f"{printable(path)}: no permission to read it; change its permissions") from error
     except Exception as error:
-        raise InputError(f"{printable(path)}: {trouble}") from error
+        raise InputError(f"{printable(path)}: {problem}") from error
 
 
 def check_kind(path: Path) -> None:
-    """Refuses what is neither a file nor a folder, without opening it: a pipe would wait for ever.
+    """Checks that a path is a file with content or a readable folder.
+
+    Special files are not opened, because opening a pipe can block forever.
 
     Raises:
-        InputError: that, or it is missing, empty, or a folder that may not be read.
+        InputError: the path is missing, a broken link, an empty file, a folder without read permission, or a pipe,
+            socket or device.
     """
     try:
         status = path.stat()
@@ -52,26 +55,27 @@ def check_kind(path: Path) -> None:
     except (OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError) and path.is_symlink():
             raise InputError(
-                f"{printable(path)}: is a link to a file that is not there; fetch it (git annex get, datalad get)"
+                f"{printable(path)}: is a link to a file that does not exist; fetch it (git annex get, datalad get)"
             ) from error
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             raise InputError(f"{printable(path)}: no such file; check the path") from error
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise InputError(f"{printable(path)}: cannot be opened ({reason}); check the path") from error
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{printable(path)}: is a pipe, a socket or a device; name a file or a folder")
+        raise InputError(f"{printable(path)}: is a pipe, a socket or a device; give a file or a folder")
     if status.st_size == 0:
         raise InputError(f"{printable(path)}: is empty (0 bytes); copy or convert it again")
 
 
 def check_shape(shape: Sequence[int], path: Path) -> None:
-    """Refuses a shape before memory is asked for.
+    """Checks the shape of an image before memory is allocated for it.
 
     Raises:
-        InputError: an axis has less than 1 voxel, or there are more in all than ``MAX_VOXELS``.
+        InputError: an axis has no voxels, or the image has more than ``MAX_VOXELS`` voxels.
     """
     if min(shape, default=1) < 1 or np.prod(shape, dtype=np.float64) > MAX_VOXELS:
         claimed = " x ".join(str(int(n)) for n in shape)
         raise InputError(
-            f"{printable(path)}: the header claims {claimed} voxels, which no brain scan has; the header is damaged"
+            f"{printable(path)}: the header claims {claimed} voxels, which no brain scan has; repair the header or "
+            "export the scan again"
         )

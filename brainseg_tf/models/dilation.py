@@ -1,11 +1,11 @@
-"""Dilated convolutions with strides, and their transposes, from operations that every device has.
+"""Dilated convolutions with strides, and their transposes, from operations that are available on every device.
 
 Without oneDNN, TensorFlow's CPU kernels have neither a transposed convolution with a dilation above 1 nor the
 gradient of a dilated convolution. Here a dilated convolution is computed as ordinary convolutions of subsampled
 images: with stride s and dilation d, output pixel i reads the input at s * i + d * k. For the outputs i = m * j + r,
-with m = d / gcd(s, d), these places are s * r + d * (s * m / d * j + k): an ordinary convolution with stride s * m /
-d of every d-th pixel from s * r on. The work is that of the dilated kernel, no zeros are multiplied, and the result
-is the same on every CPU.
+with m = d / gcd(s, d), these positions are s * r + d * (s * m / d * j + k): an ordinary convolution with stride
+s * m / d of every d-th pixel from s * r on. The number of multiplications is that of the dilated kernel, without zeros,
+and the result is the same on every CPU.
 """
 
 import math
@@ -32,7 +32,7 @@ def conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int, dilation: int) -> 
     paddings, crops, windows = [[0, 0]], [], []
     for axis in (1, 2):
         outputs = -(-size[axis] // stride)
-        # TensorFlow's definition of "SAME": the odd pixel of padding comes after the image.
+        # TensorFlow's definition of "SAME": an odd pixel of padding is added after the image.
         before = tf.maximum((outputs - 1) * stride + (edge - 1) * dilation + 1 - size[axis], 0) // 2
         by_phase = -(-outputs // phases)
         span = dilation * ((by_phase - 1) * step + edge - 1) + 1

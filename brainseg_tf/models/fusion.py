@@ -1,8 +1,8 @@
-"""fusion: two ``selfseg`` networks, one that sees the first modality alone and one that sees all, side by side.
+"""fusion: two ``selfseg`` networks, one with the first modality as input and one with all modalities.
 
-A lesion can be faint on one modality and plain on another, and a network that sees both lets the faint one talk it out
-of what the plain one shows. What only one of two networks holds for a lesion often is none: the geometric mean of their
-probabilities wants both.
+A lesion can be faint on one modality and bright on another, and a single network with both as input then misses it. A
+region that only one of the two networks segments is often not a lesion: the geometric mean of the probabilities is high
+only where both are.
 """
 
 from typing import Any
@@ -18,10 +18,10 @@ from brainseg_tf.models.selfseg import SelfSegmenter
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class FusionSegmenter(ContextModel):
-    """Both networks learn from the same synthetic lesions, each by its own losses, which are added.
+    """Both networks are trained on the same synthetic lesions; their losses are added.
 
     Args:
-        channels: image channels, one per modality; at least two, or both networks see the same.
+        channels: image channels, one per modality; at least two, or both networks have the same input.
     """
 
     loss_names = SelfSegmenter.loss_names

@@ -1,7 +1,7 @@
-"""selfseg: a U-Net that learned from synthetic lesions to find lesions, and to give back what was there before.
+"""selfseg: a U-Net that is trained with synthetic lesions to segment and to remove them.
 
-It gives the healthy reconstruction, as the other networks do, and a probability for each pixel, which takes the
-residual's place. Both come from one network (compare DRAEM, Zavrtanik 2021, which has one for each).
+Its outputs are the reconstruction, as of the other networks, and the lesion probability of each pixel, which replaces
+the residual. One network has both outputs (DRAEM, Zavrtanik 2021, has a network for each).
 """
 
 import tensorflow as tf
@@ -44,7 +44,7 @@ class SelfSegmenter(UNet):
         return losses
 
     def outputs(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Means over the image and its mirror image."""
+        """Means of the outputs for the image and for its mirror image."""
         both = tf.concat([images, images[:, :, ::-1]], axis=0)
         maps = self.compute_maps(pad_to_multiple(both, self.stride), training=False)
         maps = tf.concat([tf.sigmoid(maps[..., :1]), maps[..., 1:]], axis=-1)
@@ -54,7 +54,7 @@ class SelfSegmenter(UNet):
 
 
 def soft_dice_loss(lesion: tf.Tensor, probability: tf.Tensor, smoothing: float = 20.0) -> tf.Tensor:
-    """1 - Dice of (N, H, W) in [0, 1], by image; ``smoothing`` pixels keep clean slices from counting much."""
+    """1 - Dice of (N, H, W) in [0, 1], by image; ``smoothing``, in pixels, reduces the loss of clean slices."""
     overlap = tf.reduce_sum(lesion * probability, [1, 2])
     total = tf.reduce_sum(lesion, [1, 2]) + tf.reduce_sum(probability, [1, 2])
     return tf.reduce_mean(1 - (2 * overlap + smoothing) / (total + smoothing))

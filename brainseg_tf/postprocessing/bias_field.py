@@ -1,8 +1,8 @@
-"""Intensity inhomogeneity: what a coil brightens is no lesion.
+"""Correction of the bias field (intensity inhomogeneity).
 
-A receive coil brightens the tissue close to it, smoothly, over half a brain; a network takes the brighter part for a
-lesion. N4 (Tustison 2010), the usual remedy, takes a large lesion for inhomogeneity in turn. Here the network says
-first what is not healthy, and the field is fitted to the rest.
+A receive coil brightens the tissue close to it, smoothly, over half of a brain; a network segments the brighter part as
+a lesion. N4 (Tustison 2010), the usual correction, removes large lesions as inhomogeneity. Here the network marks
+suspicious pixels first, and the field is fitted to the others.
 """
 
 import numpy as np
@@ -11,38 +11,38 @@ from scipy import ndimage
 from brainseg_tf.options import Normalisation
 from brainseg_tf.slices import normalise
 
-# A quadratic in three dimensions bends once along each axis: enough for a coil, too little for most lesions.
+# A quadratic polynomial has one extremum along each axis: enough for a coil, not enough for most lesions.
 _DEGREE = 2
-# Voxels that the field is fitted to: about this many, no fewer than that.
+# Number of voxels that the field is fitted to, and the fewest that are enough.
 _SAMPLES, _FEWEST = 20_000, 100
-# The edge of what is not healthy is left out too, this many pixels wide.
+# Pixels around the suspicious ones that are left out too.
 _MARGIN = 3
-# Below this share of the intensity scale a logarithm says more of noise than of tissue.
+# Below this share of the intensity scale, the logarithm is dominated by noise.
 _DARKEST = 0.02
 
 
 def correct_bias_field(
-    images: np.ndarray, brain: np.ndarray, abnormal: np.ndarray, normalisation: Normalisation
+    images: np.ndarray, brain: np.ndarray, suspicious: np.ndarray, normalisation: Normalisation
 ) -> np.ndarray:
     """Divides each channel by its bias field, and normalises it again.
 
-    The field is the exponential of a quadratic polynomial in the voxel's place, fitted to the logarithm of healthy
-    tissue's intensities with Huber's loss, which keeps fluid and what else is no white or grey matter from counting.
+    The field is the exponential of a quadratic polynomial of the voxel's position. It is fitted to the logarithm of the
+    intensities with the Huber loss, which limits the influence of fluid and of other outliers.
 
     Args:
         images: (N, H, W, C) in [0, 1], 0 outside the brain.
         brain: (N, H, W) bool.
-        abnormal: (N, H, W) bool, what the field is not fitted to, nor to its edge.
+        suspicious: (N, H, W) bool, pixels that the field is not fitted to, nor to their surroundings.
         normalisation: as the slices were normalised.
 
     Returns:
-        (N, H, W, C) float32; the images as they were if too little healthy tissue is there.
+        (N, H, W, C) float32; the unchanged images if there is too little healthy tissue.
     """
     from sklearn.linear_model import HuberRegressor
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import PolynomialFeatures
 
-    healthy = brain & ~ndimage.binary_dilation(abnormal, iterations=_MARGIN)
+    healthy = brain & ~ndimage.binary_dilation(suspicious, iterations=_MARGIN)
     if healthy.sum() < max(_FEWEST, brain.sum() / 4):
         return images
     centre = (np.array(brain.shape) - 1) / 2

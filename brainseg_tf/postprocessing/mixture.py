@@ -8,11 +8,11 @@ from scipy import ndimage
 
 from brainseg_tf.options import MixtureOptions, Spread
 
-# The start is fitted to at most this many voxels; more change the third digit of the means.
+# The initial mixture is fitted to at most this many voxels; more of them change the third digit of the means.
 _SAMPLE = 50_000
-# Posteriors below this neither matter nor may take the whole neighbourhood's prior to zero.
+# Smallest posterior: it keeps the mixing weights of a neighbourhood above zero.
 _TINY = 1e-6
-# Slices that are worked on at once.
+# Slices that are processed together.
 _SLAB = 4
 
 
@@ -22,7 +22,7 @@ class Mixture:
 
     Attributes:
         means, stddevs, weights: (K,), in units of the score; weights are shares of the voxels.
-        posterior: (K, N, H, W) float32, 0 outside the voxels it was fitted to.
+        posterior: (K, N, H, W) float32, 0 outside the voxels that were fitted.
         lesion: index of the lesion's component.
     """
 
@@ -43,7 +43,7 @@ def fit_mixture(score: np.ndarray, where: np.ndarray, components: int, options: 
     """Fits a mixture of ``components`` to ``score`` (N, H, W) in ``where`` (N, H, W) bool by expectation maximisation.
 
     A voxel's mixing weight for component k is the mean of component k's posterior over the voxel's neighbours inside
-    ``where``. So EM alternates posterior, neighbourhood mean, parameters. It starts from an ordinary mixture.
+    ``where``. EM alternates between posterior, neighbourhood mean and parameters. It starts from an ordinary mixture.
     """
     box = ndimage.find_objects(where.astype(np.uint8))[0]
     inside, values = where[box], score[box].astype(np.float32)
@@ -64,13 +64,13 @@ def fit_mixture(score: np.ndarray, where: np.ndarray, components: int, options: 
 
 
 def _start(values: np.ndarray, components: int, spread: Spread) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means, standard deviations and weights of an ordinary mixture, fitted to a part of the voxels."""
+    """Means, standard deviations and weights of an ordinary mixture, fitted to a subset of the voxels."""
     from sklearn.mixture import GaussianMixture
 
     sample = values[:: max(1, values.size // _SAMPLE)].astype(np.float64)[:, None]
     distinct = np.unique(sample)
     if distinct.size < components:
-        # Nothing to fit: a network that is sure of every voxel gives the same number everywhere.
+        # A network can give the same value for all voxels: nothing to fit.
         return np.resize(distinct, components), np.full(components, np.sqrt(_TINY)), np.full(components, 1 / components)
     mixture = GaussianMixture(
         components,
@@ -85,11 +85,11 @@ def _start(values: np.ndarray, components: int, spread: Spread) -> tuple[np.ndar
 
 
 class _Slabs:
-    """A volume that is worked on a few slices at a time, which then stay in the processor's cache, on all cores.
+    """A volume that is processed a few slices at a time, which fit into the processor's cache, on all cores.
 
     Args:
         values: (N, H, W) float32.
-        inside: (N, H, W) bool, the voxels that count.
+        inside: (N, H, W) bool, the voxels that are fitted.
     """
 
     def __init__(self, values: np.ndarray, inside: np.ndarray) -> None:
@@ -104,12 +104,12 @@ class _Slabs:
         posterior: np.ndarray | None = None,
         edge: int = 1,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Posteriors of the components, and what their parameters follow from.
+        """Posteriors of the components, and the sums from which the parameters are computed.
 
         Args:
             means, stddevs, weights: (K,).
-            posterior: (K, N, H, W), the last one; its means over cubes of this ``edge`` are the mixing weights. With
-                none, or an edge of 1, ``weights`` are.
+            posterior: (K, N, H, W), of the previous iteration; its means over cubes of this ``edge`` are the mixing
+                weights. If it is None or the edge is 1, ``weights`` are.
 
         Returns:
             (K, N, H, W) float32, 0 outside; and (3, K), the sums over voxels of posterior, posterior times value and
@@ -165,7 +165,7 @@ def _box_sums(values: np.ndarray, slab: slice, edge: int) -> np.ndarray:
             ahead[axis], behind[axis] = slice(step, None), slice(None, -step)
             total[tuple(ahead)] += wide[tuple(behind)]
             total[tuple(behind)] += wide[tuple(ahead)]
-        # The slab's halo has served.
+        # The slices around the slab are no longer needed.
         wide = total[:, slab.start - first : last - first] if axis == 1 else total
     return wide
 

@@ -1,4 +1,4 @@
-"""Cleaning a mask (section 5.3, step 4), and measuring what is left of it."""
+"""Binary morphology (section 5.3, step 4), and the components of a mask."""
 
 import math
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from skimage.morphology import remove_small_objects
 
 Side = Literal["left", "right", "midline"]
 
-# A centroid this near to the brain's middle, in millimetres, lies on neither side.
-_MIDLINE = 5.0
+# A centroid within this distance of the brain's centre, in millimetres, is on neither side.
+_MIDLINE_MM = 5.0
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Lesion:
     """One connected component.
 
     Attributes:
-        ml: its volume.
-        centroid_mm: in RAS world space; ``side``: the patient's, told by the brain's own middle.
-        mean_residual: input minus reconstruction, on the model's scale, where the brain's median is 0.3.
+        ml: volume in millilitres.
+        centroid_mm: in RAS world space; ``side``: of the patient, relative to the centre of the brain.
+        mean_residual: input minus reconstruction, on the model's intensity scale, where the brain's median is 0.3.
     """
 
     ml: float
@@ -52,12 +52,12 @@ def remove_small(mask: np.ndarray, voxel_ml: float, smallest_ml: float) -> np.nd
 
 
 def remove_low(mask: np.ndarray, values: np.ndarray, least: float, neighbour_share: float = 1.0) -> np.ndarray:
-    """Removes connected components (26 neighbours) over which the mean of ``values`` is low.
+    """Removes connected components (26 neighbours) in which the mean of ``values`` is below a limit.
 
     Args:
         mask: (N, H, W) bool; ``values``: (N, H, W).
-        least: what is not low.
-        neighbour_share: the share of it that is sufficient next to a component that is not low.
+        least: the limit.
+        neighbour_share: the share of the limit that is sufficient if another component reaches the limit.
     """
     components, count = ndimage.label(mask, np.ones((3, 3, 3)))
     if count == 0:
@@ -71,15 +71,15 @@ def lesions(mask: np.ndarray, residual: np.ndarray, affine: np.ndarray, middle_m
 
     Args:
         mask: (X, Y, Z) bool.
-        residual: (X, Y, Z), known where the mask is.
+        residual: (X, Y, Z); only the values in the mask are used.
         affine: maps their indices to millimetres in RAS world space.
-        middle_mm: where the brain's middle lies between its left (smaller) and right there.
+        middle_mm: the first world coordinate of the brain's centre; left is smaller.
     """
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000.0
     found = []
     for region in regionprops(label(mask, connectivity=3), intensity_image=residual):
         x, y, z = (round(float(mm), 2) for mm in nib.affines.apply_affine(affine, region.centroid))
-        side: Side = "midline" if abs(x - middle_mm) < _MIDLINE else "left" if x < middle_mm else "right"
+        side: Side = "midline" if abs(x - middle_mm) < _MIDLINE_MM else "left" if x < middle_mm else "right"
         mean = round(float(region.intensity_mean), 4)
         found.append(Lesion(float(region.area * voxel_ml), (x, y, z), side, mean))
     return sorted(found, key=lambda lesion: -lesion.ml)

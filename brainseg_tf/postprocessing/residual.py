@@ -1,4 +1,4 @@
-"""What differs between a slice and its healthy reconstruction (section 5.3, steps 1 and 2)."""
+"""The score: from slices and their reconstruction to how abnormal each pixel is (section 5.3, steps 1 and 2)."""
 
 import math
 from collections.abc import Callable
@@ -29,21 +29,22 @@ def match_range(reconstruction: np.ndarray, images: np.ndarray, brain: np.ndarra
 def score_map(
     images: np.ndarray, reconstruction: np.ndarray, kind: Score, probability: np.ndarray | None = None
 ) -> np.ndarray:
-    """How unlike healthy tissue each pixel is, averaged over the channels.
+    """How abnormal each pixel is, averaged over the channels.
 
     Args:
         images: (N, H, W, C) in [0, 1].
         reconstruction: of that shape.
-        kind: ``absolute`` difference; its ``positive`` part (on FLAIR and T2 a lesion is brighter than what was there);
-            ``weighted``, the geometric mean of the positive part and the input; a lesion's ``probability``; or, for the
-            baselines that use no network, the ``input`` itself, or its first channel, histogram ``equalised``.
-        probability: (N, H, W) in [0, 1], from networks that give it.
+        kind: ``absolute``, the absolute residual; ``positive``, its positive part (on FLAIR and T2, lesions are
+            brighter than healthy tissue); ``weighted``, the geometric mean of the positive part and the input;
+            ``probability``, the network's lesion probability. For the baselines without a network: ``input``, the
+            input itself; ``equalised``, its first channel after histogram equalisation.
+        probability: (N, H, W) in [0, 1], of networks that have this output.
 
     Returns:
         (N, H, W) float32, at least 0.
 
     Raises:
-        InputError: the probability is asked for, and there is none.
+        InputError: the network has no probability.
     """
     difference = images - reconstruction
     if kind == "absolute":
@@ -67,7 +68,7 @@ def score_map(
 
 
 def erode(brain: np.ndarray, spacing: tuple[float, float, float], radius_mm: float) -> np.ndarray:
-    """Erodes the brain within each slice by a disc, since the brain's edge itself leaves a residual.
+    """Erodes the brain within each slice by a disc: the edge of the brain has a residual of its own.
 
     Args:
         brain: (N, H, W) bool.
@@ -77,26 +78,26 @@ def erode(brain: np.ndarray, spacing: tuple[float, float, float], radius_mm: flo
     """
     if radius_mm <= 0:
         return brain
-    # Pixels beyond the image's edge are outside the brain too.
+    # Pixels outside the image are outside the brain.
     padded = np.pad(brain, ((0, 0), (1, 1), (1, 1)))
     eroded = [ndimage.distance_transform_edt(one, spacing[1:]) > radius_mm for one in padded]
     return np.stack(eroded)[:, 1:-1, 1:-1]
 
 
 def smooth(score: np.ndarray, brain: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
-    """Median filter over (slices, rows, columns) against speckles; 0 outside ``brain``."""
+    """Median filter over (slices, rows, columns); 0 outside ``brain``."""
     return _filtered(score, brain, size, lambda part: ndimage.median_filter(part, size))
 
 
 def median_exceeds(score: np.ndarray, threshold: float, brain: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
-    """Where ``smooth`` would lie above a threshold, (N, H, W) bool.
+    """Where the result of ``smooth`` exceeds a threshold, (N, H, W) bool.
 
-    A median is above what half of its window is above, and counting is several times faster than sorting.
+    The median exceeds a threshold where half of the window does. Counting is several times as fast as sorting.
     """
     share = _filtered(
         (score > threshold).astype(np.float32), brain, size, lambda part: ndimage.uniform_filter(part, size)
     )
-    # Half, less what rounding may take of a window's single voxel.
+    # Half, minus the rounding error of a single voxel's share.
     return share > 0.5 - 0.25 / math.prod(size)
 
 

@@ -1,1 +1,1 @@
-"""Prediction: from scan files to masks, reports, tables and pages."""
+"""Segmentation of scan files: masks, reports, tables and HTML pages."""

@@ -1,4 +1,4 @@
-"""Many scans: where their results go, several at a time, what is done already, and a row for each."""
+"""Segmentation of many scans: output files, parallel runs, continuation of earlier runs, table and index page."""
 
 import json
 import os
@@ -32,19 +32,19 @@ from brainseg_tf.prediction.scan_search import (
 
 MASK, BRAIN = "_mask.nii.gz", "_brain.nii.gz"
 SUMMARY = results_table.NAME
-_BIDS = "1.10.0"
-# The index page is renewed at most this often, in seconds, and so that it takes at most this share of the time.
+_BIDS_VERSION = "1.10.0"
+# Shortest time between two updates of the index page, and largest share of the run time that the updates take.
 _INDEX_SECONDS, _INDEX_SHARE = 5.0, 0.05
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What is to be done.
+    """The jobs of a batch.
 
     Attributes:
         jobs: one for each scan.
-        failed: outcomes of members that cannot be read, broken links for one.
-        left_out: members of the folders that are no scans of the model's modality, with the reason.
+        failed: outcomes of files and folders that cannot be read, for instance broken links.
+        left_out: files and folders that are not scans of the model's modality, with the reason.
     """
 
     jobs: list[Job]
@@ -55,20 +55,22 @@ class Batch:
 def plan_batch(
     places: Sequence[Path], out: Path, *, index: Path | None = None, strip: bool = False, modality: str = "flair"
 ) -> Batch:
-    """A job for each scan among files, folders and BIDS datasets, with mask, report and figure in ``out``.
+    """Finds scans and plans a job for each of them, with mask, report and figure in ``out``.
 
-    ``NAME.nii.gz`` gives ``NAME_mask.nii.gz``. The FLAIR scans of a BIDS dataset (a folder with
-    dataset_description.json), or of a subject's or session's folder in one, give a BIDS derivative. ``out`` is created.
+    The mask of ``NAME.nii.gz`` is ``NAME_mask.nii.gz``. For a BIDS dataset (a folder with dataset_description.json), or
+    the folder of a subject or session in one, the FLAIR scans are segmented and ``out`` becomes a BIDS derivative.
+    ``out`` is created.
 
     Args:
-        places: files are taken as they are; of a folder's members ``scan_search`` tells which are scans.
+        places: files, folders and BIDS datasets. All files are segmented; folders are searched for scans, see
+            ``brainseg_tf.prediction.scan_search``.
         out: the folder for results.
-        index: the index page; with one, each scan gets a page and a thumbnail too.
-        strip: each scan gets a brain mask too.
-        modality: the model's first.
+        index: the index page; if given, each scan gets a page and a thumbnail too.
+        strip: whether the brain mask of each scan is written too.
+        modality: the model's first modality.
 
     Raises:
-        InputError: there is no scan, two scans would share an output, or ``out`` cannot be created.
+        InputError: there is no scan, two scans have the same output file, or ``out`` cannot be created.
     """
     jobs: list[Job] = []
     found = Search()
@@ -76,27 +78,27 @@ def plan_batch(
     for place in places:
         root = bids_root(place) if is_folder(place) else None
         if is_folder(place) and not os.access(place, os.R_OK | os.X_OK):
-            here = Search(failed=[(place, NOT_READABLE)])
+            in_place = Search(failed=[(place, NOT_READABLE)])
         elif root is not None:
-            here = search_bids(root, place)
-            jobs += [_bids_job(scan, root, out) for scan in here.scans]
+            in_place = search_bids(root, place)
+            jobs += [_bids_job(scan, root, out) for scan in in_place.scans]
             datasets = True
         elif is_folder(place) and not is_series(place):
-            here = search_folder(place, modality, out)
-            jobs += [_job(scan, out) for scan in here.scans]
+            in_place = search_folder(place, modality, out)
+            jobs += [_job(scan, out) for scan in in_place.scans]
         else:
-            here = Search([place])
+            in_place = Search([place])
             jobs.append(_job(place, out))
-        if not here.scans and not here.failed:
-            raise InputError(_nothing_in(place, here, bids=root is not None))
-        found.failed += here.failed
-        found.left_out += here.left_out
-    jobs = [_wanted(job, pages=index is not None, strip=strip) for job in jobs]
+        if not in_place.scans and not in_place.failed:
+            raise InputError(_no_scan_message(place, in_place, bids=root is not None))
+        found.failed += in_place.failed
+        found.left_out += in_place.left_out
+    jobs = [_without_unwanted(job, pages=index is not None, strip=strip) for job in jobs]
     for mask, count in Counter(job.outputs.mask for job in jobs).items():
         if count > 1:
-            raise InputError(f"{mask}: would be the mask of two scans; rename one, or predict them apart")
+            raise InputError(f"{mask}: is the mask of two scans; rename one of them, or segment them separately")
     if datasets:
-        _describe(out)
+        _write_description(out)
     make_folder(out)
     for folder in {path.parent for job in jobs for path in job.outputs.paths}:
         make_folder(folder)
@@ -104,23 +106,26 @@ def plan_batch(
     left_out = [(file, reason) for file, reason in found.left_out if file.resolve() not in results]
     failed = [Outcome(_job(file, out), error=f"{file}: {reason}") for file, reason in found.failed]
     if index is not None:
-        around = navigation([job.outputs.page for job in jobs if job.outputs.page], index)
-        jobs = [replace(job, navigation=place) for job, place in zip(jobs, around, strict=True)]
+        links = navigation([job.outputs.page for job in jobs if job.outputs.page], index)
+        jobs = [replace(job, navigation=one) for job, one in zip(jobs, links, strict=True)]
     return Batch(jobs, failed, left_out)
 
 
 def run_all(predictor: Predictor, jobs: Sequence[Job], *, workers: int = 2, proceed: bool = False) -> Iterator[Outcome]:
-    """Runs jobs, ``workers`` at a time: while the network works on one scan, another is read, cleaned or written.
+    """Runs jobs, several of them at the same time.
+
+    While the network processes one scan, others are read, post-processed and written.
 
     Args:
-        predictor: runs one.
-        jobs: in the order that the outcomes come in.
-        workers: scans under way at once.
-        proceed: keep what an earlier run has finished and what is whole, and replace what is not. What another version
-            or model or other options made is refused.
+        predictor: runs a job.
+        jobs: the jobs.
+        workers: number of scans that are processed at the same time.
+        proceed: continue an earlier run: its complete results are kept, incomplete ones are replaced. Results of
+            another version, of another model or with other options are errors.
 
     Yields:
-        An outcome for each job. If the caller stops early, the scans under way are finished and no other is begun.
+        The outcome of each job, in the order of the jobs. If the caller stops early, the scans in progress are
+        finished and no other is started.
     """
     pool = ThreadPoolExecutor(workers)
     try:
@@ -132,41 +137,48 @@ def run_all(predictor: Predictor, jobs: Sequence[Job], *, workers: int = 2, proc
 
 
 def attempt(predictor: Predictor, job: Job, *, proceed: bool) -> Outcome:
-    """Runs one job, or keeps what is there of it already, unless another version, model or options made that.
+    """Runs one job, or keeps the results of an earlier run.
 
-    Whatever goes wrong with one scan is its outcome: the other scans are done.
+    Exceptions are returned as the outcome of the scan, so that the other scans are still processed.
+
+    Args:
+        predictor: runs the job.
+        job: the job.
+        proceed: as for ``run_all``.
     """
     try:
         report = _finished(job) if proceed else None
         if report is not None:
             if not predictor.matches_report(report):
                 raise InputError(
-                    f"{job.outputs.mask}: was made by another version or model or with other options; give --overwrite "
-                    "to do all scans again, or another --out-dir"
+                    f"{job.outputs.mask}: was written by another version or model or with other options; give "
+                    "--overwrite to segment all scans again, or another --out-dir"
                 )
             return Outcome(job, report, kept=True)
         return Outcome(job, predictor.run(job, overwrite=proceed))
     except InputError as error:
         return Outcome(job, error=str(error))
     except MemoryError:
-        return Outcome(job, error=f"{job.scan}: there is too little memory; lower --workers, or give this process more")
+        return Outcome(
+            job, error=f"{job.scan}: there is not enough memory; lower --workers, or give the process more memory"
+        )
     except Exception as error:
-        # A reader or a library met what nobody has foreseen; in a batch that must not cost the other scans.
-        said = printable(" ".join(str(error).split()))[:300]
+        # Unexpected errors of readers and libraries must not stop the other scans of a batch.
+        text = printable(" ".join(str(error).split()))[:300]
         return Outcome(
             job,
-            error=f"{job.scan}: failed unexpectedly ({type(error).__name__}: {said}); predict it by itself with "
-            "brainseg-tf --debug, and report it",
+            error=f"{job.scan}: failed unexpectedly ({type(error).__name__}: {text}); segment it separately with "
+            "brainseg-tf --debug, and report the error",
         )
 
 
 class Progress:
-    """Keeps the table and the index of a folder of results up to date, and tells how far a batch has come.
+    """Updates the table and the index page while a batch runs, and counts the finished scans.
 
     Args:
-        out: the folder.
-        batch: what is to be done.
-        index: the page, None if none is wanted.
+        out: the folder for results.
+        batch: the batch.
+        index: the index page; None for none.
     """
 
     def __init__(self, out: Path, batch: Batch, index: Path | None) -> None:
@@ -174,94 +186,95 @@ class Progress:
         self._total = len(batch.jobs) + len(batch.failed)
         self._outcomes: list[Outcome] = []
         self._start = time.perf_counter()
-        self._worked = 0
-        self._index_at, self._index_took = -_INDEX_SECONDS, 0.0
+        self._segmented = 0
+        self._index_written, self._index_seconds = -_INDEX_SECONDS, 0.0
         left_out = [results_table.row(file, "left out", error=reason) for file, reason in batch.left_out]
         if left_out:
-            results_table.renew(self._table, left_out)
-        # So that the link from the first scan's page leads to it.
+            results_table.update(self._table, left_out)
+        # The page of the first scan links to the index, so it must exist before.
         self.write_index()
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """Of this run, so far."""
+        """The outcomes of this run so far."""
         return self._outcomes
 
     def add(self, outcome: Outcome) -> None:
-        """Takes an outcome into the table, and into the index if that was not renewed a moment ago."""
+        """Adds an outcome to the table, and updates the index page unless it was updated a few seconds ago."""
         self._outcomes.append(outcome)
-        self._worked += not outcome.kept
-        results_table.renew(self._table, [outcome.row])
-        since = time.perf_counter() - self._index_at
-        if since >= max(_INDEX_SECONDS, self._index_took / _INDEX_SHARE):
+        self._segmented += not outcome.kept
+        results_table.update(self._table, [outcome.row])
+        age = time.perf_counter() - self._index_written
+        if age >= max(_INDEX_SECONDS, self._index_seconds / _INDEX_SHARE):
             self.write_index()
 
     def write_index(self) -> None:
-        """Writes the index page, if one is wanted: of this run's scans, and of those that other runs did."""
+        """Writes the index page, if there is one, with the scans of this run and of other runs in the same folder."""
         if self._index is None:
             return
         from brainseg_tf.prediction.pages.index import write_index
 
-        self._index_at = time.perf_counter()
-        mine = {outcome.row["scan"] for outcome in self._outcomes}
-        others = [_outcome_of(row) for row in results_table.read(self._table) if row["scan"] not in mine]
+        self._index_written = time.perf_counter()
+        in_run = {outcome.row["scan"] for outcome in self._outcomes}
+        others = [_outcome_of(row) for row in results_table.read(self._table) if row["scan"] not in in_run]
         known = [outcome for outcome in others if outcome is not None]
         write_index(self._index, [*self._outcomes, *known], total=self._total + len(known))
-        self._index_took = time.perf_counter() - self._index_at
+        self._index_seconds = time.perf_counter() - self._index_written
 
     def __str__(self) -> str:
-        """For instance ``3/14``."""
+        """The numbers of finished and of all scans, for instance ``3/14``."""
         return f"{len(self._outcomes)}/{self._total}"
 
     @property
     def time_left(self) -> str:
-        """For instance ``about 2 min left``; nothing before the first scan is done and after the last."""
+        """An estimate such as ``about 2 min left``; empty before the first scan is segmented and after the last."""
         left = self._total - len(self._outcomes)
-        if not left or not self._worked:
+        if not left or not self._segmented:
             return ""
-        seconds = (time.perf_counter() - self._start) / self._worked * left
+        seconds = (time.perf_counter() - self._start) / self._segmented * left
         minutes = round(seconds / 60)
         return f"about {minutes} min left" if minutes > 1 else f"about {max(1, round(seconds))} s left"
 
 
 def _outcome_of(row: results_table.Row) -> Outcome | None:
-    """The outcome that another run left in the table; None for what is no scan, or whose report is gone."""
+    """The outcome in a row of another run; None for a file that was left out or if its report cannot be read."""
     scan, file = Path(row["scan"]), Path(row["report"])
     if row["status"] == "failed":
         return Outcome(Job(scan, Outputs(Path(row["mask"]))), error=row["error"])
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
-        places: dict[str, Any] = {name: Path(path) for name, path in report["outputs"].items()}
-        return Outcome(Job(scan, Outputs(**places)), report, kept=True)
+        outputs: dict[str, Any] = {name: Path(path) for name, path in report["outputs"].items()}
+        return Outcome(Job(scan, Outputs(**outputs)), report, kept=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _nothing_in(place: Path, found: Search, *, bids: bool) -> str:
-    """Why a place has no scan."""
+def _no_scan_message(place: Path, found: Search, *, bids: bool) -> str:
+    """The error message for a folder without a scan."""
     if found.left_out:
         file, reason = found.left_out[0]
-        others = f" ({len(found.left_out) - 1} others are left out too)" if len(found.left_out) > 1 else ""
-        return f"{place}: no scan in it; {file.name} {reason}{others}"
+        others = f" ({len(found.left_out) - 1} more were left out)" if len(found.left_out) > 1 else ""
+        return f"{place}: contains no scan; {file.name} {reason}{others}"
     if bids:
-        return f"{place}: no sub-*/anat/*_FLAIR.nii.gz in this BIDS dataset; name a folder of scans"
-    return f"{place}: no scan (.nii, .nii.gz, .mgz, ...) in it; name a folder of scans"
+        return f"{place}: no sub-*/anat/*_FLAIR.nii.gz in this BIDS dataset; give a folder of scans"
+    return f"{place}: contains no scan (.nii, .nii.gz, .mgz, ...); give a folder of scans"
 
 
 def check_index(path: Path, *, overwrite: bool) -> None:
-    """Refuses to lose the index of an earlier run.
+    """Checks that the index page of an earlier run is not overwritten by mistake.
 
     Raises:
-        InputError: there is one, and ``overwrite`` is not set.
+        InputError: the file exists, and ``overwrite`` is not set.
     """
     if path.exists() and not overwrite:
         raise InputError(
-            f"{path}: an earlier run wrote it; give --continue to keep what that run finished, --overwrite to do it "
-            "all again, or another name"
+            f"{path}: was written by an earlier run; give --continue to keep its results, --overwrite to segment all "
+            "scans again, or another name"
         )
 
 
 def _job(scan: Path, out: Path) -> Job:
+    """The job of a scan, with all possible outputs."""
     name = stem(scan)
     outputs = Outputs(
         out / f"{name}{MASK}",
@@ -275,44 +288,48 @@ def _job(scan: Path, out: Path) -> Job:
     return Job(scan, outputs, dicom_required=False)
 
 
-def _wanted(job: Job, *, pages: bool, strip: bool) -> Job:
-    """The job without the outputs that nobody asked for."""
+def _without_unwanted(job: Job, *, pages: bool, strip: bool) -> Job:
+    """The job without page and thumbnail, or without brain mask, if these are not wanted."""
     outputs = job.outputs if pages else replace(job.outputs, page=None, thumbnail=None)
     return replace(job, outputs=outputs if strip else replace(outputs, brain_mask=None))
 
 
 def _bids_job(scan: Path, dataset: Path, out: Path) -> Job:
-    """The job of ``sub-X/[ses-Y/]anat/*_FLAIR.nii[.gz]``, with outputs named as BIDS names derived masks."""
+    """The job of ``sub-X/[ses-Y/]anat/*_FLAIR.nii[.gz]``, with outputs that are named like BIDS derivatives."""
     entities = stem(scan).removesuffix("_FLAIR")
-    place = out / scan.parent.relative_to(dataset)
+    folder = out / scan.parent.relative_to(dataset)
     figures = out / scan.relative_to(dataset).parts[0] / "figures"
     outputs = Outputs(
-        place / f"{entities}_label-lesion{MASK}",
+        folder / f"{entities}_label-lesion{MASK}",
         figure=figures / f"{entities}_label-lesion_mask.png",
         page=out / f"{entities}_label-lesion_mask.html",
         thumbnail=figures / f"{entities}_label-lesion_thumbnail.png",
-        brain_mask=place / f"{entities}_desc-brain_mask.nii.gz",
-        report=place / f"{entities}_label-lesion_mask.json",
+        brain_mask=folder / f"{entities}_desc-brain_mask.nii.gz",
+        report=folder / f"{entities}_label-lesion_mask.json",
     )
     return Job(scan, outputs)
 
 
-def _describe(out: Path) -> None:
-    """Makes a folder a BIDS derivative; one of somebody else's making is left alone."""
+def _write_description(out: Path) -> None:
+    """Writes dataset_description.json and .bidsignore of a BIDS derivative.
+
+    Raises:
+        InputError: the folder contains another dataset.
+    """
     file = out / DESCRIPTION
     if file.exists():
         if '"brainseg-tf"' not in file.read_text(encoding="utf-8", errors="replace"):
-            raise InputError(f"{file}: is another dataset's; choose another --out-dir")
+            raise InputError(f"{file}: belongs to another dataset; choose another --out-dir")
         return
     make_folder(out)
-    # What BIDS has no names for; its validator passes over it.
-    with replacing(out / ".bidsignore") as beside:
-        beside.write_text(f"{SUMMARY}\n.{SUMMARY}.lock\n*.html\nsub-*/figures\n", encoding="utf-8")
+    # Files for which BIDS has no names. The BIDS validator ignores them.
+    with replacing(out / ".bidsignore") as temporary:
+        temporary.write_text(f"{SUMMARY}\n.{SUMMARY}.lock\n*.html\nsub-*/figures\n", encoding="utf-8")
     write_json(
         file,
         {
             "Name": "Lesion masks by brainseg-tf",
-            "BIDSVersion": _BIDS,
+            "BIDSVersion": _BIDS_VERSION,
             "DatasetType": "derivative",
             "GeneratedBy": [{"Name": "brainseg-tf", "Version": __version__}],
         },
@@ -320,10 +337,10 @@ def _describe(out: Path) -> None:
 
 
 def _finished(job: Job) -> dict[str, Any] | None:
-    """The report that an earlier run left, if all is there and the mask is whole, else None."""
-    wanted = [path for name, path in job.outputs.named.items() if name != "dicom" or job.dicom_required]
+    """The report of an earlier run; None if an output is missing or the mask is damaged."""
+    required = [path for name, path in job.outputs.named.items() if name != "dicom" or job.dicom_required]
     file = job.outputs.report
-    if file is None or not all(path.is_file() for path in wanted) or not is_whole(job.outputs.mask):
+    if file is None or not all(path.is_file() for path in required) or not is_whole(job.outputs.mask):
         return None
     try:
         report = json.loads(file.read_text(encoding="utf-8"))

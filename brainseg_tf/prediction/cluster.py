@@ -1,4 +1,4 @@
-"""Many scans on a Dask cluster: the same jobs, each on whichever worker is free."""
+"""Segmentation of many scans on a Dask cluster."""
 
 import importlib.util
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,8 @@ from brainseg_tf.saved_model import find
 if TYPE_CHECKING:
     from distributed import Client
 
-# Seconds that a scheduler may take to answer.
-_PATIENCE = 10
+# Longest time in seconds to wait for an answer of the scheduler.
+_TIMEOUT = 10
 
 
 def run_on_cluster(
@@ -32,22 +32,22 @@ def run_on_cluster(
     *,
     proceed: bool = False,
 ) -> Iterator[Outcome]:
-    """Runs jobs on a cluster, whose workers see the same files under the same names.
+    """Runs jobs on a Dask cluster. The workers must have access to the same files under the same names.
 
     Args:
-        address: the scheduler's, ``tcp://host:8786``.
-        model: what ``saved_model.find`` takes, the same on every worker (``ModelFolder.reference``); each worker loads
-            it once.
+        address: of the scheduler, for instance ``tcp://host:8786``.
+        model: name, folder or URL of the model, see ``saved_model.find``; each worker loads it once. Use
+            ``ModelFolder.reference``, which is the same on all workers.
         options: how scans are segmented.
-        jobs: in the order that the outcomes come in.
-        proceed: as in ``batch.run_all``.
+        jobs: the jobs.
+        proceed: as for ``batch.run_all``.
 
     Yields:
-        An outcome for each job. What a worker that died had under way is done by another.
+        The outcome of each job, in the order of the jobs. If a worker dies, another worker repeats its jobs.
 
     Raises:
-        InputError: Dask is not installed, no scheduler answers, it has no worker, or one without this version of the
-            package.
+        InputError: Dask is not installed, no scheduler answers, or the scheduler has no worker or a worker with another
+            version of brainseg-tf.
     """
     if importlib.util.find_spec("distributed") is None:
         raise InputError("--scheduler: Dask is not installed; pip install 'brainseg-tf[dask]'")
@@ -55,29 +55,34 @@ def run_on_cluster(
     from distributed.scheduler import KilledWorker
 
     try:
-        client = Client(address, timeout=_PATIENCE, set_as_default=False)
+        client = Client(address, timeout=_TIMEOUT, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
-        raise InputError(f"{address}: no Dask scheduler answers there; check the address and that it runs") from error
+        raise InputError(
+            f"{address}: no Dask scheduler answers at this address; check the address and that the scheduler runs"
+        ) from error
     with client:
         _check_workers(client, address)
-        waiting = []
+        pending = []
         for job in jobs:
-            taken = None if options.overwrite or proceed else _taken(job)
-            # A scan is done anew when its worker dies: what then stands at its outputs is its own, and is kept.
-            send = (_run, _absolute(job), model, options)
-            waiting.append((job, taken or client.submit(*send, pure=False)))
+            failure = None if options.overwrite or proceed else _existing_outputs(job)
+            # Existing outputs are refused here. If they exist when the job runs on a worker, they are the results of a
+            # worker that died, and are kept.
+            call = (_run, _absolute(job), model, options)
+            pending.append((job, failure or client.submit(*call, pure=False)))
         try:
-            for job, future in waiting:
+            for job, future in pending:
                 try:
                     yield replace(future if isinstance(future, Outcome) else future.result(), job=job)
                 except KilledWorker:
-                    yield Outcome(job, error=f"{job.scan}: every worker that took it died; give them more memory")
+                    yield Outcome(
+                        job, error=f"{job.scan}: all workers that processed it died; give the workers more memory"
+                    )
         finally:
-            client.cancel([future for _, future in waiting if not isinstance(future, Outcome)])
+            client.cancel([future for _, future in pending if not isinstance(future, Outcome)])
 
 
-def _taken(job: Job) -> Outcome | None:
-    """A failure if an output exists."""
+def _existing_outputs(job: Job) -> Outcome | None:
+    """A failure if an output of a job exists or cannot be written, else None."""
     try:
         for path in job.outputs.paths:
             check_writable(path)
@@ -87,25 +92,29 @@ def _taken(job: Job) -> Outcome | None:
 
 
 def _absolute(job: Job) -> Job:
-    """The job as a worker in another folder needs it."""
+    """The job with absolute paths, because workers have other working folders."""
     outputs = Outputs(**{name: path.resolve() for name, path in job.outputs.named.items()})
-    places: dict[str, Any] = {name: path.resolve() for name, path in vars(job).items() if isinstance(path, Path)}
+    paths: dict[str, Any] = {name: path.resolve() for name, path in vars(job).items() if isinstance(path, Path)}
     if job.navigation:
         index, previous, after = job.navigation.index, job.navigation.previous, job.navigation.next
-        places["navigation"] = Navigation(index.resolve(), previous and previous.resolve(), after and after.resolve())
-    return replace(job, outputs=outputs, **places)
+        paths["navigation"] = Navigation(index.resolve(), previous and previous.resolve(), after and after.resolve())
+    return replace(job, outputs=outputs, **paths)
 
 
 def _check_workers(client: "Client", address: str) -> None:
-    """Refuses a cluster that would fail on its first scan."""
+    """Checks that there are workers and that all have this version of brainseg-tf.
+
+    Raises:
+        InputError: there is no worker, or a worker has another version.
+    """
     answers = client.run(_version, on_error="return")
     if not answers:
-        raise InputError(f"{address}: has no worker; start one with: dask worker {address}")
+        raise InputError(f"{address}: the scheduler has no worker; start one with: dask worker {address}")
     for worker, answer in answers.items():
         if answer != __version__:
-            found = f"version {answer}" if isinstance(answer, str) else "none"
+            found = f"brainseg-tf {answer}" if isinstance(answer, str) else "no brainseg-tf"
             raise InputError(
-                f"{address}: worker {worker} has {found} of brainseg-tf, here it is {__version__}; install the same"
+                f"{address}: worker {worker} has {found}, but this is version {__version__}; install the same version"
             )
 
 
@@ -114,13 +123,13 @@ def _version() -> str:
 
 
 def _run(job: Job, model: str, options: PredictOptions) -> Outcome:
-    """One job, on a worker."""
+    """Runs a job; called on a worker."""
     return attempt(_predictor(model, options), job, proceed=not options.overwrite)
 
 
 @cache
 def _predictor(model: str, options: PredictOptions) -> Predictor:
-    """A worker's own, which loads the model once; TensorFlow gets the threads that the worker was given."""
+    """The predictor of a worker, with one model for all jobs. TensorFlow uses as many threads as the worker has."""
     import tensorflow as tf
     from distributed import get_worker
 

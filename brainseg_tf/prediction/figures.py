@@ -1,4 +1,4 @@
-"""Figures of a scan: the stages of its segmentation, and a thumbnail."""
+"""Figures of a segmented scan: the stages of the segmentation, and a thumbnail."""
 
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,75 +12,74 @@ from matplotlib.figure import Figure
 from brainseg_tf.drawing import finite, message, panels, save, upper_limit
 from brainseg_tf.segmentation import Segmentation
 
-# Rows of pixels between two slices of a column.
+# Rows of pixels between two slices in a column.
 _GAP = 4
 _LESION = ListedColormap(["#e8202a"])
 _OPPOSITE = dict(zip("LRAPSI", "RLPAIS", strict=True))
 
 
 def segmentation(result: Segmentation, path: Path | BinaryIO, truth: np.ndarray | None = None, rows: int = 3) -> None:
-    """Draws input, reconstruction, residual and result (the paper's figure 3) on the slices with most lesion, as a PNG.
+    """Draws input, reconstruction, residual and result (figure 3 of the paper) as a PNG.
 
-    A network that gives a lesion's probability has a panel for it too. The letters at the edges of the input panel are
-    the patient's directions: right, left, anterior, posterior.
+    There is a further panel for the probability, if the network gives one. The letters at the edges of the input panel
+    are the patient's directions: right, left, anterior and posterior.
 
     Args:
         result: of ``segment``.
-        path: the file's, or an open one.
+        path: the file, by its path or opened in binary mode.
         truth: (N, H, W) bool on the model's slices, for a further panel.
-        rows: number of slices; the middle ones if there is no lesion.
+        rows: number of slices: those with the largest lesion area, or with the largest brain area if there is no
+            lesion.
     """
     images = result.stack.images[..., 0]
     if images.size == 0:
         save(message("no slices"), path)
         return
-    chosen = _slices_to_show(result, rows)
+    selected = _slices_to_show(result, rows)
     box = _bounding_box(result.stack.brain)
     top = upper_limit(images[result.stack.brain])
-    grey, even = {"cmap": "gray", "vmin": 0, "vmax": top}, {"cmap": "RdBu_r", "vmin": -top / 2, "vmax": top / 2}
+    grey, diverging = {"cmap": "gray", "vmin": 0, "vmax": top}, {"cmap": "RdBu_r", "vmin": -top / 2, "vmax": top / 2}
     columns: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
         "input": (images, grey),
         "reconstruction": (result.reconstruction[..., 0], grey),
-        "residual": (result.residual.mean(axis=-1), even),
+        "residual": (result.residual.mean(axis=-1), diverging),
     }
     if result.outline.kind == "probability":
         columns["probability"] = (result.outline.score, {"cmap": "magma", "vmin": 0, "vmax": 1})
     masks = {"result": result.outline.found} | ({"ground truth": truth} if truth is not None else {})
 
-    def below_one_another(volume: np.ndarray) -> np.ndarray:
-        """The chosen slices as one image: an axis for each would take twice as long to draw."""
-        filled = volume.astype(np.float32)
-        return np.concatenate([np.pad(filled[z][box], ((0, _GAP), (0, 0)), constant_values=np.nan) for z in chosen])
+    def in_one_column(volume: np.ndarray) -> np.ndarray:
+        """The selected slices below each other as one image, which is twice as fast to draw as one axis per slice."""
+        values = volume.astype(np.float32)
+        return np.concatenate([np.pad(values[z][box], ((0, _GAP), (0, 0)), constant_values=np.nan) for z in selected])
 
     names = [*columns, *masks]
-    figure, axes = panels(1, len(names), 2.3 * len(names), 2.6 * len(chosen))
+    figure, axes = panels(1, len(names), 2.3 * len(names), 2.6 * len(selected))
     for axis, name in zip(axes[0], names, strict=True):
-        volume, shades = columns.get(name, columns["input"])
-        drawn = axis.imshow(finite(below_one_another(volume)), interpolation="nearest", **shades)
+        volume, style = columns.get(name, columns["input"])
+        drawn = axis.imshow(finite(in_one_column(volume)), interpolation="nearest", **style)
         if name in masks:
-            lesion = below_one_another(np.where(masks[name], 1.0, np.nan))
+            lesion = in_one_column(np.where(masks[name], 1.0, np.nan))
             axis.imshow(finite(lesion), interpolation="nearest", cmap=_LESION, alpha=0.5, vmin=0, vmax=1)
         axis.set_axis_off()
         axis.set_title(name, fontsize=10)
         if name == "residual":
             bar = figure.colorbar(drawn, ax=axis, location="bottom", shrink=0.8, aspect=30)
             bar.ax.tick_params(labelsize=7)
-    height, width = (
-        side // count for side, count in zip(below_one_another(images).shape, (len(chosen), 1), strict=True)
-    )
-    for row, z in enumerate(chosen):
+    height, width = (side // count for side, count in zip(in_one_column(images).shape, (len(selected), 1), strict=True))
+    for row, z in enumerate(selected):
         _label_slice(axes[0][0], result.stack.affine, z, row * height, (height - _GAP, width))
     save(figure, path)
 
 
 def _label_slice(axis: Axes, affine: np.ndarray, z: int, upper: int, shape: tuple[int, int]) -> None:
-    """Writes the patient's directions at a slice's edges, and its height in millimetres.
+    """Writes the patient's directions at the edges of a slice, and its z coordinate in millimetres.
 
     Args:
         axis: the panel.
-        affine: (4, 4), from (column, row, slice) to RAS world space.
-        z: the slice.
-        upper: the row of the panel at which the slice begins.
+        affine: (4, 4), from (column, row, slice) to millimetres in RAS world space.
+        z: index of the slice.
+        upper: first row of the slice in the panel.
         shape: rows and columns of the slice in the panel.
     """
     height, width = shape
@@ -99,7 +98,12 @@ def _label_slice(axis: Axes, affine: np.ndarray, z: int, upper: int, shape: tupl
 
 
 def thumbnail(result: Segmentation, path: Path | BinaryIO) -> None:
-    """Draws the slice with most lesion, or the middle one, and the lesion on it, as a small PNG."""
+    """Draws the slice with the largest lesion area, or else with the largest brain area, as a small PNG.
+
+    Args:
+        result: of ``segment``.
+        path: the file, by its path or opened in binary mode.
+    """
     if result.stack.images.size == 0:
         save(message("no slices"), path)
         return
@@ -115,26 +119,26 @@ def thumbnail(result: Segmentation, path: Path | BinaryIO) -> None:
 
 
 def _slices_to_show(result: Segmentation, count: int) -> list[int]:
-    """Indices of the slices with most lesion, else with most brain, else of the middle one."""
+    """Indices of the slices with most lesion, or else with most brain, or else of the middle slice."""
     for volume in (result.outline.found, result.stack.brain):
         areas = volume.sum(axis=(1, 2))
         if areas.any():
-            return _spread_out(areas, count)
+            return _largest_areas(areas, count)
     return [len(result.stack.brain) // 2]
 
 
-def _spread_out(areas: np.ndarray, count: int, apart: int = 8) -> list[int]:
-    """Indices of the largest areas, from below up, at least ``apart`` slices from one another."""
-    left, found = areas.astype(float), list[int]()
-    while len(found) < count and left.max() > 0:
-        z = int(left.argmax())
+def _largest_areas(areas: np.ndarray, count: int, distance: int = 8) -> list[int]:
+    """Indices of the slices with the largest areas, sorted and at least ``distance`` slices apart."""
+    remaining, found = areas.astype(float), list[int]()
+    while len(found) < count and remaining.max() > 0:
+        z = int(remaining.argmax())
         found.append(z)
-        left[max(0, z - apart + 1) : z + apart] = 0
+        remaining[max(0, z - distance + 1) : z + distance] = 0
     return sorted(found)
 
 
 def _bounding_box(brain: np.ndarray, margin: int = 4) -> tuple[slice, slice]:
-    """Rows and columns around the brain of (N, H, W); all of them if there is no brain."""
+    """Rows and columns around the brain, (N, H, W) bool; all of them if there is no brain."""
     if not brain.any():
         return slice(None), slice(None)
     ends = (np.flatnonzero(brain.any(axis=others))[[0, -1]] for others in ((0, 2), (0, 1)))

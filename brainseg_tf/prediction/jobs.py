@@ -1,4 +1,4 @@
-"""One scan to segment: its inputs, its outputs and the outcome."""
+"""A scan to segment: its input files, its output files and the outcome."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -11,15 +11,17 @@ from brainseg_tf.prediction.pages import Navigation
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where the results of a scan are written; None: not wanted.
+    """The output files of a scan; None for an output that is not written.
 
     Attributes:
         mask: the lesion mask, .nii or .nii.gz.
-        figure: PNG of the stages.
+        figure: PNG of the stages of the segmentation.
         residual, reconstruction, probability, uncertainty: maps on the scan's grid.
-        brain_mask: the brain mask that the user's own tool made, on the scan's grid.
-        dicom: the lesion mask as a DICOM segmentation, of a DICOM series.
-        page, thumbnail: the HTML page and the picture for the index.
+        suspicion: mask of what is suspected but not in the lesion mask, on the scan's grid.
+        brain_mask: the brain mask of the skull-stripping command, on the scan's grid.
+        dicom: the lesion mask as a DICOM segmentation; for DICOM series only.
+        page: the HTML page.
+        thumbnail: PNG for the index page.
         report: JSON.
     """
 
@@ -29,6 +31,7 @@ class Outputs:
     reconstruction: Path | None = None
     probability: Path | None = None
     uncertainty: Path | None = None
+    suspicion: Path | None = None
     brain_mask: Path | None = None
     dicom: Path | None = None
     page: Path | None = None
@@ -37,33 +40,35 @@ class Outputs:
 
     @property
     def named(self) -> dict[str, Path]:
-        """The wanted outputs by field, the mask first."""
-        places = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {name: path for name, path in places.items() if path}
+        """The outputs that are written, by field; the mask is the first."""
+        paths = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: path for name, path in paths.items() if path}
 
     @property
     def paths(self) -> list[Path]:
-        """The wanted outputs."""
+        """The outputs that are written."""
         return list(self.named.values())
 
     @property
     def maps(self) -> list[Path]:
-        """The wanted outputs on the scan's grid."""
-        maps = (self.mask, self.residual, self.reconstruction, self.probability, self.uncertainty, self.brain_mask)
-        return [path for path in maps if path]
+        """The outputs that are NIfTI files on the scan's grid."""
+        maps = (self.residual, self.reconstruction, self.probability, self.uncertainty, self.suspicion, self.brain_mask)
+        return [self.mask, *(path for path in maps if path)]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One scan, the files that belong to it, and its outputs.
+    """A scan to segment, with its input and output files.
 
     Attributes:
-        scan: the model's first modality.
-        outputs: what to write.
-        modalities: the files of the further modalities, by name.
-        brain, truth: masks on the scan's grid.
-        navigation: the index and the neighbours of the page.
-        dicom_required: whether a series that a DICOM segmentation cannot refer to is an error; else it gets a warning.
+        scan: the scan of the model's first modality.
+        outputs: the output files.
+        modalities: the scans of the further modalities, by name.
+        brain: the brain mask, on the scan's grid.
+        truth: the ground truth, on the scan's grid.
+        navigation: links of the HTML page to the index and the neighbouring pages.
+        dicom_required: whether it is an error if no DICOM segmentation of the series can be written; otherwise it is a
+            warning.
     """
 
     scan: Path
@@ -76,7 +81,7 @@ class Job:
 
     @property
     def inputs(self) -> list[Path]:
-        """The files that are read."""
+        """The input files."""
         return [path for path in (self.scan, *self.modalities.values(), self.brain, self.truth) if path]
 
 
@@ -85,10 +90,10 @@ class Outcome:
     """The result of a job.
 
     Attributes:
-        job: the scan and its outputs.
-        report: what ``Predictor.run`` gave, or an earlier run left; None after a failure.
-        error: one line, None unless it failed.
-        kept: whether an earlier run had done it.
+        job: the job.
+        report: of ``Predictor.run`` or of an earlier run; None after a failure.
+        error: one line; None unless the job failed.
+        kept: whether the results of an earlier run were kept.
     """
 
     job: Job
@@ -98,7 +103,7 @@ class Outcome:
 
     @property
     def row(self) -> results_table.Row:
-        """Its row of the summary."""
+        """The row of the scan in ``summary.csv``."""
         job = self.job
         if self.report is None:
             return results_table.row(job.scan, "failed", error=self.error)

@@ -1,13 +1,13 @@
-"""The modality that a scan's file name tells."""
+"""The modality in the file name of a scan."""
 
 import re
 from pathlib import Path
 
 from brainseg_tf.images.formats import stem
 
-# What tools for skull stripping add to the end of a name.
+# Parts that skull-stripping tools append to a file name.
 _STRIPPED = {"brain", "bet", "stripped"}
-# Parts of a file's name, as BraTS, BIDS and scanners write them, and the modality that they mean.
+# Parts of file names in BraTS, BIDS and scanner exports, and their modalities.
 _MODALITIES = {
     "flair": "flair",
     "t1": "t1",
@@ -31,9 +31,17 @@ _MODALITIES = {
 
 
 def other_modality(scan: Path, expected: str) -> str | None:
-    """The modality that a scan's name ends with, if it is another than the expected one and names that nowhere.
+    """The modality at the end of a scan's name, if the name does not contain the expected modality.
 
-    Only the end counts: ``PD_07`` is a patient with Parkinson's disease, not a proton density image.
+    Only the last part of the name is used: ``PD_07`` can be a patient with Parkinson's disease, not a proton density
+    image.
+
+    Args:
+        scan: the file or folder of the scan.
+        expected: the modality of the model.
+
+    Returns:
+        The other modality; None if the name contains the expected modality or ends with no known one.
     """
     parts = re.split(r"[^a-z0-9]+", stem(scan).lower())
     if expected in (_MODALITIES.get(part) for part in parts):

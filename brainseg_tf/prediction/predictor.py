@@ -1,4 +1,4 @@
-"""From scan files to mask files: reads, segments, writes mask, maps, figure and report of a scan."""
+"""Segments scan files: reads a scan, segments it, and writes mask, maps, figure, page and report."""
 
 import json
 import time
@@ -39,13 +39,15 @@ from brainseg_tf.slices import from_stack, onto_stack
 
 
 class Predictor:
-    """Runs jobs, also several at once, with one model, which is loaded at the first scan that proves readable.
+    """Runs jobs with one model. Several threads can run jobs at the same time.
+
+    The model is loaded when the files of the first scan have been read.
 
     Args:
         card: of the model.
-        load: gives the model.
+        load: loads the model.
         options: how scans are segmented.
-        server: where the model runs, None for this process; for the report.
+        server: the address of the model's server, for the report; None if the model runs in this process.
     """
 
     def __init__(
@@ -58,26 +60,29 @@ class Predictor:
     ) -> None:
         self._card, self._load, self._options, self._server = card, load, options, server
         self._model: Future[Reconstructor] | None = None
-        self._starting = Lock()
+        self._loading_lock = Lock()
 
     def run(self, job: Job, *, overwrite: bool = False) -> dict[str, Any]:
-        """Segments one scan and writes what the job asks for; returns the report.
+        """Segments a scan and writes the outputs of the job.
 
         Args:
-            job: the scan.
-            overwrite: replace this one's outputs if they exist.
+            job: the scan and its outputs.
+            overwrite: whether existing outputs of this job are replaced.
+
+        Returns:
+            The content of the report.
 
         Raises:
-            InputError: something about the job's files; no output was written then.
+            InputError: an input file cannot be used, or an output cannot be written. In this case no output is written.
         """
         start = time.perf_counter()
         self._check_outputs(job, self._options.overwrite or overwrite)
-        job, dropped = _without_impossible(job)
+        job, dicom_warnings = _without_impossible_dicom(job)
         scans = self._read(job)
         brain = self._brain(job, scans[0])
         truth = read_segmentation(job.truth, scans[0]) if job.truth else None
         read = time.perf_counter()
-        # The files are sound. While the model is loaded, which takes seconds, the slices are cut.
+        # The model is loaded in another thread, which takes seconds, while the slices are resampled.
         model = _LazyModel(self._start_loading())
         try:
             result = segment(scans, model, self._card, self._options.segmentation, brain)
@@ -85,26 +90,27 @@ class Predictor:
             model.check()
             raise
         result.warnings.extend(
-            [*(doubt for scan in scans for doubt in scan.doubts), *dropped, *self._name_warnings(job)]
+            [*(warning for scan in scans for warning in scan.warnings), *dicom_warnings, *self._name_warnings(job)]
         )
         result.seconds["model"] = round(result.seconds["model"] - model.waited, 3)
         result.seconds.update(read=round(read - start, 3), load_model=round(model.waited, 3))
-        unsure = None
+        uncertainty = None
         if job.outputs.uncertainty:
             start = time.perf_counter()
-            unsure = spread(result.stack, model, self._card, self._options.segmentation, self._options.copies)
+            uncertainty = spread(result.stack, model, self._card, self._options.segmentation, self._options.copies)
             result.seconds["uncertainty"] = round(time.perf_counter() - start, 3)
         report = self._report(job, scans[0], result)
         if truth is not None:
             report |= {"dice": dice(result.mask, truth), "iou": iou(result.mask, truth)}
-        self._write(job, scans, result, unsure, truth, report)
+        self._write(job, scans, result, uncertainty, truth, report)
         return report
 
     def matches_report(self, report: Mapping[str, Any]) -> bool:
-        """Whether a report tells of this version, this model and these options."""
+        """Whether a report was written by this version, with this model and these options."""
         return all(report.get(name) == value for name, value in json.loads(json.dumps(self._method())).items())
 
     def _method(self) -> dict[str, Any]:
+        """The part of the report that must be equal to keep the results of an earlier run."""
         card = self._card
         return {
             "model": {"name": card.name, "version": card.version, "modalities": list(card.modalities)},
@@ -114,8 +120,8 @@ class Predictor:
         }
 
     def _start_loading(self) -> Future[Reconstructor]:
-        """Loads the model in a thread of its own, once, and again for the next scan if that failed."""
-        with self._starting:
+        """Starts to load the model in another thread, once; if loading failed, the next scan tries again."""
+        with self._loading_lock:
             if self._model is None or (self._model.done() and self._model.exception()):
                 pool = ThreadPoolExecutor(1)
                 self._model = pool.submit(self._load)
@@ -123,7 +129,7 @@ class Predictor:
         return self._model
 
     def _brain(self, job: Job, scan: Volume) -> np.ndarray | None:
-        """The brain mask that comes with the scan; None leaves it to ``segment`` to find the brain."""
+        """The brain mask from the skull-stripping command or from a file; None if neither was given."""
         if self._options.skull_strip is not None:
             return strip(self._options.skull_strip, scan)
         if job.brain is None:
@@ -134,28 +140,28 @@ class Predictor:
         return brain
 
     def _check_outputs(self, job: Job, overwrite: bool) -> None:
+        """Checks the names of the outputs, and that they can be written."""
         for path in job.outputs.maps:
             check_name(path)
         wanted, inputs = job.outputs.paths, [file.resolve() for file in job.inputs]
         for path in wanted:
             if path.resolve() in inputs or wanted.count(path) > 1:
-                raise InputError(f"{path}: is named twice; an output needs a name of its own")
+                raise InputError(f"{path}: is named twice; give each output its own name")
             check_writable(path, overwrite=overwrite)
         dicom_file = job.outputs.dicom
         if dicom_file:
             if not job.scan.is_dir():
-                raise InputError(f"{job.scan}: is no folder of DICOM slices; --save-dicom-seg needs one")
+                raise InputError(f"{job.scan}: is not a folder of DICOM slices; leave out --save-dicom-seg")
             if dicom_file.suffix != ".dcm":
                 raise InputError(f"{dicom_file}: the name must end in .dcm")
 
     def _read(self, job: Job) -> list[Volume]:
+        """Reads the scans of all modalities, in the order of the model card."""
         card = self._card
         for name in job.modalities:
             if name not in card.modalities[1:]:
-                others = " and ".join(card.modalities[1:]) or "nothing else"
-                raise InputError(
-                    f"model {card.name}: takes {card.modalities[0]} and {others}, not {name}; choose another --model"
-                )
+                modalities = " and ".join(card.modalities)
+                raise InputError(f"model {card.name}: uses {modalities}, not {name}; choose another --model")
         for name in card.modalities[1:]:
             if name not in job.modalities:
                 raise InputError(f"model {card.name}: needs {name} too; add --modality {name}=FILE")
@@ -163,12 +169,15 @@ class Predictor:
         return [scan, *(read_on_same_grid(job.modalities[name], scan) for name in card.modalities[1:])]
 
     def _name_warnings(self, job: Job) -> list[str]:
-        """A warning if the scan's name says that it is of another modality than the model's."""
+        """A warning if the scan's name contains another modality than the model's first one."""
         expected = self._card.modalities[0]
-        named = other_modality(job.scan, expected)
-        if named is None:
+        other = other_modality(job.scan, expected)
+        if other is None:
             return []
-        return [f"{job.scan}: is {named} by its name, model {self._card.name} is for {expected}; the mask may be wrong"]
+        return [
+            f"{job.scan}: is {other} according to its name, but model {self._card.name} needs {expected}; the mask may "
+            "be wrong"
+        ]
 
     def _report(self, job: Job, scan: Volume, result: Segmentation) -> dict[str, Any]:
         lesion = result.outline.mixture.lesion
@@ -179,6 +188,8 @@ class Predictor:
             "lesion_ml": round(sum(one.ml for one in result.lesions), 4),
             "components": len(result.lesions),
             "lesions": [asdict(one) for one in result.lesions],
+            "suspected_ml": round(sum(one.ml for one in result.suspects), 4),
+            "suspects": [asdict(one) for one in result.suspects],
             "brain": {
                 "ml": round(float(result.brain.sum()) * scan.voxel_ml, 1),
                 "median_intensity": float(np.median(scan.data[result.brain])),
@@ -203,26 +214,26 @@ class Predictor:
         job: Job,
         scans: list[Volume],
         result: Segmentation,
-        unsure: np.ndarray | None,
+        uncertainty: np.ndarray | None,
         truth: np.ndarray | None,
         report: dict[str, Any],
     ) -> None:
-        """Writes all outputs beside their places, then renames them: the report first, the mask last.
+        """Writes all outputs to temporary files and then renames them, the mask last.
 
-        After a failure none of them is there, and where the mask is, the others are.
+        If writing fails, no output is written. If the mask exists, all other outputs exist too.
         """
         start = time.perf_counter()
-        with ExitStack() as places:
-            staged = {name: places.enter_context(replacing(path)) for name, path in job.outputs.named.items()}
-            beside = Outputs(**staged)
+        with ExitStack() as stack:
+            staged = {name: stack.enter_context(replacing(path)) for name, path in job.outputs.named.items()}
+            temporary = Outputs(**staged)
             try:
-                _write_maps(beside, scans[0], result, unsure)
-                self._draw(beside, job.navigation, scans[0], result, truth, report)
-                if beside.report:
+                _write_maps(temporary, scans[0], result, uncertainty)
+                self._draw(temporary, job.navigation, scans[0], result, truth, report)
+                if temporary.report:
                     result.seconds["write"] = round(time.perf_counter() - start, 3)
-                    write_json(beside.report, report)
+                    write_json(temporary.report, report)
             except InputError as error:
-                # The user knows the outputs by their own names.
+                # Replace the temporary names in the message by those of the outputs.
                 message = str(error)
                 for name, path in job.outputs.named.items():
                     message = message.replace(str(staged[name]), str(path))
@@ -237,43 +248,50 @@ class Predictor:
         truth: np.ndarray | None,
         report: dict[str, Any],
     ) -> None:
+        """Draws the figure and the thumbnail, and writes the page."""
         if not (outputs.figure or outputs.page or outputs.thumbnail):
             return
         from brainseg_tf.prediction import figures
 
-        outlined = None if truth is None else onto_stack(truth, scan, result.stack) > 0.5
+        truth_on_stack = None if truth is None else onto_stack(truth, scan, result.stack) > 0.5
         if outputs.figure:
-            figures.segmentation(result, outputs.figure, outlined)
+            figures.segmentation(result, outputs.figure, truth_on_stack)
         if outputs.thumbnail:
             figures.thumbnail(result, outputs.thumbnail)
         if outputs.page:
             from brainseg_tf.prediction.pages.scan import write_page
 
-            write_page(outputs.page, scan, result, self._card, report, outlined, navigation)
+            write_page(outputs.page, scan, result, self._card, report, truth_on_stack, navigation)
 
 
-def _write_maps(outputs: Outputs, scan: Volume, result: Segmentation, unsure: np.ndarray | None) -> None:
+def _write_maps(outputs: Outputs, scan: Volume, result: Segmentation, uncertainty: np.ndarray | None) -> None:
+    """Writes the masks and maps on the scan's grid."""
     for path, maps in (
         (outputs.residual, result.residual),
         (outputs.reconstruction, result.reconstruction),
         (outputs.probability, result.outline.probability[..., None]),
-        (outputs.uncertainty, None if unsure is None else unsure[..., None]),
+        (outputs.uncertainty, None if uncertainty is None else uncertainty[..., None]),
     ):
         if path and maps is not None:
             channels = [from_stack(maps[..., c], result.stack, scan) for c in range(maps.shape[-1])]
             write_map(path, channels[0] if len(channels) == 1 else np.stack(channels, axis=-1), scan)
     if outputs.brain_mask:
         write_map(outputs.brain_mask, result.brain, scan)
+    if outputs.suspicion:
+        write_map(outputs.suspicion, result.suspected, scan)
     if outputs.dicom:
         write_dicom(outputs.dicom, result.mask, scan)
     write_map(outputs.mask, result.mask, scan)
 
 
-def _without_impossible(job: Job) -> tuple[Job, list[str]]:
-    """The job without a DICOM segmentation that cannot be made, with a sentence for the user.
+def _without_impossible_dicom(job: Job) -> tuple[Job, list[str]]:
+    """Removes the DICOM segmentation from a job if it cannot be written.
+
+    Returns:
+        The job, and a warning if the segmentation was removed.
 
     Raises:
-        InputError: it cannot be made, and is required.
+        InputError: the segmentation cannot be written and is required.
     """
     if job.outputs.dicom is None:
         return job, []
@@ -282,15 +300,15 @@ def _without_impossible(job: Job) -> tuple[Job, list[str]]:
     except InputError as error:
         if job.dicom_required:
             raise
-        return replace(job, outputs=replace(job.outputs, dicom=None)), [f"{error}; the mask is written as NIfTI alone"]
+        return replace(job, outputs=replace(job.outputs, dicom=None)), [f"{error}; the mask is written only as NIfTI"]
     return job, []
 
 
 class _LazyModel:
-    """A model that is still being loaded, for one scan, which waits for it when it needs it.
+    """A model that is being loaded in another thread; ``reconstruct`` waits for it.
 
     Attributes:
-        waited: seconds of that.
+        waited: seconds that ``reconstruct`` has waited for the model.
     """
 
     def __init__(self, future: Future[Reconstructor]) -> None:
@@ -298,12 +316,12 @@ class _LazyModel:
         self.waited = 0.0
 
     def check(self) -> None:
-        """Raises what kept the model from being loaded."""
+        """Raises the exception with which loading the model failed, if it did."""
         if self._future.done():
             self._future.result()
 
     def reconstruct(self, images: np.ndarray) -> Reconstruction:
-        """As the model does."""
+        """Reconstructs slices as soon as the model is loaded."""
         start = time.perf_counter()
         model = self._future.result()
         self.waited += time.perf_counter() - start

@@ -1,6 +1,7 @@
-"""``summary.csv``: a row for each scan of a folder of results, kept up to date while scans are being segmented.
+"""The table ``summary.csv`` of an output folder, with a row for each scan.
 
-Several runs, on several machines, may write into one folder: each renews its own rows and keeps those of the others.
+The table is updated after each scan. Several runs, also on several machines, can write to the same folder: each run
+updates the rows of its own scans and keeps the others.
 """
 
 import csv
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import printable, replacing, waiting_for
+from brainseg_tf.files import file_lock, printable, replacing
 
 NAME = "summary.csv"
-COLUMNS = ("scan", "status", "lesion_ml", "lesions", "seconds", "warnings", "mask", "error", "report")
+COLUMNS = ("scan", "status", "lesion_ml", "lesions", "suspected_ml", "seconds", "warnings", "mask", "error", "report")
 
 Row = dict[str, str]
 
@@ -30,16 +31,19 @@ def row(
     """The row of a scan.
 
     Args:
-        scan: its file or folder.
+        scan: the file or folder of the scan.
         status: ``done``, ``kept``, ``failed`` or ``left out``.
-        report: of ``Predictor.run``, for what was segmented; ``mask``, ``report_file``: its files.
-        error: why it was not.
+        report: of ``Predictor.run``; None if the scan was not segmented.
+        mask, report_file: the files of the mask and of the report.
+        error: why the scan was not segmented.
     """
     cells: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {"scan": scan, "status": status, "error": error or ""}
     if report is not None:
         cells |= {
             "lesion_ml": report["lesion_ml"],
             "lesions": report["components"],
+            # Reports of versions up to 0.9 do not have it.
+            "suspected_ml": report.get("suspected_ml", ""),
             "seconds": round(sum(report["seconds"].values()), 2),
             "warnings": len(report["warnings"]),
             "mask": mask,
@@ -49,10 +53,10 @@ def row(
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a table; none if it is not there.
+    """Reads the rows of a table; none if the file does not exist.
 
     Raises:
-        InputError: it is none of ours, or cannot be read.
+        InputError: the file cannot be read or is not a table of brainseg-tf.
     """
     try:
         text = path.read_bytes().decode("utf-8") if path.exists() else ""
@@ -60,41 +64,44 @@ def read(path: Path) -> list[Row]:
         rows = list(reader)
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(
-            f"{path}: cannot be read as a table ({error}); move it away, or choose another --out-dir"
+            f"{path}: cannot be read as a table ({error}); move it, or choose another --out-dir"
         ) from error
     if rows and not {"scan", "status", "mask"} <= set(reader.fieldnames or ()):
-        raise InputError(f"{path}: is no table of brainseg-tf; move it away, or choose another --out-dir")
+        raise InputError(f"{path}: is not a table of brainseg-tf; move it, or choose another --out-dir")
     return [{name: one.get(name) or "" for name in COLUMNS} for one in rows]
 
 
 def check(path: Path, masks: Sequence[Path], *, overwrite: bool) -> None:
-    """Refuses to segment again what an earlier run has segmented.
+    """Checks that no earlier run has segmented the same scans.
 
     Args:
-        path: of the table.
-        masks: that are to be made.
-        overwrite: whether earlier ones may be replaced.
+        path: the table.
+        masks: the masks that will be written.
+        overwrite: whether earlier masks may be replaced.
 
     Raises:
-        InputError: the table has one of the masks, and ``overwrite`` is not set; or see ``read``.
+        InputError: the table has one of the masks, and ``overwrite`` is not set; or as for ``read``.
     """
     known = {one["mask"] for one in read(path) if one["mask"]}
     if not overwrite and any(printable(mask) in known for mask in masks):
         raise InputError(
-            f"{path}: an earlier run wrote it; give --continue to keep what that run finished, --overwrite to do it "
-            "all again, or another --out-dir"
+            f"{path}: was written by an earlier run; give --continue to keep its results, --overwrite to segment all "
+            "scans again, or another --out-dir"
         )
 
 
-def renew(path: Path, rows: Sequence[Row]) -> list[Row]:
-    """Replaces the rows of the same scans and adds the others, in one step; returns all rows of the table.
+def update(path: Path, rows: Sequence[Row]) -> list[Row]:
+    """Adds rows to a table; rows of the same scans are replaced. The file is replaced atomically.
+
+    Returns:
+        All rows of the new table.
 
     Raises:
-        InputError: the table cannot be read or written, or another run holds it for a minute.
+        InputError: the table cannot be read or written, or another run has locked it for a minute.
     """
-    with waiting_for(path):
+    with file_lock(path):
         table = {one["scan"]: one for one in read(path)} | {one["scan"]: one for one in rows}
-        with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(table.values())

@@ -1,4 +1,4 @@
-"""Which members of a folder or a BIDS dataset are scans to segment, and why the others are not."""
+"""Finds the scans to segment in a folder or a BIDS dataset, and the reasons why other files are left out."""
 
 import os
 import re
@@ -15,8 +15,8 @@ from brainseg_tf.images.readers import reading
 from brainseg_tf.prediction.modality_names import other_modality
 
 DESCRIPTION = "dataset_description.json"
-NOT_READABLE = "is a folder that may not be read; change its permissions"
-# What stands beside scans and is none: descriptions, tables, pictures, and the second files of two-file formats.
+NOT_READABLE = "is a folder without read permission; change its permissions"
+# Suffixes of files that are ignored: descriptions, tables, pictures, and the data files of formats with two files.
 _COMPANIONS = (
     ".json",
     ".tsv",
@@ -38,37 +38,39 @@ _COMPANIONS = (
     ".zraw",
     ".lock",
 )
-# Last parts of the names of masks and label maps, and of those of phase images (dcm2niix); BIDS has part-phase.
+# Last parts of the names of masks and label maps, and of phase images from dcm2niix. In BIDS, phase images have the
+# entity ``part-phase``.
 _MASKS = {"mask", "seg", "dseg", "probseg", "segmentation", "lesion", "lesions", "label", "labels", "roi", "truth"}
 _PHASES = {"phase", "ph"}
 
 
 @dataclass
 class Search:
-    """What a search came to.
+    """The result of a search.
 
     Attributes:
-        scans: to segment, sorted.
-        failed: members that cannot be read, with the reason.
-        left_out: members that are no scans of the modality, with the reason.
+        scans: the scans to segment, sorted.
+        failed: files and folders that cannot be read, with the reason.
+        left_out: files and folders that are not scans of the modality, with the reason.
     """
 
     scans: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
     left_out: list[tuple[Path, str]] = field(default_factory=list)
 
-    def sort(self, file: Path, modality: str) -> None:
-        """Puts a file where it belongs."""
+    def add(self, file: Path, modality: str) -> None:
+        """Adds a file to the list to which it belongs."""
         if file.is_symlink() and not file.exists():
-            self.failed.append((file, "is a link to a file that is not there; fetch its content (datalad get) first"))
-        elif reason := _not_a_scan(file, modality):
+            problem = "is a link to a file that does not exist; fetch it (git annex get, datalad get)"
+            self.failed.append((file, problem))
+        elif reason := _reason_to_leave_out(file, modality):
             self.left_out.append((file, reason))
         else:
             self.scans.append(file)
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a path is a folder, as far as that may be known."""
+    """Whether a path is a folder; False if this cannot be determined."""
     try:
         return path.is_dir()
     except OSError:
@@ -76,10 +78,10 @@ def is_folder(path: Path) -> bool:
 
 
 def members(folder: Path) -> list[Path]:
-    """The members of a folder by name, without hidden ones.
+    """The files and folders in a folder, sorted by name, without hidden ones.
 
     Raises:
-        InputError: it may not be read.
+        InputError: the folder cannot be read.
     """
     try:
         return sorted(file for file in folder.iterdir() if not file.name.startswith("."))
@@ -87,65 +89,78 @@ def members(folder: Path) -> list[Path]:
         raise InputError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
 
 
-def search_folder(folder: Path, modality: str, own: Path) -> Search:
-    """Sorts the members of a folder.
+def search_folder(folder: Path, modality: str, results: Path) -> Search:
+    """Searches a folder for scans.
 
     Args:
-        folder: of scans; its subfolders that hold DICOM slices are scans too.
-        modality: the model's first; scans that their names say to be of another are left out.
-        own: the folder for results, which may lie within.
+        folder: the folder; subfolders with DICOM slices are scans too.
+        modality: the model's first modality; scans with another modality in their name are left out.
+        results: the folder for results, which is ignored if it is in ``folder``.
+
+    Raises:
+        InputError: the folder cannot be read.
     """
     found = Search()
     for file in members(folder):
         if is_folder(file) and not os.access(file, os.R_OK | os.X_OK):
             found.failed.append((file, NOT_READABLE))
         elif is_folder(file) and not is_series(file):
-            if file.resolve() != own.resolve():
-                found.left_out.append((file, "is a folder without DICOM slices; name it too to have it searched"))
+            if file.resolve() != results.resolve():
+                found.left_out.append((file, "is a folder without DICOM slices; give it as well to search it"))
         elif is_folder(file) or not file.name.lower().endswith(_COMPANIONS):
-            found.sort(file, modality)
+            found.add(file, modality)
     return found
 
 
-def bids_root(place: Path) -> Path | None:
-    """The BIDS dataset that a folder is, or is a subject's, session's or ``anat`` folder of; None if it is neither."""
-    if os.access(place / DESCRIPTION, os.R_OK):
-        return place
-    absolute = place.absolute()
-    anatomical = absolute.name == "anat" or (place / "anat").is_dir() or any(place.glob("ses-*/anat"))
+def bids_root(folder: Path) -> Path | None:
+    """The root of the BIDS dataset to which a folder belongs.
+
+    Args:
+        folder: the root itself, or the folder of a subject or session or an ``anat`` folder.
+
+    Returns:
+        The root; None if the folder does not belong to a BIDS dataset.
+    """
+    if os.access(folder / DESCRIPTION, os.R_OK):
+        return folder
+    absolute = folder.absolute()
+    anatomical = absolute.name == "anat" or (folder / "anat").is_dir() or any(folder.glob("ses-*/anat"))
     if not anatomical:
         return None
     subject = next((one for one in (absolute, *absolute.parents[:2]) if one.name.startswith("sub-")), None)
     return subject.parent if subject else None
 
 
-def search_bids(root: Path, place: Path) -> Search:
-    """Sorts the FLAIR images of a BIDS dataset, ``sub-X/[ses-Y/]anat/*_FLAIR.nii[.gz]``.
+def search_bids(root: Path, folder: Path) -> Search:
+    """Searches a BIDS dataset for FLAIR images, ``sub-X/[ses-Y/]anat/*_FLAIR.nii[.gz]``.
 
     Args:
-        root: the dataset's folder.
-        place: that, or a folder in it that the search is limited to.
+        root: the root of the dataset.
+        folder: the folder to search, ``root`` or a folder in it.
+
+    Raises:
+        InputError: a folder or the file .bidsignore cannot be read.
     """
     found, ignored = Search(), _bids_ignored(root)
-    limit = place.absolute()
+    limit = folder.absolute()
     for pattern in ("sub-*/anat", "sub-*/ses-*/anat"):
-        for folder in sorted(root.absolute().glob(pattern)):
-            if not folder.is_relative_to(limit):
+        for anatomical in sorted(root.absolute().glob(pattern)):
+            if not anatomical.is_relative_to(limit):
                 continue
-            for file in members(folder):
+            for file in members(anatomical):
                 scan = root / file.relative_to(root.absolute())
                 if not (stem(file).endswith("_FLAIR") and file.name.lower().endswith(SCANS)):
                     continue
                 if ignored(file.relative_to(root.absolute()).as_posix()):
                     found.left_out.append((scan, "is excluded by the dataset's .bidsignore"))
                 else:
-                    found.sort(scan, "flair")
+                    found.add(scan, "flair")
     found.scans.sort()
     return found
 
 
 def _bids_ignored(root: Path) -> Callable[[str], bool]:
-    """Whether the dataset's .bidsignore, which has the syntax of .gitignore, excludes a path."""
+    """A function that tests whether the dataset's .bidsignore excludes a path; it has the syntax of .gitignore."""
     from pathspec import GitIgnoreSpec
 
     file = root / ".bidsignore"
@@ -156,21 +171,21 @@ def _bids_ignored(root: Path) -> Callable[[str], bool]:
     return GitIgnoreSpec.from_lines(lines).match_file
 
 
-def _not_a_scan(file: Path, modality: str) -> str | None:
-    """Why a file is no scan to segment, None if it is one."""
+def _reason_to_leave_out(file: Path, modality: str) -> str | None:
+    """Why a file is not a scan to segment; None if it is one."""
     if is_folder(file):
         return None
     if not file.name.lower().endswith(SCANS):
-        return f"has no ending of a scan ({', '.join(SCANS)}); rename it, or name it by itself"
+        return f"does not have the suffix of a scan ({', '.join(SCANS)}); rename it, or give the file itself"
     parts = re.split(r"[^a-z0-9]+", stem(file).lower())
     if parts[-1] in _MASKS:
-        return "is a mask by its name; name it by itself if it is a scan"
+        return "is a mask according to its name; give the file itself if it is a scan"
     if parts[-1] in _PHASES or "part-phase" in file.name:
-        return "is a phase image by its name; name it by itself if it is a scan"
+        return "is a phase image according to its name; give the file itself if it is a scan"
     if other := other_modality(file, modality):
-        return f"is {other} by its name, and the model is for {modality}; name it by itself to segment it all the same"
+        return f"is {other} according to its name, but the model needs {modality}; give the file itself to segment it"
     if parts[-1] == "brain" and _has_two_values(file):
-        return "is a brain mask: it holds two values"
+        return "is a brain mask, because it contains only two values"
     return None
 
 
@@ -180,4 +195,4 @@ def _has_two_values(file: Path) -> bool:
         with reading(file, "is damaged"):
             return np.unique(np.asanyarray(image.dataobj)).size <= 2
     except InputError:
-        return False  # Segmenting it says what is wrong with it.
+        return False  # The error is raised when the file is segmented.

@@ -1,4 +1,4 @@
-"""How much a score hangs on details of the slices: its spread over copies with a little coarse noise."""
+"""Uncertainty of the lesion score: its standard deviation over copies of the slices with coarse noise."""
 
 import numpy as np
 
@@ -8,24 +8,27 @@ from brainseg_tf.reconstruction import Reconstructor
 from brainseg_tf.segmentation import lesion_score
 from brainseg_tf.slices import Stack
 
-# Of the noise, where the brain's median is 0.3; its bumps, across a slice.
+# Standard deviation of the noise, on slices with a brain median of 0.3; and its number of cells along each side.
 _STDDEV, _CELLS = 0.05, 16
 
 
 def spread(
     stack: Stack, model: Reconstructor, card: ModelCard, options: SegmentationOptions, copies: int, seed: int = 0
 ) -> np.ndarray:
-    """The standard deviation of the score that the mixture divides, over copies of the slices; the same each time.
+    """The standard deviation of the lesion score over noisy copies of the slices.
+
+    The score is that of ``segment``, after the median filter. Equal seeds give equal results.
 
     Args:
-        stack: the slices that the network saw at last.
-        model: of ``card``.
-        options: the stages'; the score is theirs.
-        copies: with independent noise (Kascenas 2022) added, at least two.
+        stack: the slices, after the correction of the bias field.
+        model: reconstructs slices.
+        card: of the model.
+        options: the stages after the network.
+        copies: number of copies, at least two. Independent coarse noise (Kascenas 2022) is added to each.
         seed: of the noise.
 
     Returns:
-        (N, H, W) float32; 0 outside the brain and its rim.
+        (N, H, W) float32; 0 outside the brain and in its eroded margin.
     """
     import tensorflow as tf
 
@@ -40,8 +43,8 @@ def spread(
         noisy = add_noise(tf.constant(stack.images), brain, draws, _CELLS, _STDDEV).numpy()
         copy = Stack(np.clip(noisy, 0, 1).astype(np.float32), stack.brain, stack.affine)
         _, score = lesion_score(copy, model.reconstruct(copy.images), kind, options)
-        # Welford's: no copy is kept.
-        off = score - mean
-        mean += off / (number + 1)
-        squares += off * (score - mean)
+        # Welford's algorithm, which does not store the copies.
+        deviation = score - mean
+        mean += deviation / (number + 1)
+        squares += deviation * (score - mean)
     return np.sqrt(squares / (copies - 1)).astype(np.float32)

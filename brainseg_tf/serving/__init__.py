@@ -1,1 +1,1 @@
-"""Deploying a model behind TensorFlow Serving, and predicting through it."""
+"""Deployment of models with TensorFlow Serving, and prediction with served models."""

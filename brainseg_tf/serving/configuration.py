@@ -1,4 +1,4 @@
-"""What a TensorFlow Serving installation is configured with, written for the models of a repository."""
+"""Configuration files for serving the models of a repository: TensorFlow Serving, Docker Compose and Kubernetes."""
 
 import json
 import os
@@ -21,7 +21,7 @@ FILES = (*CONFIGS, "docker-compose.yml", "kubernetes-models.yml", "kubernetes.ym
 _ARGUMENTS = (
     "--model_config_file=/config/models.config",
     "--model_config_file_poll_wait_seconds=60",
-    # Without it a label could only be given to a version that is loaded already: never at the start.
+    # By default a label can only be assigned to a version that is loaded already, which no version is at start-up.
     "--allow_version_labels_for_unavailable_models=true",
     "--enable_batching=true",
     "--batching_parameters_file=/config/batching.config",
@@ -33,14 +33,15 @@ def write_configuration(repository: Path, out: Path, *, overwrite: bool = False)
     """Writes the files ``FILES`` for all models of a repository.
 
     Args:
-        repository: a folder that ``publish`` filled.
-        out: the folder for the files; created if it is not there.
+        repository: a folder with models that ``publish`` added.
+        out: the folder for the files; created if it does not exist.
+        overwrite: whether existing files are replaced.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
-        InputError: no model in the repository, a file is there already, or nothing can be written.
+        InputError: the repository contains no model, a file exists already, or a file cannot be written.
     """
     models = versions_of_models(repository)
     make_folder(out)
@@ -60,8 +61,8 @@ def write_configuration(repository: Path, out: Path, *, overwrite: bool = False)
     contents["docker-compose.yml"] = _fill(
         "docker-compose.yml",
         arguments=_listed(_ARGUMENTS, 6),
-        models=json.dumps(_dollars_doubled(_relative(repository, out))),
-        probe=json.dumps(_dollars_doubled(probe)),
+        models=json.dumps(_escape_dollars(_relative_path(repository, out))),
+        probe=json.dumps(_escape_dollars(probe)),
     )
     contents["kubernetes-models.yml"] = _fill("kubernetes-models.yml")
     contents["kubernetes.yml"] = _fill(
@@ -71,13 +72,20 @@ def write_configuration(repository: Path, out: Path, *, overwrite: bool = False)
         probe=json.dumps(probe),
     )
     for name, content in contents.items():
-        with replacing(out / name) as beside:
-            beside.write_text(content, encoding="utf-8")
+        with replacing(out / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
     return [out / name for name in FILES]
 
 
 def models_config(models: Mapping[str, Sequence[int]]) -> str:
-    """A ``ModelServerConfig`` in text format: the newest version is the canary, the one before it stable."""
+    """A ``ModelServerConfig`` in text format.
+
+    Each model's newest version gets the label ``canary``, the previous one the label ``stable``. A single version gets
+    both labels.
+
+    Args:
+        models: the versions of each model, in ascending order.
+    """
     from google.protobuf import text_format
     from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
@@ -91,8 +99,8 @@ def models_config(models: Mapping[str, Sequence[int]]) -> str:
 
 
 def _probe(models: Iterable[str]) -> str:
-    """A line of bash that succeeds once every model is loaded; the official image has neither curl nor wget."""
-    # The names are folders' names: they are quoted for the URL, then for the shell.
+    """A bash command that succeeds when every model is loaded. It uses /dev/tcp, as the image has no curl or wget."""
+    # A folder name can contain any character, so it is quoted for the URL and then for the shell.
     names = " ".join(shlex.quote(quote(os.fsencode(name), safe="")) for name in models)
     return (
         f"for model in {names}; do exec 3<>/dev/tcp/127.0.0.1/8501 && "
@@ -100,8 +108,8 @@ def _probe(models: Iterable[str]) -> str:
     )
 
 
-def _dollars_doubled(text: str) -> str:
-    """Compose takes a single dollar for a variable of its own."""
+def _escape_dollars(text: str) -> str:
+    """Docker Compose would replace ``$NAME`` by a variable; ``$$`` is a literal dollar sign."""
     return text.replace("$", "$$")
 
 
@@ -118,7 +126,7 @@ def _indented(text: str, indent: int) -> str:
     return "\n".join(f"{' ' * indent}{line}" for line in text.splitlines())
 
 
-def _relative(repository: Path, out: Path) -> str:
-    """Where Compose finds the repository from its file: relative, so that both can be moved together."""
+def _relative_path(repository: Path, out: Path) -> str:
+    """The path of the repository relative to the Compose file, so that both can be moved together."""
     relative = Path(os.path.relpath(repository.resolve(), out.resolve()))
     return relative.as_posix() if relative.parts[:1] == ("..",) else f"./{relative.as_posix()}"

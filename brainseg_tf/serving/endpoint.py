@@ -1,4 +1,4 @@
-"""Where a model is served, and what the clients for gRPC and for REST share."""
+"""The address of a served model, and the parts that the gRPC and the REST client share."""
 
 import ipaddress
 import socket
@@ -10,26 +10,29 @@ from urllib.parse import quote, urlsplit
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable
 
-# gRPC's default limit for a message; a server or a proxy may hold to it.
+# gRPC's default limit for the size of a message, which a server or a proxy may apply.
 MESSAGE_BYTES = 4_000_000
-# TensorFlow Serving's words when it cannot join requests into a batch because their slices differ in size.
+# Part of TensorFlow Serving's error message if it cannot batch requests because their slices differ in size.
 MIXED_SIZES = "different shapes and padding is turned off"
+# Remedy in messages about a model with other signatures or outputs than those of an exported one.
+SERVE_EXPORTED = "serve a model that brainseg-tf export wrote"
 _PORTS = {"grpc": 8500, "grpcs": 8500, "http": 8501, "https": 8501}
 _SHORTEST_TIMEOUT, _LONGEST_TIMEOUT = 0.1, 86_400.0
-# Names that /etc/hosts gives to loopback on common systems, beside "localhost" and its subdomains (RFC 6761).
+# Names of the loopback address in /etc/hosts of common systems, besides "localhost" and its subdomains (RFC 6761).
 _LOOPBACK_NAMES = {"localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"}
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A served model.
+    """The address of a served model.
 
     Attributes:
         url: ``grpc[s]://host:port`` or ``http[s]://host:port``.
-        model: its name on the server.
-        version, label: of the model; at most one of them, the server's newest version if neither.
-        ca: certificates (PEM) that the server's is checked with; the system's if None.
-        timeout: seconds that one request may take in total, from the connection to the last byte of the answer.
+        model: name of the model on the server.
+        version, label: of the model; at most one of them. If both are None, the server uses the newest version.
+        ca: PEM file with the certificates of the authority that signed the server's certificate; the system's
+            certificates if None.
+        timeout: time limit of a request in seconds, from opening the connection to the last byte of the response.
     """
 
     url: str
@@ -40,15 +43,17 @@ class Endpoint:
     timeout: float = 60.0
 
     def check(self) -> None:
-        """Checks all that can be checked without the server.
+        """Checks the attributes, without connecting to the server.
 
         Raises:
-            InputError: the address, a name, the certificates or the timeout cannot be used.
+            InputError: the address, a name, the certificates or the timeout are invalid.
         """
         self.address()
         for option, name in (("--server-model", self.model), ("--server-label", self.label)):
             if name is not None and not (name and name.isprintable()):
-                raise InputError(f"{option}: {printable(name)!r} cannot be a name on a server; give it as it is served")
+                raise InputError(
+                    f"{option}: {printable(name)!r} is not a valid name; give the name that the server uses"
+                )
         if not _SHORTEST_TIMEOUT <= self.timeout <= _LONGEST_TIMEOUT:
             raise InputError(
                 f"--server-timeout: {self.timeout} s is out of range; give {_SHORTEST_TIMEOUT} to "
@@ -56,104 +61,108 @@ class Endpoint:
             )
         if self.ca is None:
             return
-        shown = printable(self.ca)
+        file = printable(self.ca)
         if not self.ca.is_file():
-            raise InputError(f"{shown}: no such file; give the certificates that the server's is checked with")
+            raise InputError(f"{file}: no such file; give the certificates of the server's authority")
         try:
             ssl.create_default_context(cafile=str(self.ca))
         except ssl.SSLError as error:
-            raise InputError(f"{shown}: holds no PEM certificates; give those of the server's authority") from error
+            raise InputError(
+                f"{file}: contains no PEM certificates; give the certificates of the server's authority"
+            ) from error
         except OSError as error:
-            raise InputError(f"{shown}: cannot be read ({error.strerror}); check its permissions") from error
+            raise InputError(f"{file}: cannot be read ({error.strerror}); check its permissions") from error
 
     def address(self) -> tuple[str, str]:
         """The scheme and ``host:port`` of the URL.
 
         Raises:
-            InputError: the URL has none, or has more than these.
+            InputError: the URL is invalid, or has other parts than these.
         """
         if "@" in self.url:
-            # The URL is not repeated here: a password must not reach a log.
-            raise InputError("--server: the address holds a user name, which is not supported; give host and port only")
+            # The message does not contain the URL, so that a password in it does not get into a log.
+            raise InputError(
+                "--server: the address contains a user name, which is not supported; give only host and port"
+            )
         try:
             parts = urlsplit(self.url)
             port = _PORTS.get(parts.scheme, 0) if parts.port is None else parts.port
         except ValueError:
             parts, port = urlsplit(""), 0
-        whole = parts.scheme in _PORTS and port and _is_host(parts.hostname or "")
-        if not whole or parts.path.strip("/") or parts.query or parts.fragment or not self.url.isprintable():
+        valid = parts.scheme in _PORTS and port and _is_host(parts.hostname or "")
+        if not valid or parts.path.strip("/") or parts.query or parts.fragment or not self.url.isprintable():
             raise InputError(
-                f"{printable(self.url)}: is no server's address; give grpc://host:8500 or http://host:8501"
+                f"{printable(self.url)}: is not a server address; give grpc://host:8500 or http://host:8501"
             )
         host = f"[{self.host}]" if ":" in self.host else self.host
         return parts.scheme, f"{host}:{port}"
 
     @property
     def host(self) -> str:
-        """The host's name or number, without brackets."""
+        """The host's name or IP address, without brackets."""
         return urlsplit(self.url).hostname or ""
 
     @property
     def path(self) -> str:
-        """The model and its version as a path of the REST API."""
+        """Model and version as a path in the REST API."""
         model = quote(self.model, safe="")
         if self.version is not None:
             return f"{model}/versions/{self.version}"
         return model if self.label is None else f"{model}/labels/{quote(self.label, safe='')}"
 
     def __str__(self) -> str:
-        which = f" version {self.version}" if self.version else f" label {self.label}" if self.label else ""
-        return f"{self.url}: model {self.model}{which}"
+        version = f" version {self.version}" if self.version else f" label {self.label}" if self.label else ""
+        return f"{self.url}: model {self.model}{version}"
 
 
 class RetryableError(Exception):
-    """A request failed in a way that may pass: no answer, a busy server, or a batch that could not be joined."""
+    """A temporary failure: no response, a busy server, or a batch that the server could not form."""
 
     @classmethod
     def of_mixed_sizes(cls, endpoint: Endpoint) -> "RetryableError":
-        """The server could not join the request with another client's."""
+        """The error if the server could not batch the request with that of another client."""
         return cls(
-            f"{endpoint}: batches these slices with another client's of another size, which fails; try again later, or "
-            "serve the model without batching.config"
+            f"{endpoint}: cannot batch these slices with those of another client, which differ in size; try again "
+            "later, or serve the model without batching.config"
         )
 
 
 @dataclass(frozen=True)
 class Route:
-    """How requests reach an endpoint: straight, or through a proxy that the environment names.
+    """How requests reach an endpoint: directly, or through a proxy from an environment variable.
 
     Attributes:
-        endpoint: where they go.
-        variable: the environment variable that names the proxy; None without one.
+        endpoint: the endpoint.
+        variable: the environment variable with the proxy's address; None for a direct connection.
     """
 
     endpoint: Endpoint
     variable: str | None = None
 
     def failure(self, problem: str, remedy: str, *, of_model: bool = False) -> str:
-        """One line about a failed request; it names the variable if a proxy is in use.
+        """A message of one line about a failed request. It names the variable if a proxy is used.
 
         Args:
-            problem: what happened.
+            problem: what went wrong.
             remedy: what the user can do.
-            of_model: names the model too, not only the server.
+            of_model: whether the message names the model and not only the server.
         """
         subject = str(self.endpoint) if of_model else self.endpoint.url
         if self.variable is None:
             return f"{subject}: {problem}; {remedy}"
         return (
-            f"{subject}: {problem}; {remedy}; the request went through the proxy that {self.variable} names: add "
-            f"{self.endpoint.host} to no_proxy if it needs none"
+            f"{subject}: {problem}; {remedy}; the request was sent through the proxy in {self.variable}: add "
+            f"{self.endpoint.host} to no_proxy to connect directly"
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or number is this machine's own, so that no proxy can reach it."""
+    """Whether a host name or IP address means this machine, so that requests must not go through a proxy."""
     name = host.lower().rstrip(".")
     if name == "localhost" or name.endswith(".localhost") or name in _LOOPBACK_NAMES:
         return True
     try:
-        # Accepts what the system's resolver accepts, also 127.1.
+        # inet_aton accepts all forms that the system's resolver accepts, such as 127.1.
         address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.IPv4Address(socket.inet_aton(name))
     except OSError:
         try:
@@ -166,16 +175,23 @@ def is_loopback(host: str) -> bool:
 
 
 def excerpt(text: object, most: int = 300) -> str:
-    """What a server said, for a message: one line, no control characters, at most ``most`` characters and dots."""
-    # Cut twice: escapes are longer than what they stand for.
+    """A server's text as one line without control characters, shortened to ``most`` characters, for a message."""
+    # The text is cut before and after escaping: escaping can make it longer.
     line = printable(" ".join(str(text)[: 10 * most].split()))
     return line if len(line) <= most else f"{line[:most]}..."
 
 
 def wrong_shape(endpoint: Endpoint, name: str, shape: tuple[int, ...], images: tuple[int, ...]) -> InputError:
-    """An output has not the shape that an answer to ``images`` has."""
+    """The error if the shape of an output does not fit the slices.
+
+    Args:
+        endpoint: the served model.
+        name: of the output.
+        shape: of the output.
+        images: shape of the slices.
+    """
     return InputError(
-        f"{endpoint}: gave {name} of shape {excerpt(shape)} for slices of {images}; serve what brainseg-tf export wrote"
+        f"{endpoint}: the output {name} has shape {excerpt(shape)} for slices of shape {images}; {SERVE_EXPORTED}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Writing a SavedModel: signatures, model card and warmup requests, in one step."""
+"""Export of a network as a SavedModel with signatures, model card and warmup requests."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,30 +17,43 @@ from brainseg_tf.serving.warmup import write_warmup
 
 
 def export(model: ContextModel, card: ModelCard, version_folder: Path) -> None:
-    """Writes a SavedModel with its signatures, card and warmup requests, in one step."""
+    """Writes a SavedModel with its signatures, card and warmup requests.
+
+    The folder is written under a temporary name and renamed at the end, so it is never incomplete.
+
+    Args:
+        model: the network.
+        card: its card; checksums are added to it.
+        version_folder: the folder to write, for instance ``cvae/1``.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
     images = [tf.TensorSpec((None, None, None, model.channels), tf.float32, name="images")]
-    # The archive follows the variables that its endpoints use; tracking the model as well would write each twice.
+    # The archive tracks the variables that its endpoints use. Tracking the model too would write each variable twice.
     archive = keras.export.ExportArchive()
-    named = signatures(model, card)
-    for name, signature in named.items():
+    by_name = signatures(model, card)
+    for name, signature in by_name.items():
         archive.add_endpoint(name, signature, images)
-    with replacing(version_folder) as beside, written(version_folder):
-        archive.write_out(str(beside), verbose=False)
-        make_folder((beside / CARD_KEY).parent)
-        write_warmup(beside, card, named)
-        # Last, since its checksums are those of all other files.
-        replace(card, checksums=checksums(beside)).write(beside)
+    with replacing(version_folder) as temporary, explain_write_errors(version_folder):
+        archive.write_out(str(temporary), verbose=False)
+        make_folder((temporary / CARD_KEY).parent)
+        write_warmup(temporary, card, by_name)
+        # The card is written last, because it contains the checksums of all other files.
+        replace(card, checksums=checksums(temporary)).write(temporary)
 
 
 @contextmanager
-def written(path: Path) -> Iterator[None]:
-    """What TensorFlow's own writers raise, as one line.
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Raises ``InputError`` instead of the errors of TensorFlow's writers.
 
     Raises:
-        InputError: the disk is full, or the place cannot be written to.
+        InputError: ``path`` cannot be written, for instance because the disk is full.
     """
     try:
         yield
     except tf.errors.OpError as error:
         reason = error.message.splitlines()[0]
-        raise InputError(f"{path}: cannot be written ({reason}); make room, then go on with --resume") from error
+        raise InputError(
+            f"{path}: cannot be written ({reason}); free disk space, then continue with --resume"
+        ) from error

@@ -1,4 +1,4 @@
-"""What a client checks of a served model before it sends slices."""
+"""The description by which a client checks that a served model is the expected one."""
 
 import hashlib
 import json
@@ -8,18 +8,19 @@ from typing import Any
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import SliceOptions
 
-# The key of the digest that tells two training runs apart.
+# The key of the digest that distinguishes training runs.
 TRAINING = "training_sha256"
-# More than any description takes.
-_LONGEST = 100_000
+# Longer than any valid description.
+_MOST_CHARACTERS = 100_000
 _REQUIRED = ("architecture", "modalities", "slices")
 
 
 def identity(card: ModelCard) -> str:
-    """The answer of the signature ``describe``, as JSON.
+    """The output of the signature ``describe``, as JSON.
 
-    ``architecture``, ``modalities`` and ``slices`` are those of the card. ``training_sha256`` tells models of one kind
-    apart: two runs have other losses. It leaves out what may change after the export (version, levels, metrics).
+    ``architecture``, ``modalities`` and ``slices`` are those of the card. ``training_sha256`` distinguishes models with
+    the same values of these, because the losses of two training runs differ. It does not depend on the parts of the
+    card that can change after the export (version, healthy thresholds, metrics).
     """
     known = {
         "architecture": card.architecture,
@@ -33,46 +34,50 @@ def identity(card: ModelCard) -> str:
 def differences(described: str, card: ModelCard) -> list[tuple[str, Any, Any]]:
     """Compares a served model's description with a card.
 
-    A slice option that the description lacks has its default, as in a model card. Models that were exported
-    by 0.8.1 or earlier do not give ``training_sha256``; then it is not compared.
+    A slice option that the description does not contain has its default value, as in a model card. Models that were
+    exported by version 0.8.1 or earlier have no ``training_sha256``; then it is not compared.
+
+    Args:
+        described: the output of the signature ``describe``.
+        card: of the expected model.
 
     Returns:
-        Name, served value and value of the card of each difference.
+        Name, value of the served model and value of the card for each difference.
 
     Raises:
-        ValueError: the text is no description of a model.
+        ValueError: the text is not a description of a model.
     """
-    if len(described) > _LONGEST:
+    if len(described) > _MOST_CHARACTERS:
         raise ValueError(f"it has {len(described)} characters")
     try:
-        theirs = json.loads(described)
+        served = json.loads(described)
     except (ValueError, RecursionError) as error:
         raise ValueError("it is not JSON") from error
-    if not isinstance(theirs, dict) or not isinstance(theirs.get("slices", {}), dict):
+    if not isinstance(served, dict) or not isinstance(served.get("slices", {}), dict):
         raise ValueError("it is not a JSON object of options")
-    missing = [key for key in _REQUIRED if key not in theirs]
+    missing = [key for key in _REQUIRED if key not in served]
     if missing:
         raise ValueError(f"it lacks {', '.join(missing)}")
-    ours = json.loads(identity(card))
-    theirs_flat = _flat({TRAINING: ours[TRAINING]} | theirs)
-    theirs_flat = _flat({"slices": asdict(SliceOptions())}) | theirs_flat
-    ours_flat = _flat(ours)
-    options = sorted(name for name in {**ours_flat, **theirs_flat} if name.startswith("slices."))
-    names = ["architecture", "modalities", *options, TRAINING]
+    expected = json.loads(identity(card))
+    served_options = _flat({TRAINING: expected[TRAINING]} | served)
+    served_options = _flat({"slices": asdict(SliceOptions())}) | served_options
+    expected_options = _flat(expected)
+    slice_options = sorted(name for name in {**expected_options, **served_options} if name.startswith("slices."))
+    names = ["architecture", "modalities", *slice_options, TRAINING]
     return [
-        (name, theirs_flat.get(name), ours_flat.get(name))
+        (name, served_options.get(name), expected_options.get(name))
         for name in names
-        if theirs_flat.get(name) != ours_flat.get(name)
+        if served_options.get(name) != expected_options.get(name)
     ]
 
 
 def _flat(description: dict[str, Any]) -> dict[str, Any]:
-    """The options with the slices' beside the others, as ``slices.NAME``."""
+    """The description as a flat dictionary, with slice options as ``slices.NAME``."""
     options = {name: value for name, value in description.items() if name != "slices"}
     return options | {f"slices.{name}": value for name, value in description["slices"].items()}
 
 
 def _training_digest(card: ModelCard) -> str:
-    # Through JSON and back: the card in memory has tuples where the card that was read has lists.
-    known = {"parameters": card.parameters, "training": card.training, "losses": card.losses}
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    # JSON makes the digest the same for a new card, which has tuples, and for a card that was read, which has lists.
+    content = {"parameters": card.parameters, "training": card.training, "losses": card.losses}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A model behind a server. To ``segmentation`` it is the same as a model on this machine."""
+"""A model on a server as a ``Reconstructor``, so that ``segmentation`` uses it like a local model."""
 
 import random
 import time
@@ -12,43 +12,60 @@ import numpy as np
 from brainseg_tf.errors import InputError
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.reconstruction import Reconstruction, joined
-from brainseg_tf.serving.endpoint import MESSAGE_BYTES, Endpoint, RetryableError, excerpt, wrong_shape
+from brainseg_tf.serving.endpoint import (
+    MESSAGE_BYTES,
+    SERVE_EXPORTED,
+    Endpoint,
+    RetryableError,
+    excerpt,
+    wrong_shape,
+)
 from brainseg_tf.serving.identity import TRAINING, differences
 
 _SLICES_PER_REQUEST, _REQUESTS_IN_FLIGHT = 16, 4
-# Seconds between tries. A server that never answered is given up soon; one that did has time to restart.
+# Seconds between attempts: of the first request, and of later ones, which give the server time to restart.
 _FIRST_DELAYS, _LATER_DELAYS = (0.5, 1.0), (0.5, 1.0, 2.0, 4.0, 8.0, 8.0)
-# Delays are longer or shorter by this share, so that clients that were refused together do not return together.
-_SPREAD = 0.5
-# Characters of a model's option in a message.
-_SHOWN = 60
+# Delays vary at random by this share, so that clients whose requests failed together do not all retry together.
+_JITTER = 0.5
+# Largest number of characters of an option in a message.
+_EXCERPT_CHARACTERS = 60
 
-Answer = TypeVar("Answer")
+Response = TypeVar("Response")
 
 
 class Client(Protocol):
-    """Sends one request. There is one for gRPC and one for REST."""
+    """Sends requests over a protocol, gRPC or REST."""
 
     def predict(self, signature: str, images: np.ndarray, outputs: Sequence[str]) -> Mapping[str, np.ndarray]:
-        """Asks for outputs of a signature, and waits for them for ``Endpoint.timeout`` seconds at most.
+        """Sends one request, and waits at most ``Endpoint.timeout`` seconds for the response.
+
+        Args:
+            signature: name of the signature.
+            images: (N, H, W, C) float32.
+            outputs: names of the requested outputs.
 
         Returns:
-            The outputs that the server gave, unchecked: of any shape and type. Objects where the protocol has no types.
+            Those of the requested outputs that the response contains. Their shape and type are not checked. The type is
+            object if the protocol has no types.
 
         Raises:
-            RetryableError: another try may succeed.
-            InputError: it cannot.
+            RetryableError: the request failed, but another attempt may succeed.
+            InputError: the request failed, and another attempt would fail too.
         """
 
 
 def connect(endpoint: Endpoint, card: ModelCard) -> "RemoteModel":
-    """Finds a served model and compares its description with the card.
+    """Connects to a served model and compares its description with a card.
 
-    Takes at most twice the endpoint's timeout and four seconds.
+    It takes at most twice the endpoint's timeout plus four seconds.
+
+    Args:
+        endpoint: address of the model.
+        card: of the expected model.
 
     Raises:
-        InputError: the endpoint cannot be used, nobody answers, there is no such model, or it is another one than the
-            card's.
+        InputError: the endpoint is invalid, the server does not respond or does not serve the model, or the served
+            model is not that of the card.
     """
     endpoint.check()
     client: Client
@@ -60,32 +77,35 @@ def connect(endpoint: Endpoint, card: ModelCard) -> "RemoteModel":
         from brainseg_tf.serving.rest_client import RestClient
 
         client = RestClient(endpoint)
-    blank = np.zeros((1, 16, 16, len(card.modalities)), np.float32)
-    answer = _retried(lambda: client.predict("describe", blank, ["card"]), _FIRST_DELAYS, endpoint.timeout, Event())
+    black = np.zeros((1, 16, 16, len(card.modalities)), np.float32)
+    response = _with_retries(
+        lambda: client.predict("describe", black, ["card"]), _FIRST_DELAYS, endpoint.timeout, Event()
+    )
     try:
-        found = differences(_description(answer), card)
+        found = differences(_description(response), card)
     except ValueError as error:
         raise InputError(
-            f"{endpoint}: gave no description of its model ({error}); serve what brainseg-tf export wrote"
+            f"{endpoint}: returned no valid description of its model ({error}); {SERVE_EXPORTED}"
         ) from error
     if found:
-        # Models of two kinds come from two runs as well, and the kind says more.
-        kind = [
-            f"its {excerpt(name, _SHOWN)} is {excerpt(theirs, _SHOWN)}, that of {card.name} is {excerpt(ours, _SHOWN)}"
-            for name, theirs, ours in found
+        # If options differ, the training run always differs too, so it is only mentioned if nothing else differs.
+        options = [
+            f"its {excerpt(name, _EXCERPT_CHARACTERS)} is {excerpt(served, _EXCERPT_CHARACTERS)}, that of {card.name} "
+            f"is {excerpt(expected, _EXCERPT_CHARACTERS)}"
+            for name, served, expected in found
             if name != TRAINING
         ]
-        what = ", ".join(kind[:4]) or f"it is of the same kind as {card.name}, but of another training run"
-        raise InputError(f"{endpoint}: {what}; give the served model's own card with --model")
+        problem = ", ".join(options[:4]) or f"it has the options of {card.name}, but is from another training run"
+        raise InputError(f"{endpoint}: {problem}; give the served model with --model")
     return RemoteModel(endpoint, card, client)
 
 
 class RemoteModel:
-    """A served model.
+    """A served model as a ``Reconstructor``.
 
     Args:
-        endpoint: where it is served.
-        card: of the model.
+        endpoint: its address.
+        card: its card.
         client: sends the requests.
     """
 
@@ -94,69 +114,70 @@ class RemoteModel:
         self._outputs = ["reconstruction", *(["probability"] if "probability" in card.healthy_levels else [])]
 
     def reconstruct(self, images: np.ndarray) -> Reconstruction:
-        """Sends slices (N, H, W, C), several requests at once, each with as many slices as its answer can hold.
+        """Reconstructs slices (N, H, W, C).
 
-        A request that fails in a way that may pass is sent again. A request and its repetitions take at most twice the
-        endpoint's timeout and 47 seconds: a server that hangs costs two timeouts, not seven. After the first request
-        that failed for good no other is sent; those under way are waited for, one timeout at most.
+        The slices are divided into requests whose responses do not exceed ``MESSAGE_BYTES``, and several requests are
+        sent in parallel. A request that fails temporarily is sent again. All attempts of a request take at most twice
+        the endpoint's timeout plus 47 seconds, because an attempt that times out is repeated only once. After a request
+        has finally failed no others are sent, and those in progress are waited for, at most one timeout.
 
         Raises:
-            InputError: the server does not answer, refuses, or answers with something else than a reconstruction.
+            InputError: the server does not respond, refuses a request, or its response is not a reconstruction.
         """
-        largest = MESSAGE_BYTES // (images[0].nbytes + images[0, ..., 0].nbytes)
-        size = max(1, min(_SLICES_PER_REQUEST, largest))
+        most_slices = MESSAGE_BYTES // (images[0].nbytes + images[0, ..., 0].nbytes)
+        size = max(1, min(_SLICES_PER_REQUEST, most_slices))
         stop = Event()
         pool = ThreadPoolExecutor(_REQUESTS_IN_FLIGHT)
         try:
-            answers = [
-                pool.submit(self._ask, images[start : start + size], stop) for start in range(0, len(images), size)
+            responses = [
+                pool.submit(self._request, images[start : start + size], stop) for start in range(0, len(images), size)
             ]
-            # Results in order would wait for all before a failure; the others end early once one has failed.
-            for answer in wait(answers, return_when=FIRST_EXCEPTION).done:
-                answer.result()
-            return joined([answer.result() for answer in answers])
+            # An error is raised as soon as one request fails, and not only when all requests before it are complete.
+            for response in wait(responses, return_when=FIRST_EXCEPTION).done:
+                response.result()
+            return joined([response.result() for response in responses])
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
 
-    def _ask(self, images: np.ndarray, stop: Event) -> Mapping[str, np.ndarray]:
-        answer = _retried(
+    def _request(self, images: np.ndarray, stop: Event) -> Mapping[str, np.ndarray]:
+        response = _with_retries(
             lambda: self._client.predict("serving_default", images, self._outputs),
             _LATER_DELAYS,
             self._endpoint.timeout,
             stop,
         )
         shapes = {"reconstruction": images.shape, "probability": images.shape[:3]}
-        return {name: self._checked(answer, name, shapes[name], images.shape) for name in self._outputs}
+        return {name: self._checked(response, name, shapes[name], images.shape) for name in self._outputs}
 
     def _checked(
-        self, answer: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...], images: tuple[int, ...]
+        self, response: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...], images: tuple[int, ...]
     ) -> np.ndarray:
-        """An output as float32."""
-        if name not in answer:
-            raise InputError(f"{self._endpoint}: gives no {name}; export the model anew with brainseg-tf export")
-        values = answer[name]
-        wrong = _wrong_type(values)
-        if wrong is not None:
-            raise InputError(f"{self._endpoint}: gave {name} with {wrong} in it; serve what brainseg-tf export wrote")
+        """An output as float32, after a check of its type, shape and values."""
+        if name not in response:
+            raise InputError(f"{self._endpoint}: returned no {name}; export the model again with brainseg-tf export")
+        values = response[name]
+        problem = _wrong_type(values)
+        if problem is not None:
+            raise InputError(f"{self._endpoint}: the output {name} contains {problem}; {SERVE_EXPORTED}")
         if values.shape != shape:
             raise wrong_shape(self._endpoint, name, values.shape, images)
         try:
             with np.errstate(over="ignore"):
                 numbers = values.astype(np.float64).astype(np.float32)
         except OverflowError:
-            # A whole number of JSON can be larger than any float.
+            # An integer in JSON can be larger than any float.
             numbers = np.full(shape, np.inf, np.float32)
         if not np.isfinite(numbers).all():
             raise InputError(
-                f"{self._endpoint}: gave {name} with NaN or infinity in it, or numbers beyond float32; check the "
-                "served model"
+                f"{self._endpoint}: the output {name} contains NaN, infinity or numbers too large for float32; check "
+                "the served model"
             )
         return numbers
 
 
 def _wrong_type(values: np.ndarray) -> str | None:
-    """What stands in the place of numbers, in words; None if there are only numbers."""
+    """A phrase about values that are not numbers; None if all are numbers."""
     if values.dtype != object:
         return None if values.dtype.kind in "fiu" else f"values of type {values.dtype}"
     others = set(map(type, values.ravel())) - {int, float}
@@ -167,13 +188,13 @@ def _wrong_type(values: np.ndarray) -> str | None:
     return f"JSON values other than numbers ({', '.join(sorted(one.__name__ for one in others))})"
 
 
-def _description(answer: Mapping[str, np.ndarray]) -> str:
-    """The text that ``describe`` answers with.
+def _description(response: Mapping[str, np.ndarray]) -> str:
+    """The text in the response of the signature ``describe``.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the response contains no text.
     """
-    values = answer["card"].ravel() if "card" in answer else np.empty(0)
+    values = response["card"].ravel() if "card" in response else np.empty(0)
     if not values.size:
         raise ValueError("it is missing")
     first = values[0]
@@ -182,31 +203,31 @@ def _description(answer: Mapping[str, np.ndarray]) -> str:
     except UnicodeDecodeError as error:
         raise ValueError("it is not UTF-8") from error
     if not isinstance(text, str):
-        raise ValueError("it is not a text")
+        raise ValueError("it is not text")
     return text
 
 
-def _retried(ask: Callable[[], Answer], delays: Sequence[float], timeout: float, stop: Event) -> Answer:
-    """Asks, and asks again after each delay (seconds) as long as the failure may pass.
+def _with_retries(request: Callable[[], Response], delays: Sequence[float], timeout: float, stop: Event) -> Response:
+    """Sends a request, and sends it again after each delay as long as it fails temporarily.
 
-    No try begins later than ``timeout`` and all delays after the first one, plus one delay. Failures that come at once
-    leave time for all tries; those that take the whole timeout leave time for two.
+    The last attempt starts at most ``timeout`` plus all delays plus one delay after the first. Attempts that fail at
+    once leave time for all attempts; attempts that time out leave time for two.
 
     Args:
-        ask: one try, which takes at most ``timeout`` seconds.
-        delays: between the tries.
-        timeout: of one try.
-        stop: no other try begins once it is set.
+        request: one attempt, which takes at most ``timeout`` seconds.
+        delays: seconds between the attempts.
+        timeout: of an attempt, in seconds.
+        stop: no further attempt starts after this is set.
 
     Raises:
-        InputError: the last try failed, or one failed for good.
+        InputError: the last attempt failed, or an attempt failed permanently.
     """
-    longest = 1 + _SPREAD
+    longest = 1 + _JITTER
     last_start = time.monotonic() + timeout + longest * sum(delays)
     for delay in (*delays, None):
         try:
-            return ask()
+            return request()
         except RetryableError as error:
             if delay is None or time.monotonic() >= last_start or stop.wait(delay * random.uniform(0.5, longest)):
                 raise InputError(str(error)) from error
-    raise AssertionError("the last try returns or raises")
+    raise AssertionError("the last attempt returns or raises")

@@ -1,4 +1,4 @@
-"""A folder of models as TensorFlow Serving reads it, NAME/VERSION/: adding a version, and seeing what is there."""
+"""Model repositories, folders of models NAME/VERSION/ as TensorFlow Serving reads them: adding and listing versions."""
 
 import shutil
 from dataclasses import replace
@@ -11,45 +11,49 @@ from brainseg_tf.serving.warmup import FILE as WARMUP
 
 
 def publish(model: ModelFolder, repository: Path, version: int | None = None) -> Path:
-    """Adds a model to a repository, in one step: a server that polls the folder sees all of it or nothing.
+    """Adds a model to a repository.
+
+    The folder is written under a temporary name and renamed, so a server that polls the repository never reads an
+    incomplete model.
 
     Args:
-        model: what to add.
-        repository: the folder that holds a folder per model; created if it is not there.
-        version: the new version's number; the model's own if None.
+        model: the model.
+        repository: folder with one folder per model; created if it does not exist.
+        version: number of the new version; that of the model if None.
 
     Returns:
-        ``repository/NAME/VERSION``.
+        The new folder, ``repository/NAME/VERSION``.
 
     Raises:
-        InputError: the version is there already, the model lacks what a server needs, or nothing can be written there.
+        InputError: the version exists already, the model has no warmup requests, or the folder cannot be written.
     """
     if not (model.path / WARMUP).is_file():
         raise InputError(
-            f"{model.path}: no {WARMUP} in it, an older brainseg-tf wrote it; export it again with fit --resume"
+            f"{model.path}: contains no {WARMUP}, because an older brainseg-tf exported it; export it again with "
+            "fit --resume"
         )
     model.check()
     card = replace(model.card, version=model.card.version if version is None else version)
-    place = repository / card.name / str(card.version)
-    if place.exists():
-        free = max((int(one.name) for one in version_folders(place.parent)), default=card.version) + 1
-        raise InputError(f"{place}: exists already, and a server may be using it; give --version {free}")
-    make_folder(place.parent)
-    with replacing(place) as beside:
-        shutil.copytree(model.path, beside)
-        card.write(beside)
-    return place
+    target = repository / card.name / str(card.version)
+    if target.exists():
+        unused = max((int(one.name) for one in version_folders(target.parent)), default=card.version) + 1
+        raise InputError(f"{target}: exists already, and a server may be using it; give --version {unused}")
+    make_folder(target.parent)
+    with replacing(target) as temporary:
+        shutil.copytree(model.path, temporary)
+        card.write(temporary)
+    return target
 
 
 def versions_of_models(repository: Path) -> dict[str, list[int]]:
-    """The versions of each model in a repository, in rising order.
+    """The versions of each model in a repository, in ascending order.
 
     Raises:
-        InputError: there is no model in it.
+        InputError: the repository contains no model.
     """
-    places = sorted(place for place in repository.iterdir() if place.is_dir()) if repository.is_dir() else []
-    found = {place.name: [int(one.name) for one in version_folders(place)] for place in places}
+    folders = sorted(folder for folder in repository.iterdir() if folder.is_dir()) if repository.is_dir() else []
+    found = {folder.name: [int(one.name) for one in version_folders(folder)] for folder in folders}
     found = {name: versions for name, versions in found.items() if versions}
     if not found:
-        raise InputError(f"{repository}: no NAME/VERSION/saved_model.pb in it; add one with brainseg-tf export")
+        raise InputError(f"{repository}: contains no NAME/VERSION/saved_model.pb; add a model with brainseg-tf export")
     return found

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's REST API."""
+"""Client for TensorFlow Serving's REST API."""
 
 import json
 import os
@@ -20,6 +20,7 @@ from urllib3.exceptions import HTTPError
 from brainseg_tf.errors import InputError
 from brainseg_tf.serving.endpoint import (
     MIXED_SIZES,
+    SERVE_EXPORTED,
     Endpoint,
     RetryableError,
     Route,
@@ -29,44 +30,44 @@ from brainseg_tf.serving.endpoint import (
 
 _RETRYABLE = (429, 502, 503, 504)
 _NOT_FOUND = 404
-# The longest text of a float32 that is written as a double has 24 characters; brackets, separators and indentation
-# come on top of it.
+# Limits for the size of a response. A float32 that is written as a double has up to 24 characters, plus brackets,
+# separators and indentation.
 _BYTES_PER_VALUE = 64
-# A value is followed by a comma, and with one channel it has brackets of its own.
+# Commas and brackets are counted: each value has a comma, and with one channel also its own pair of brackets.
 _TOKENS_PER_VALUE = 4
-# For all that is not a value: names, other outputs of a few numbers, an error's text.
+# For everything but the values: names, small other outputs, error messages.
 _OTHER_BYTES, _OTHER_TOKENS = 1_000_000, 20_000
 _CHUNK_BYTES = 65_536
-# Seconds by which the timeout of the socket is longer than that of the exchange, so that the latter always comes first.
+# Seconds by which the socket's timeout exceeds that of the exchange, so that the exchange always times out first.
 _GRACE = 1.0
 
 
 class RestClient:
-    """See ``remote.Client``."""
+    """Implements ``remote.Client``."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         scheme, target = endpoint.address()
         self._url = f"{scheme}://{target}/v1/models/{endpoint.path}:predict"
         self._proxies = {} if is_loopback(endpoint.host) else get_environ_proxies(self._url, no_proxy=None)
-        self._route = Route(endpoint, _variable(self._url, self._proxies))
-        # The sessions do not read the environment, where .netrc would add a password to requests and proxies would
-        # stand before loopback. So the variables for certificates are read here.
-        environment = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-        self._verify = str(endpoint.ca) if endpoint.ca else environment or True
+        self._route = Route(endpoint, _proxy_variable(self._url, self._proxies))
+        # The sessions do not use the environment, because then .netrc would add passwords to requests and proxies would
+        # be used for loopback addresses. So the variables for certificates are read here.
+        ca_bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+        self._verify = str(endpoint.ca) if endpoint.ca else ca_bundle or True
 
     def predict(self, signature: str, images: np.ndarray, outputs: Sequence[str]) -> dict[str, np.ndarray]:
         body = json.dumps({"signature_name": signature, "inputs": {"images": images.tolist()}}).encode()
-        # Reconstruction and residual have the images' size; a probability has one value per pixel.
+        # Reconstruction and residual have the size of the images; a probability has one value per pixel.
         values = 2 * images.size + images[..., 0].size
-        answer = self._exchange(body, _OTHER_BYTES + _BYTES_PER_VALUE * values)
-        content = self._parsed(answer, _OTHER_TOKENS + _TOKENS_PER_VALUE * values)
+        response = self._exchange(body, _OTHER_BYTES + _BYTES_PER_VALUE * values)
+        content = self._parse(response, _OTHER_TOKENS + _TOKENS_PER_VALUE * values)
         if not isinstance(content, dict) or "outputs" not in content:
-            raise self._foreign()
-        named = content["outputs"]
-        # A signature's only output comes without its name.
-        named = named if isinstance(named, dict) else {outputs[0]: named}
-        return {name: self._array(name, named[name]) for name in outputs if name in named}
+            raise self._not_serving()
+        returned = content["outputs"]
+        # If a signature has a single output, the response does not contain its name.
+        returned = returned if isinstance(returned, dict) else {outputs[0]: returned}
+        return {name: self._array(name, returned[name]) for name in outputs if name in returned}
 
     def _array(self, name: str, values: Any) -> np.ndarray:
         """Nested lists as an array of Python objects, so that each value keeps its type."""
@@ -74,53 +75,57 @@ class RestClient:
             return np.array(values, object)
         except ValueError as error:
             raise InputError(
-                f"{self._endpoint}: gave {name} with rows of different lengths in it; serve what brainseg-tf export "
-                "wrote"
+                f"{self._endpoint}: the output {name} contains rows of different lengths; {SERVE_EXPORTED}"
             ) from error
 
-    def _parsed(self, answer: "_Answer", most_tokens: int) -> Any:
-        """The JSON of an answer that is no refusal."""
-        if answer.is_redirect:
+    def _parse(self, response: "_Response", most_tokens: int) -> Any:
+        """The JSON content of a successful response.
+
+        Raises:
+            InputError: the response has another status, is too large, or is not JSON.
+            RetryableError: the response has a status that can be temporary.
+        """
+        if response.is_redirect:
             raise InputError(
                 self._route.failure(
-                    f"redirects to {excerpt(answer.location)}, which is not followed because slices go to no other "
-                    "address",
+                    f"redirects to {excerpt(response.location)}, but redirects are not followed, so that slices are "
+                    "sent to no other address",
                     "give the address of TensorFlow Serving itself",
                 )
             )
-        if answer.status == requests.codes.ok:
-            # Python's objects take much more memory than their text, so they are counted before they are made.
-            tokens = sum(answer.content.count(mark) for mark in (b",", b"[", b"{"))
+        if response.status == requests.codes.ok:
+            # Python objects need much more memory than their JSON text, so they are counted before parsing.
+            tokens = sum(response.content.count(mark) for mark in (b",", b"[", b"{"))
             if tokens > most_tokens:
                 raise self._too_large(f"more than {most_tokens:,} values")
-            return self._json(answer.content)
-        reason, words = excerpt(answer.words), answer.words
-        if answer.status in _RETRYABLE:
-            raise self._silent(f"{answer.status}: {reason}")
-        if MIXED_SIZES in words:
+            return self._json(response.content)
+        text = response.error_text
+        reason = excerpt(text)
+        if response.status in _RETRYABLE:
+            raise self._no_response(f"{response.status}: {reason}")
+        if MIXED_SIZES in text:
             raise RetryableError.of_mixed_sizes(self._endpoint)
-        if answer.status == _NOT_FOUND or "version label" in words:
-            remedy = "check --server-model, version and label"
+        if response.status == _NOT_FOUND or "version label" in text:
+            remedy = "check --server-model, --server-version and --server-label"
             raise InputError(self._route.failure(f"is not served ({reason})", remedy, of_model=True))
         raise InputError(
-            self._route.failure(
-                f"refused the request ({answer.status}: {reason})", "serve what brainseg-tf export wrote", of_model=True
-            )
+            self._route.failure(f"refused the request ({response.status}: {reason})", SERVE_EXPORTED, of_model=True)
         )
 
     def _json(self, content: bytes) -> Any:
         try:
             return json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise self._foreign() from error
+            raise self._not_serving() from error
 
-    def _exchange(self, body: bytes, most_bytes: int) -> "_Answer":
-        """One request and its answer, within the timeout.
+    def _exchange(self, body: bytes, most_bytes: int) -> "_Response":
+        """Sends a request and receives its response within the endpoint's timeout.
 
-        Requests' own timeout is for each operation of the socket, so a server that sends a byte now and then would
-        keep it waiting for ever. Therefore the exchange runs in a thread, and its connection is ended in time.
+        The timeout of the package requests applies to each socket operation, so a server that sends a byte from time to
+        time could keep it waiting forever. Therefore the exchange runs in a thread, and its connection is closed when
+        the timeout has passed.
         """
-        connection, exchange = _Connection(), Future[_Answer]()
+        connection, exchange = _Connection(), Future[_Response]()
 
         def work() -> None:
             try:
@@ -128,41 +133,42 @@ class RestClient:
             except BaseException as error:
                 exchange.set_exception(error)
 
-        # A daemon, because a look-up of the host's name cannot be ended; it must not keep the process alive.
+        # A daemon thread does not keep the process alive. A DNS lookup in it cannot be interrupted.
         threading.Thread(target=work, daemon=True, name="brainseg-tf-rest").start()
         try:
             wait([exchange], self._endpoint.timeout)
         finally:
             in_time = exchange.done()
-            connection.end()
+            connection.close()
         if not in_time:
-            raise self._silent(f"not complete after {self._endpoint.timeout:g} s")
+            raise self._no_response(f"not complete after {self._endpoint.timeout:g} s")
         try:
             return exchange.result()
         except requests.exceptions.SSLError as error:
             raise InputError(
                 self._route.failure(
-                    f"no trusted connection ({_cause(error)})",
-                    "give its authority's certificates with --server-ca, or leave the s of the scheme out if it has "
-                    "none",
+                    f"no trusted TLS connection ({_cause(error)})",
+                    "give the certificates of the server's authority with --server-ca, or use http:// if the server "
+                    "has no TLS",
                 )
             ) from error
         except requests.exceptions.InvalidHeader as error:
-            raise self._foreign() from error
-        # An address of the server or of a proxy that cannot be used. Some of these errors are an OSError too.
+            raise self._not_serving() from error
+        # The address of the server or of a proxy is invalid. This clause precedes that for OSError, because some of
+        # these errors belong to both classes.
         except ValueError as error:
             raise InputError(
-                self._route.failure(f"no request can be sent ({excerpt(error)})", "check the address")
+                self._route.failure(f"the request cannot be sent ({excerpt(error)})", "check the address")
             ) from error
         except (requests.exceptions.RequestException, HTTPError) as error:
-            raise self._silent(_cause(error)) from error
+            raise self._no_response(_cause(error)) from error
         except OSError as error:
             raise InputError(
-                self._route.failure(f"no request can be sent ({excerpt(error)})", "check REQUESTS_CA_BUNDLE")
+                self._route.failure(f"the request cannot be sent ({excerpt(error)})", "check REQUESTS_CA_BUNDLE")
             ) from error
 
-    def _send(self, body: bytes, most_bytes: int, connection: "_Connection") -> "_Answer":
-        # Compressed answers are not asked for: a few bytes could become gigabytes.
+    def _send(self, body: bytes, most_bytes: int, connection: "_Connection") -> "_Response":
+        # Compression is not accepted, since a few compressed bytes can expand to gigabytes.
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         with requests.Session() as session:
             session.trust_env = False
@@ -177,44 +183,46 @@ class RestClient:
                 proxies=self._proxies,
                 allow_redirects=False,
                 stream=True,
-            ) as answer:
-                if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
-                    raise self._foreign()
-                # What is not a result is an error's text, or a page that nobody needs as a whole.
-                ok = answer.status_code == requests.codes.ok
+            ) as response:
+                if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                    raise self._not_serving()
+                # Of a response with an error status only the beginning is read, for the error message.
+                ok = response.status_code == requests.codes.ok
                 content = bytearray()
-                for chunk in answer.iter_content(_CHUNK_BYTES):
+                for chunk in response.iter_content(_CHUNK_BYTES):
                     content += chunk
                     if len(content) > (most_bytes if ok else _OTHER_BYTES):
                         if ok:
                             raise self._too_large(f"more than {most_bytes:,} bytes")
                         break
-                location = answer.headers.get("Location", "")
-                return _Answer(answer.status_code, str(answer.reason or ""), location, bytes(content))
+                location = response.headers.get("Location", "")
+                return _Response(response.status_code, str(response.reason or ""), location, bytes(content))
 
-    def _silent(self, how: str) -> RetryableError:
+    def _no_response(self, reason: str) -> RetryableError:
         return RetryableError(
             self._route.failure(
-                f"no answer from TensorFlow Serving ({how})",
-                "check that it runs and that this is its REST port, 8501 unless it was changed",
+                f"no response from TensorFlow Serving ({reason})",
+                "check that it runs and that this is its REST port, by default 8501",
             )
         )
 
-    def _foreign(self) -> InputError:
-        return InputError(self._route.failure("does not speak TensorFlow Serving's REST API", "check host and port"))
+    def _not_serving(self) -> InputError:
+        return InputError(
+            self._route.failure("the response is not from TensorFlow Serving's REST API", "check host and port")
+        )
 
     def _too_large(self, size: str) -> InputError:
         return InputError(
             self._route.failure(
-                f"the answer has {size}, which a reconstruction of these slices cannot have",
-                "check host and port, and serve what brainseg-tf export wrote",
+                f"the response has {size}, which is too large for a reconstruction of these slices",
+                f"check host and port, and {SERVE_EXPORTED}",
                 of_model=True,
             )
         )
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Response:
     status: int
     phrase: str
     location: str
@@ -225,8 +233,8 @@ class _Answer:
         return 300 <= self.status < 400 and bool(self.location)
 
     @property
-    def words(self) -> str:
-        """The reason that TensorFlow Serving, or whatever else answered, gave for a refusal; as it is."""
+    def error_text(self) -> str:
+        """The error message in the response, else its HTTP reason phrase; not escaped."""
         try:
             return str(json.loads(self.content)["error"])
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -234,23 +242,23 @@ class _Answer:
 
 
 class _Connection:
-    """The connections of one exchange, which another thread can end."""
+    """The sockets of one exchange, which another thread can close."""
 
     def __init__(self) -> None:
-        self._lock, self._sockets, self._ended = threading.Lock(), list[socket.socket](), False
+        self._lock, self._sockets, self._closed = threading.Lock(), list[socket.socket](), False
 
-    def watch(self, opened: socket.socket) -> None:
-        """Takes note of a socket, by a duplicate: TLS takes the socket itself over."""
+    def register(self, opened: socket.socket) -> None:
+        """Registers a socket. A duplicate is stored, because a TLS connection takes over the socket itself."""
         with self._lock:
-            if self._ended:
+            if self._closed:
                 opened.close()
                 raise TimeoutError("the exchange was ended")
             self._sockets.append(opened.dup())
 
-    def end(self) -> None:
-        """Whatever waits for these sockets, in any thread, returns at once with an error."""
+    def close(self) -> None:
+        """Shuts the sockets down, so that every operation that waits for them, in any thread, fails at once."""
         with self._lock:
-            self._ended = True
+            self._closed = True
             for one in self._sockets:
                 with suppress(OSError):
                     one.shutdown(socket.SHUT_RDWR)
@@ -259,7 +267,7 @@ class _Connection:
 
 
 class _Adapter(HTTPAdapter):
-    """Opens connections that can be ended from outside."""
+    """An adapter that registers its sockets with a ``_Connection``."""
 
     def __init__(self, connection: _Connection) -> None:
         self._connection = connection
@@ -267,21 +275,21 @@ class _Adapter(HTTPAdapter):
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         pool = super().get_connection_with_tls_context(*args, **kwargs)
-        kind: Any = pool.ConnectionCls
-        watch = self._connection.watch
+        base: Any = pool.ConnectionCls
+        register = self._connection.register
 
-        def opened(connection: Any) -> socket.socket:
-            """The method in which urllib3's connections of all kinds open their socket."""
-            sock = kind._new_conn(connection)
-            watch(sock)
+        def new_connection(connection: Any) -> socket.socket:
+            """Replaces ``_new_conn``, which opens the socket in all connection classes of urllib3."""
+            sock = base._new_conn(connection)
+            register(sock)
             return sock
 
-        pool.ConnectionCls = type(kind.__name__, (kind,), {"_new_conn": opened})
+        pool.ConnectionCls = type(base.__name__, (base,), {"_new_conn": new_connection})
         return pool
 
 
-def _variable(url: str, proxies: dict[str, str]) -> str | None:
-    """The variable that names the proxy of a URL, None if it has none."""
+def _proxy_variable(url: str, proxies: dict[str, str]) -> str | None:
+    """The environment variable with the address of the proxy for a URL; None if no proxy is used."""
     if select_proxy(url, proxies) is None:
         return None
     scheme = url.partition(":")[0]
@@ -289,12 +297,12 @@ def _variable(url: str, proxies: dict[str, str]) -> str | None:
         for spelling in (name, name.upper()):
             if os.environ.get(spelling):
                 return spelling
-    # macOS and Windows have settings of their own.
-    return "the system's setting"
+    # macOS and Windows also have proxy settings outside the environment.
+    return "the system's settings"
 
 
 def _cause(error: BaseException) -> str:
-    """The system's or OpenSSL's words for a failure, else the kind of error."""
+    """The message of the system or of OpenSSL for a failure, else the class of the error."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):

@@ -1,4 +1,4 @@
-"""What an exported model answers to: its signatures, by name (docs/serving.md is the contract)."""
+"""The signatures of an exported model. docs/serving.md describes them for users."""
 
 from collections.abc import Callable
 
@@ -13,9 +13,14 @@ Signature = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
 
 def signatures(model: ContextModel, card: ModelCard) -> dict[str, Signature]:
-    """The functions of images (N, H, W, C) float32 in [0, 1] that a model is exported with.
+    """The signatures of a model by name.
 
-    Every output has the batch first, and an image's part of it does not depend on the other images in the batch.
+    Each is a function of images (N, H, W, C) float32 in [0, 1]. The first axis of every output is the batch, and the
+    output of an image does not depend on the other images in the batch.
+
+    Args:
+        model: the network.
+        card: its card.
     """
 
     def serving_default(images: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -25,8 +30,8 @@ def signatures(model: ContextModel, card: ModelCard) -> dict[str, Signature]:
     def describe(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"card": tf.fill([tf.shape(images)[0]], identity(card))}
 
-    named = {"serving_default": serving_default, "describe": describe}
-    return named | (_variational(model) if isinstance(model, VariationalContextModel) else {})
+    by_name = {"serving_default": serving_default, "describe": describe}
+    return by_name | (_variational(model) if isinstance(model, VariationalContextModel) else {})
 
 
 def _variational(model: VariationalContextModel) -> dict[str, Signature]:

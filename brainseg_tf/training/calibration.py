@@ -1,4 +1,7 @@
-"""How high the score of healthy tissue gets: measured once per model, without a lesion's label, when it is exported."""
+"""Calibration of the healthy threshold on the healthy slices of the validation patients.
+
+It is measured once per model, when the model is exported. Slices with a lesion are not used.
+"""
 
 from collections.abc import Sequence
 
@@ -12,21 +15,27 @@ from brainseg_tf.segmentation import lesion_score
 from brainseg_tf.slices import onto_stack, select_slices, to_stack
 from brainseg_tf.training.cohort import Patient
 
-# Share of the brain in healthy slices whose score is below the healthy threshold.
+# The healthy threshold is this quantile of the score over the brain in healthy slices.
 HEALTHY_QUANTILE = 0.985
-# A lesion has to be more likely than not, however sure a network is of healthy tissue.
+# Smallest healthy threshold of a probability: a pixel below it is more likely healthy than not.
 _EVEN_ODDS = 0.5
 
 
 def healthy_levels(
     patients: Sequence[Patient], model: Reconstructor | None, options: SliceOptions, trim: int = 0
 ) -> dict[str, float]:
-    """The score that 98.5 % of the brain stay below in the chosen healthy slices of patients, for each kind of score.
+    """Healthy threshold of each kind of score.
+
+    The 98.5 % quantile of the score over the brain is measured in the selected healthy slices of each patient. The
+    threshold is the mean of these quantiles.
 
     Args:
-        patients: the validation patients; each gives its quantile, their mean is the level.
-        model: the network; without one there is only the input's level.
-        options, trim: its slices.
+        patients: the validation patients.
+        model: the network; if None, only the threshold of the score ``input`` is measured.
+        options, trim: how the network's slices are made; see ``ModelCard``.
+
+    Returns:
+        The threshold by kind of score, in units of that score.
     """
     quantiles: dict[Score, list[float]] = {}
     for patient in patients:
@@ -35,19 +44,19 @@ def healthy_levels(
         truth = onto_stack(read_segmentation(patient.truth, scans[0]), scans[0], stack)
         healthy = select_slices(stack.brain, options) & ~(truth > 0).any(axis=(1, 2))
         reconstruction = model.reconstruct(stack.images) if model else Reconstruction(stack.images)
-        for kind in _kinds(model, reconstruction):
+        for kind in _score_kinds(model, reconstruction):
             inside, score = lesion_score(stack, reconstruction, kind, SegmentationOptions())
             values = score[inside & healthy[:, None, None]]
             if values.size:
                 quantiles.setdefault(kind, []).append(float(np.quantile(values, HEALTHY_QUANTILE)))
-    levels: dict[str, float] = {kind: float(np.mean(found)) for kind, found in quantiles.items()}
+    levels: dict[str, float] = {kind: float(np.mean(by_patient)) for kind, by_patient in quantiles.items()}
     if "probability" in levels:
         levels["probability"] = max(levels["probability"], _EVEN_ODDS)
     return levels
 
 
-def _kinds(model: Reconstructor | None, reconstruction: Reconstruction) -> tuple[Score, ...]:
-    """The kinds of score that there are."""
+def _score_kinds(model: Reconstructor | None, reconstruction: Reconstruction) -> tuple[Score, ...]:
+    """The kinds of score that the model provides."""
     if model is None:
         return ("input",)
     return (

@@ -1,4 +1,4 @@
-"""Finding patients in a BraTS folder, and splitting them so that none stands on two sides."""
+"""Search for patients in a BraTS folder, and split into training, validation and test patients."""
 
 import csv
 import unicodedata
@@ -25,8 +25,8 @@ class Patient:
     Attributes:
         name: the folder's name, for instance ``BraTS19_CBICA_ABM_1``.
         grade: ``HGG``, ``LGG`` or None.
-        scans: a path for each modality asked for, in that order.
-        truth: the segmentation (lesion: above 0).
+        scans: the path of each requested modality, in the requested order.
+        truth: the path of the ground-truth segmentation; lesion voxels are above 0.
     """
 
     name: str
@@ -37,21 +37,27 @@ class Patient:
 
 @dataclass(frozen=True)
 class Cohort:
-    """The patients that are whole, by name, and a line about each that is not."""
+    """Patients of a folder.
+
+    Attributes:
+        folder: the folder that was searched.
+        patients: the complete patients, sorted by name.
+        problems: one line about each patient that is left out, and about a name mapping without grades.
+    """
 
     folder: Path
     patients: tuple[Patient, ...]
     problems: tuple[str, ...]
 
     def named(self, names: Sequence[str]) -> tuple[Patient, ...]:
-        """The patients with these names that are there."""
+        """The patients of the cohort that have one of these names."""
         wanted = set(names)
         return tuple(patient for patient in self.patients if patient.name in wanted)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Names of the patients on each side."""
+    """Names of the training, validation and test patients."""
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
@@ -61,36 +67,42 @@ class Split:
 def read_cohort(folder: Path, modalities: Sequence[str]) -> Cohort:
     """Finds patients in the BraTS 2019 layout, ``[HGG|LGG]/<id>/<id>_<modality>.nii[.gz]``.
 
-    A patient without one of the modalities, or without segmentation, is left out and named in ``problems``. Hidden
-    folders are passed over. Files are not opened here.
+    A patient without one of the modalities or without a segmentation is left out and named in ``problems``. Hidden
+    folders are ignored. The scans are not opened.
+
+    Args:
+        folder: the folder of the cohort.
+        modalities: the modalities that each patient must have.
 
     Raises:
-        InputError: no folder, no permission to look into it, no patient in it has all modalities, or a patient is in it
-            twice and could come to stand on two sides of a split.
+        InputError: the folder does not exist or cannot be read; no patient is complete; or the folder contains a
+            patient twice, so that a split could use it for training and for testing.
     """
     folder = Path(folder)
     if TRUTH in modalities:
-        raise InputError(f"--modality {TRUTH}: is the ground truth; name scans, for instance flair")
+        raise InputError(f"--modality {TRUTH}: is the ground truth, not a scan; give a scan, for instance flair")
     if not _is_folder(folder):
-        raise InputError(f"{printable(folder)}: no such folder; give the folder that holds HGG/ and LGG/")
-    grades, problems = _grades(folder)
-    patients, places = [], []
-    for place in _places(folder):
+        raise InputError(f"{printable(folder)}: no such folder; give the folder that contains HGG/ and LGG/")
+    grades, problems = _read_grades(folder)
+    patients, patient_folders = [], []
+    for candidate in _candidate_folders(folder):
         try:
-            files, missing = _scans_of(place, modalities)
+            files, missing = _find_files(candidate, modalities)
         except OSError as error:
-            problems.append(f"{printable(place)}: left out, cannot be read ({error.strerror}); check its permissions")
+            problems.append(
+                f"{printable(candidate)}: left out, cannot be read ({error.strerror}); check its permissions"
+            )
             continue
         if not files and not missing:
             continue  # Not a patient's folder.
-        places.append(place)
+        patient_folders.append(candidate)
         if missing:
-            problems.append(f"{printable(place)}: left out, {' and '.join(missing)}")
+            problems.append(f"{printable(candidate)}: left out, {' and '.join(missing)}")
             continue
         truth = files.pop(TRUTH)
-        grade = place.parent.name if place.parent.name in GRADES else grades.get(place.name)
-        patients.append(Patient(place.name, grade, files, truth))
-    _check_ids(places)
+        grade = candidate.parent.name if candidate.parent.name in GRADES else grades.get(candidate.name)
+        patients.append(Patient(candidate.name, grade, files, truth))
+    _check_ids(patient_folders)
     _check_files(patients)
     if not patients:
         wanted = ", ".join((*modalities, TRUTH))
@@ -102,15 +114,16 @@ def read_cohort(folder: Path, modalities: Sequence[str]) -> Cohort:
 
 
 def split_patients(names: Sequence[str], validation: float, test: float, seed: int) -> Split:
-    """Divides patients at random into sides for training, validation and testing.
+    """Divides patients at random into training, validation and test patients.
 
     Args:
         names: all patients; their order does not matter.
-        validation, test: shares of the patients, each at least one patient; none for testing if that share is 0.
+        validation: share of the validation patients; there is at least one.
+        test: share of the test patients; there is at least one, or none if the share is 0.
         seed: the same seed gives the same split.
 
     Raises:
-        InputError: too few patients for three sides.
+        InputError: there are too few patients.
     """
     if len(names) < 3:
         raise InputError(
@@ -120,83 +133,86 @@ def split_patients(names: Sequence[str], validation: float, test: float, seed: i
     tests = max(1, round(test * len(names))) if test else 0
     validations = max(1, round(validation * len(names)))
     if tests + validations >= len(names):
-        raise InputError("no patient is left for training; lower --validation-share or --test-share")
+        raise InputError("no patient remains for training; lower --validation-share or --test-share")
     parts = order[:tests], order[tests : tests + validations], order[tests + validations :]
     testing, validating, training = (tuple(sorted(str(name) for name in part)) for part in parts)
     return Split(training, validating, testing)
 
 
-def _places(folder: Path) -> list[Path]:
-    """The folders that may be patients', those of the grades among them."""
-    places = []
-    for top in (folder, *(folder / grade for grade in GRADES)):
+def _candidate_folders(folder: Path) -> list[Path]:
+    """The entries of the cohort's folder and of its grade folders."""
+    candidates = []
+    for parent in (folder, *(folder / grade for grade in GRADES)):
         try:
-            inside = sorted(top.iterdir()) if _is_folder(top) else []
+            entries = sorted(parent.iterdir()) if _is_folder(parent) else []
         except OSError as error:
-            raise _unreadable(top, error) from error
-        places += [place for place in inside if not place.name.startswith(".") and place.name not in GRADES]
-    return places
+            raise _unreadable(parent, error) from error
+        candidates += [entry for entry in entries if not entry.name.startswith(".") and entry.name not in GRADES]
+    return candidates
 
 
-def _is_folder(place: Path) -> bool:
+def _is_folder(path: Path) -> bool:
     try:
-        return place.is_dir()
+        return path.is_dir()
     except OSError as error:
-        raise _unreadable(place, error) from error
+        raise _unreadable(path, error) from error
 
 
-def _unreadable(place: Path, error: OSError) -> InputError:
-    return InputError(f"{printable(place)}: cannot be read ({error.strerror}); check its permissions")
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{printable(path)}: cannot be read ({error.strerror}); check its permissions")
 
 
-def _scans_of(place: Path, modalities: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
-    """A patient's files by kind, and a few words about each kind that is missing; nothing of both: no patient.
+def _find_files(folder: Path, modalities: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
+    """Finds a patient's files.
+
+    Returns:
+        The files by modality, and a phrase about each missing file. Both are empty if this is not a patient's folder.
 
     Raises:
         OSError: the folder cannot be read.
     """
-    if not place.is_dir():
+    if not folder.is_dir():
         return {}, []
-    names = {file.name for file in place.iterdir()}
+    names = {file.name for file in folder.iterdir()}
     found: dict[str, Path] = {}
     missing = []
     for kind in (*modalities, TRUTH):
-        files = [place / name for suffix in NIFTI if (name := f"{place.name}_{kind}{suffix}") in names]
-        there = [file for file in files if file.is_file()]
-        if there:
-            found[kind] = there[0]
+        files = [folder / name for suffix in NIFTI if (name := f"{folder.name}_{kind}{suffix}") in names]
+        existing = [file for file in files if file.is_file()]
+        if existing:
+            found[kind] = existing[0]
         elif files and files[0].is_symlink():
-            missing.append(f"{files[0].name} is a link to a file that is not there")
+            missing.append(f"{files[0].name} is a link to a file that does not exist")
         else:
             missing.append(f"no {kind}")
-    nothing = not found and all(words.startswith("no ") for words in missing)
-    return ({}, []) if nothing else (found, missing)
+    no_files = not found and all(phrase.startswith("no ") for phrase in missing)
+    return ({}, []) if no_files else (found, missing)
 
 
-def _check_ids(places: Iterable[Path]) -> None:
-    """Refuses an id that two folders have.
+def _check_ids(folders: Iterable[Path]) -> None:
+    """Checks that no two folders have the same patient id.
 
-    Case and Unicode's two ways to write an accent make no difference: a file system that keeps neither apart gives such
-    ids to one patient when a cohort is copied.
+    Case and the Unicode form of accents are ignored: some file systems do not distinguish them, and copying a cohort
+    there merges such patients.
     """
     seen: dict[str, Path] = {}
-    for place in places:
-        key = unicodedata.normalize("NFC", place.name).casefold()
+    for folder in folders:
+        key = unicodedata.normalize("NFC", folder.name).casefold()
         if key in seen:
             raise InputError(
-                f"{printable(place)}: is the same patient as {printable(seen[key])}, and would be counted twice; "
+                f"{printable(folder)}: is the same patient as {printable(seen[key])}, and would be counted twice; "
                 "remove or rename one of the two"
             )
-        seen[key] = place
+        seen[key] = folder
 
 
 def _check_files(patients: Iterable[Patient]) -> None:
-    """Refuses a file that two patients share, by a link."""
+    """Checks that no two patients share a file through a link."""
     seen: dict[tuple[int, int], tuple[Path, str]] = {}
     for patient in patients:
         for file in (*patient.scans.values(), patient.truth):
             status = file.stat()
-            # Some network file systems number no files.
+            # Some network file systems have no inode numbers.
             if status.st_ino == 0:
                 continue
             other, name = seen.setdefault((status.st_dev, status.st_ino), (file, patient.name))
@@ -207,8 +223,12 @@ def _check_files(patients: Iterable[Patient]) -> None:
                 )
 
 
-def _grades(folder: Path) -> tuple[dict[str, str], list[str]]:
-    """Grades by patient from ``name_mapping.csv``, which BraTS puts beside the patients, and what is wrong with it."""
+def _read_grades(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """Grades by patient from the cohort's ``name_mapping.csv``, and lines about problems with that file.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     table = folder / "name_mapping.csv"
     try:
         if not table.is_file():
@@ -216,18 +236,18 @@ def _grades(folder: Path) -> tuple[dict[str, str], list[str]]:
         with table.open(newline="", encoding="utf-8-sig") as lines:
             rows = csv.DictReader(lines, strict=True)
             if not {_ID, _GRADE} <= set(rows.fieldnames or ()):
-                return {}, [f"{printable(table)}: has no columns {_ID} and {_GRADE}; the grades are not known"]
-            return {row[_ID]: row[_GRADE] for row in rows if _is_whole(row, rows.line_num)}, []
+                return {}, [f"{printable(table)}: has no columns {_ID} and {_GRADE}; the grades are unknown"]
+            return {row[_ID]: row[_GRADE] for row in rows if _has_known_grade(row, rows.line_num)}, []
     except OSError as error:
         reason = error.strerror or str(error)
     except UnicodeDecodeError as error:
         reason = f"not UTF-8 at byte {error.start}"
     except (ValueError, csv.Error) as error:
         reason = printable(error)
-    raise InputError(f"{printable(table)}: cannot be read as a table ({reason}); repair it, or move it elsewhere")
+    raise InputError(f"{printable(table)}: cannot be read as a table ({reason}); repair it or remove it")
 
 
-def _is_whole(row: Mapping[str | None, str | None], line: int) -> bool:
+def _has_known_grade(row: Mapping[str | None, str | None], line: int) -> bool:
     if None in row or None in row.values():
-        raise ValueError(f"line {line} has another number of columns than the first")
+        raise ValueError(f"line {line} does not have the same number of columns as the first line")
     return row[_GRADE] in GRADES

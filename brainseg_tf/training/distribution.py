@@ -1,7 +1,7 @@
-"""Training on several devices or hosts: each has patients of its own, all take every step together.
+"""Synchronous training on several devices or hosts; each host trains on different patients.
 
-Keras' ``fit`` does not work on several hosts (keras issue 20585), so the loop stands here; the step is the model's own
-``learn``, which ``train_step`` takes as well. The hosts share the run's folder and the cache.
+Keras' ``fit`` does not work on several hosts (keras issue 20585), so this module has its own training loop. Its step is
+``ContextModel.training_losses``, which ``train_step`` calls as well. The hosts share the run's folder and the cache.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,15 +20,22 @@ from brainseg_tf.training.tf_config import check_tf_config
 
 
 class Distribution:
-    """This process' place among all that train together.
+    """A distribution strategy, and the index of this process (worker) in it.
 
-    Made before TensorFlow does anything else; with several hosts it waits until all are there.
+    It must be created before any other TensorFlow operation. With several hosts the constructor waits until all workers
+    are connected.
 
     Args:
-        kind: ``mirrored``, all GPUs of this host (or its CPU); ``multi-worker``, those of all hosts in TF_CONFIG.
+        kind: ``mirrored``: all GPUs of this host, or its CPU if it has none; ``multi-worker``: those of all hosts in
+            TF_CONFIG.
+
+    Attributes:
+        worker, workers: index of this process, from 0; number of processes.
+        strategy: TensorFlow's strategy.
+        replicas: number of devices of all workers.
 
     Raises:
-        InputError: TF_CONFIG does not name this host's place, or its port cannot be opened.
+        InputError: TF_CONFIG does not contain this worker, or its port cannot be opened.
     """
 
     def __init__(self, kind: Strategy) -> None:
@@ -49,7 +56,7 @@ class Distribution:
 
     @property
     def chief(self) -> bool:
-        """Whether this process writes what the run leaves."""
+        """Whether this process writes the run's files."""
         return self.worker == 0
 
     def describe(self) -> str:
@@ -57,27 +64,30 @@ class Distribution:
         return f"{self.workers} worker(s), {self.replicas} device(s); this is worker {self.worker}"
 
     def check_batch(self, batch: int) -> None:
-        """Refuses a batch that cannot be divided among the devices.
+        """Checks that a batch can be divided among the devices.
 
         Raises:
-            InputError: that is so.
+            InputError: the batch size is not a multiple of the number of devices.
         """
         if batch % self.replicas:
-            near = max(1, round(batch / self.replicas)) * self.replicas
-            raise InputError(f"a batch of {batch} cannot be divided among {self.replicas} devices; give --batch {near}")
+            nearest = max(1, round(batch / self.replicas)) * self.replicas
+            raise InputError(
+                f"a batch of {batch} slices cannot be divided among {self.replicas} devices; give --batch {nearest}"
+            )
 
     def share(self, items: Sequence[Any]) -> Sequence[Any]:
-        """Every ``workers``-th item, from this worker's number on."""
+        """The items of this worker: every ``workers``-th, starting at index ``worker``."""
         return items[self.worker :: self.workers]
 
     def total(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
-        """Sums over all workers of the numbers that each gives; all wait here for each other."""
-        mine = tf.constant(values, tf.float64) / self._local_replicas
-        with _all_there():
-            return self._here(self._add(mine)).numpy()
+        """Sums values over all workers, element by element; waits until all workers have called it."""
+        # The sum is over replicas, and each replica of this worker adds the same values.
+        share = tf.constant(values, tf.float64) / self._local_replicas
+        with _lost_worker_as_input_error():
+            return self._first_local(self._add(share)).numpy()
 
     def barrier(self) -> None:
-        """Waits until all workers are here."""
+        """Waits until all workers have called it."""
         self.total([0])
 
     def fit(
@@ -91,34 +101,38 @@ class Distribution:
         callbacks: Sequence[keras.callbacks.Callback],
         verbose: int,
     ) -> None:
-        """What ``model.fit`` does, from epoch ``first`` on, for a model made and compiled in the strategy's scope.
+        """Trains a model, as ``model.fit`` does.
 
         Args:
-            training, validation: of all workers; this one takes its part.
+            model: created and compiled in the strategy's scope.
+            training, validation: the slices of all workers; each worker uses its part of them.
+            options: of the run.
+            first: number of epochs that are finished already.
+            callbacks, verbose: as in ``model.fit``.
 
         Raises:
-            InputError: another worker is gone, or resumes after another epoch.
+            InputError: another worker has stopped, or resumes after a different epoch.
         """
         if not np.array_equal(self.total([first, first**2]), [self.workers * first, self.workers * first**2]):
             raise InputError("the workers resume after different epochs; --out must be a folder that all of them share")
         steps = steps_in_epoch(training, options.batch, self.workers)
-        each = options.batch // self.replicas
-        parts = batches(
+        batch_of_replica = options.batch // self.replicas
+        dataset = batches(
             patients_of(training, self.workers)[self.worker],
-            each,
+            batch_of_replica,
             options.seed,
             first_epoch=first,
             epochs=options.epochs,
-            count=steps * self._local_replicas * each,
+            count=steps * self._local_replicas * batch_of_replica,
             worker=self.worker,
             workers=self.workers,
         )
-        elements = iter(self.strategy.distribute_datasets_from_function(lambda context: parts))
-        tested = self.share(validation)
+        elements = iter(self.strategy.distribute_datasets_from_function(lambda context: dataset))
+        local_validation = self.share(validation)
         names = model.loss_names
 
         @tf.function
-        def learn(data: Any) -> tf.Tensor:
+        def training_step(data: Any) -> tf.Tensor:
             def on_replica(data: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
                 losses = model.training_losses(data)
                 return tf.distribute.get_replica_context().all_reduce(
@@ -128,7 +142,7 @@ class Distribution:
             return self.strategy.run(on_replica, args=(data,))
 
         @tf.function(reduce_retracing=True)
-        def measure(data: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        def validation_step(data: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
             losses = model.validation_losses(data)
             return tf.stack([losses[name] for name in names])
 
@@ -146,18 +160,19 @@ class Distribution:
         progress.on_train_begin()
         for epoch in range(first, options.epochs):
             progress.on_epoch_begin(epoch)
-            seen = np.zeros(len(names))
+            training_sums = np.zeros(len(names))
             for number in range(steps):
                 progress.on_train_batch_begin(number)
-                with _all_there():
-                    seen += self._here(learn(next(elements))).numpy()
-                progress.on_train_batch_end(number, named(seen / (number + 1)))
+                with _lost_worker_as_input_error():
+                    training_sums += self._first_local(training_step(next(elements))).numpy()
+                progress.on_train_batch_end(number, named(training_sums / (number + 1)))
+            # Sums of the loss terms over the validation slices, then the number of these slices.
             sums = np.zeros(len(names) + 1)
-            for data in ordered_batches(tested, options.batch) if tested else ():
+            for data in ordered_batches(local_validation, options.batch) if local_validation else ():
                 count = len(data[0])
-                sums += [*(measure(data).numpy() * count), count]
-            of_all = self.total(sums)
-            progress.on_epoch_end(epoch, named(seen / steps) | named(of_all[:-1] / of_all[-1], "val_"))
+                sums += [*(validation_step(data).numpy() * count), count]
+            totals = self.total(sums)
+            progress.on_epoch_end(epoch, named(training_sums / steps) | named(totals[:-1] / totals[-1], "val_"))
             if model.stop_training:
                 break
         progress.on_train_end()
@@ -166,19 +181,23 @@ class Distribution:
     def _local_replicas(self) -> int:
         return self.replicas // self.workers
 
-    def _here(self, values: Any) -> tf.Tensor:
-        """The first of this process' devices' values."""
+    def _first_local(self, values: Any) -> tf.Tensor:
+        """The value on the first device of this process."""
         return self.strategy.experimental_local_results(values)[0]
 
 
 def patients_of(cached: Sequence[CachedSlices], workers: int) -> list[list[CachedSlices]]:
-    """Divides patients among workers so that each gets about as many slices; the same on every worker.
+    """Divides patients among workers so that each gets about the same number of slices.
+
+    The result is the same on every worker.
 
     Raises:
-        InputError: fewer patients than workers.
+        InputError: there are fewer patients than workers.
     """
     if len(cached) < workers:
-        raise InputError(f"{len(cached)} training patients cannot be divided among {workers} workers; use fewer")
+        raise InputError(
+            f"{len(cached)} training patients cannot be divided among {workers} workers; use fewer workers"
+        )
     parts: list[list[CachedSlices]] = [[] for _ in range(workers)]
     for slices in sorted(cached, key=lambda one: (-one.healthy, one.patient)):
         min(parts, key=_slices).append(slices)
@@ -186,7 +205,7 @@ def patients_of(cached: Sequence[CachedSlices], workers: int) -> list[list[Cache
 
 
 def steps_in_epoch(training: Sequence[CachedSlices], batch: int, workers: int = 1) -> int:
-    """Steps that show every slice of the worker with most slices, ``batch / workers`` at a time."""
+    """Number of steps in which the worker with most slices uses each of them, ``batch / workers`` slices per step."""
     return max(-(-_slices(part) * workers // batch) for part in patients_of(training, workers))
 
 
@@ -199,14 +218,14 @@ def _sum(values: tf.Tensor) -> tf.Tensor:
 
 
 @contextmanager
-def _all_there() -> Iterator[None]:
-    """Turns the loss of another worker into one line."""
+def _lost_worker_as_input_error() -> Iterator[None]:
+    """Raises ``InputError`` instead of TensorFlow's errors about a lost worker."""
     try:
         yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError) as error:
         raise InputError(
-            "another worker is gone; start all workers again with --resume, at most the epoch that was under way is "
-            f"repeated ({_first_line(error)})"
+            f"another worker has stopped ({_first_line(error)}); start all workers again with --resume, which repeats "
+            "at most the interrupted epoch"
         ) from None
 
 

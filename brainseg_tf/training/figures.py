@@ -10,11 +10,11 @@ from brainseg_tf.drawing import finite, label, log_if_positive, message, panels,
 
 
 def history(rows: Sequence[Mapping[str, float]], path: Path | BinaryIO) -> None:
-    """Draws each loss term over the epochs, training and validation, to a PNG.
+    """Plots the training and validation value of each loss term over the epochs.
 
     Args:
         rows: one per epoch: ``epoch``, and each term as ``NAME`` and ``val_NAME``.
-        path: of the PNG.
+        path: of the PNG file.
     """
     first = rows[0] if rows else {}
     names = [name for name in first if name != "epoch" and not name.startswith("val_") and f"val_{name}" in first]
@@ -23,7 +23,7 @@ def history(rows: Sequence[Mapping[str, float]], path: Path | BinaryIO) -> None:
         return
     figure, axes = panels(1, len(names), 4.0 * len(names), 3.2)
     epochs = [row["epoch"] for row in rows]
-    # A line through one point cannot be seen.
+    # A line with a single point is invisible.
     marker = "o" if len(rows) == 1 else None
     for axis, name in zip(axes[0], names, strict=True):
         training, validation = ([row.get(key, np.nan) for row in rows] for key in (name, f"val_{name}"))
@@ -36,14 +36,21 @@ def history(rows: Sequence[Mapping[str, float]], path: Path | BinaryIO) -> None:
     save(figure, path)
 
 
-def reconstructions(clean: np.ndarray, corrupted: np.ndarray, restored: np.ndarray, path: Path | BinaryIO) -> None:
-    """Draws slices (N, H, W, C), as they are, corrupted and restored, one row each, to a PNG; the first channel."""
+def reconstructions(clean: np.ndarray, corrupted: np.ndarray, reconstructed: np.ndarray, path: Path | BinaryIO) -> None:
+    """Draws the first channel of slices, one row per slice.
+
+    Args:
+        clean: (N, H, W, C), the slices.
+        corrupted: (N, H, W, C), the corrupted slices.
+        reconstructed: (N, H, W, C), their reconstructions.
+        path: of the PNG file.
+    """
     if clean.size == 0:
         save(message("no slices"), path)
         return
     with np.errstate(invalid="ignore"):
-        difference = np.abs(clean - restored)
-    columns = {"clean": clean, "corrupted": corrupted, "restored": restored, "difference": difference}
+        difference = np.abs(clean - reconstructed)
+    columns = {"clean": clean, "corrupted": corrupted, "reconstruction": reconstructed, "difference": difference}
     figure, axes = panels(len(clean), len(columns), 2.4 * len(columns), 2.5 * len(clean))
     for row, line in enumerate(axes):
         for axis, (title, images) in zip(line, columns.items(), strict=True):

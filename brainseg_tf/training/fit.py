@@ -1,4 +1,4 @@
-"""Training: from a folder of patients to a SavedModel with its card (section 5.2). Resumable after any interruption."""
+"""Training (section 5.2): from a folder of patients to a SavedModel with its card. Runs can be resumed at any point."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -33,15 +33,15 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a run is carried out. Nothing here changes the trained model, except ``split``.
+    """How a run is carried out. Only ``split`` changes the trained model.
 
     Attributes:
-        split: the patients of each side; drawn from the options if None.
-        resume: continue the run that the folder holds, with the same options except for the number of epochs; at most
-            the epoch that was interrupted is repeated.
+        split: the training, validation and test patients; drawn at random with the options' shares and seed if None.
+        resume: continue the run in the output folder, with the same options except for the number of epochs. At most
+            the interrupted epoch is repeated.
         cache: folder of decoded slices; ``out/cache`` if None.
-        strategy: which devices train. With several hosts all of them call ``fit``, with shared folders.
-        say: receives lines for the user.
+        strategy: the devices that train. With several hosts each host calls ``fit``, with folders that all share.
+        say: called with each progress line for the user.
         verbose: as in ``keras.Model.fit``; 1 shows progress bars.
     """
 
@@ -56,61 +56,60 @@ class RunSettings:
 def fit(data: Path, out: Path, options: FitOptions, settings: RunSettings | None = None) -> Path:
     """Trains a network on the healthy slices of a cohort and exports it.
 
-    A resumed run can have another number of epochs than before, if that is not below the number of finished epochs.
-    From there on the learning rate follows the cosine of the new number: it rises at once from its old value, and the
-    weights are not those of a run that was started with that number. A run that stopped early, for lack of a lower
-    validation loss, cannot be continued. A finished run is left as it is, unless its exported model is missing or
-    damaged: then it is exported again.
+    A resumed run can have a different number of epochs, which must not be below the number of finished epochs. The
+    learning rate then follows the cosine schedule of the new number. A larger number therefore raises it at once, and
+    the final weights differ from those of a run that was started with that number. A run that ended by early stopping
+    cannot be continued. A finished run is not changed, but a missing or damaged model is exported again.
 
     Args:
         data: a folder in the BraTS 2019 layout.
         out: the folder of the run: checkpoints, history, figures, and the SavedModel as version ``out/1``.
-        options: what determines the model.
+        options: of the network, its data and its training.
         settings: how the run is carried out.
 
     Returns:
-        The exported version folder.
+        The folder of the exported model version.
 
     Raises:
         InputError: there are no usable patients, or ``out`` does not fit ``settings.resume`` and ``options``.
     """
     settings = settings or RunSettings()
-    # Before the workers wait for each other: all of them find the same.
+    # This comes before the workers wait for each other; the result is the same for all of them.
     finished = runs.check_run(out, options, resume=settings.resume)
     if finished is not None:
         settings.say(runs.nothing_to_do(out))
         return finished.path
     cohort = read_cohort(data, options.modalities)
     make_folder(out)
-    # Several workers share one folder on purpose.
+    # Several workers share the folder, so it cannot be locked by one of them.
     with nullcontext() if settings.strategy == "multi-worker" else exclusive_lock(out):
         return _fit(cohort, out, options, settings)
 
 
 def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) -> Path:
     say, workers = settings.say, _workers(options, settings)
-    cached = _decode(cohort, options, settings.cache or out / "cache", workers, settings)
+    cached = _cache_cohort(cohort, options, settings.cache or out / "cache", workers, settings)
     record = runs.read_record(out) if settings.resume else None
     split = _split(cached, options, settings, record)
-    training, validation = (_of(cached, side) for side in (split.train, split.validation))
+    training, validation = (_slices_of(cached, names) for names in (split.train, split.validation))
     for name, side in (("training", training), ("validation", validation)):
         count = sum(slices.healthy for slices in side)
         say(f"{name}: {len(side)} patients, {count} healthy slices")
         if count == 0:
             raise InputError(f"{cohort.folder}: no healthy slice for {name}; lower --min-brain or raise --central")
-    writes = workers is None or workers.chief
+    writes_files = workers is None or workers.chief
     if record and record.epochs != options.epochs:
         say(
-            f"the run continues to {options.epochs} epochs instead of {record.epochs}; from here on the learning rate "
-            f"follows the cosine of {options.epochs} epochs"
+            f"the run continues to {options.epochs} epochs instead of {record.epochs}; the learning rate now follows "
+            f"the cosine schedule of {options.epochs} epochs"
         )
-    if writes and (record is None or record.epochs != options.epochs):
+    if writes_files and (record is None or record.epochs != options.epochs):
         runs.write_record(out, options, split, record)
 
     steps = steps_in_epoch(training, options.batch, workers.workers if workers else 1)
     with workers.strategy.scope() if workers else nullcontext():
         model = compiled(options, steps)
-        state = RunState(out, model, options.patience, writes=writes)
+        state = RunState(out, model, options.patience, writes=writes_files)
     first = state.restore()
     if first:
         say(f"resuming after {first} epochs")
@@ -129,25 +128,25 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
                 shuffle=False,
             )
     target = out / "1"
-    if writes:
+    if writes_files:
         losses, best = state.best, state.best_network(options)
         say(f"measuring the healthy threshold on {len(cohort.named(split.validation))} validation scans")
         card = _card(best, out.resolve().name, options, cohort, cached, split, losses)
         say("drawing losses.png and reconstructions.png")
-        _draw(best, state.history.rows, _of(cached, split.validation), options, out)
+        _draw(best, state.history.rows, _slices_of(cached, split.validation), options, out)
         say(f"exporting the model as {target}")
         export(best, card, target)
     if workers:
-        workers.barrier()  # No worker leaves before the model is there.
+        workers.barrier()  # No worker returns before the model is exported.
     return target
 
 
 def _workers(options: FitOptions, settings: RunSettings) -> Distribution | None:
-    """The devices and hosts that train together; None for a single device."""
+    """The distribution strategy; None for a single device."""
     if settings.strategy == "single":
         return None
     multi = settings.strategy == "multi-worker"
-    settings.say("waiting until all workers are there" if multi else "training on all devices")
+    settings.say("waiting for all workers" if multi else "training on all devices")
     workers = Distribution(settings.strategy)
     settings.say(workers.describe())
     workers.check_batch(options.batch)
@@ -157,7 +156,10 @@ def _workers(options: FitOptions, settings: RunSettings) -> Distribution | None:
 def _split(
     cached: Sequence[CachedSlices], options: FitOptions, settings: RunSettings, record: runs.RunRecord | None
 ) -> Split:
-    """The sides of a resumed run, which patients who came later do not change; else those asked for, or drawn ones."""
+    """The split of a resumed run, else the one in ``settings``, else a random one.
+
+    Patients that were added to the cohort after a run was started do not change its split.
+    """
     if record:
         return record.split
     names = [slices.patient for slices in cached]
@@ -165,7 +167,12 @@ def _split(
 
 
 def compiled(options: FitOptions, steps: int) -> ContextModel:
-    """A new network, ready to train ``steps`` steps an epoch."""
+    """A new, compiled network.
+
+    Args:
+        options: of the run.
+        steps: training steps in an epoch, from which the learning rate schedule follows.
+    """
     keras.utils.set_random_seed(options.seed)
     model = models.create(options.architecture, len(options.modalities))
     schedule = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps * options.epochs, alpha=0.01)
@@ -173,7 +180,7 @@ def compiled(options: FitOptions, steps: int) -> ContextModel:
         optimizer=keras.optimizers.Adam(schedule),
         corruption=CorruptionTask(options.corruption),
         objective=options.objective,
-        # XLA makes these networks several times slower on a CPU and faster on a GPU.
+        # XLA makes these networks several times slower on a CPU, and faster on a GPU.
         jit_compile=bool(tf.config.list_physical_devices("GPU")),
     )
     return model
@@ -186,22 +193,23 @@ class KerasReconstructor:
         self._outputs = tf.function(model.outputs, reduce_retracing=True)
 
     def reconstruct(self, images: np.ndarray) -> Reconstruction:
-        return in_batches(images, 16, self._numbers)
+        return in_batches(images, 16, self._predict)
 
-    def _numbers(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    def _predict(self, images: np.ndarray) -> dict[str, np.ndarray]:
         return {name: values.numpy() for name, values in self._outputs(tf.constant(images)).items()}
 
 
-def _decode(
+def _cache_cohort(
     cohort: Cohort, options: FitOptions, folder: Path, workers: Distribution | None, settings: RunSettings
 ) -> list[CachedSlices]:
+    """Caches the slices of all patients; several workers decode different patients first."""
     say = settings.say
     for problem in cohort.problems:
         say(problem)
     if workers:
         for _ in cache_slices(workers.share(cohort.patients), options.slices, folder):
             pass
-        workers.barrier()  # From here on all slices are there.
+        workers.barrier()  # After this the slices of all patients are in the cache.
     cached: list[CachedSlices] = []
     progress = keras.utils.Progbar(len(cohort.patients), unit_name="patient") if settings.verbose == 1 else None
     for done, result in enumerate(cache_slices(cohort.patients, options.slices, folder), start=1):
@@ -213,12 +221,18 @@ def _decode(
             progress.update(done)
     slices, chosen, healthy = (sum(getattr(one, key) for one in cached) for key in ("slices", "chosen", "healthy"))
     if not healthy:
-        raise InputError(f"{cohort.folder}: no healthy slice in {len(cached)} readable patients; nothing to learn from")
-    say(f"{len(cached)} patients, {slices} slices, {chosen} chosen ({chosen / slices:.0%}), {healthy} of them healthy")
+        raise InputError(
+            f"{cohort.folder}: no healthy slice in {len(cached)} readable patients; training needs slices without "
+            "lesions, so lower --min-brain, raise --central or add patients"
+        )
+    say(
+        f"{len(cached)} patients, {slices} slices, {chosen} selected ({chosen / slices:.0%}), {healthy} of them healthy"
+    )
     return cached
 
 
-def _of(cached: Sequence[CachedSlices], names: Sequence[str]) -> list[CachedSlices]:
+def _slices_of(cached: Sequence[CachedSlices], names: Sequence[str]) -> list[CachedSlices]:
+    """The patients with these names that have healthy slices."""
     return [slices for slices in cached if slices.patient in set(names) and slices.healthy]
 
 
@@ -229,12 +243,12 @@ def _draw(
     options: FitOptions,
     out: Path,
 ) -> None:
-    """The figures of a finished run."""
-    # As it is: for one batch XLA takes longer than it spares.
+    """Draws the figures of a finished run."""
+    # Eagerly: for a single batch the XLA compilation takes longer than it saves.
     task = corrupt(tf.constant(_samples(validation)), tf.zeros(2, tf.int32), options.corruption)
-    restored = model.outputs(task.corrupted)["reconstruction"]
+    reconstructed = model.outputs(task.corrupted)["reconstruction"].numpy()
     figures.history(history, out / "losses.png")
-    figures.reconstructions(task.clean.numpy(), task.corrupted.numpy(), restored.numpy(), out / "reconstructions.png")
+    figures.reconstructions(task.clean.numpy(), task.corrupted.numpy(), reconstructed, out / "reconstructions.png")
 
 
 def _card(
@@ -265,12 +279,12 @@ def _card(
 
 
 def _samples(cached: Sequence[CachedSlices], count: int = 4) -> np.ndarray:
-    """Healthy slices from low to high, one patient after another, (N, H, W, C)."""
-    picked = []
+    """Healthy slices at increasing height, from different patients if possible, (count, H, W, C)."""
+    samples = []
     for k in range(count):
         slices = cached[k % len(cached)]
-        picked.append(np.load(slices.file, mmap_mode="r")[(2 * k + 1) * slices.healthy // (2 * count)])
-    return np.stack(picked)
+        samples.append(np.load(slices.file, mmap_mode="r")[(2 * k + 1) * slices.healthy // (2 * count)])
+    return np.stack(samples)
 
 
 def _describe(cohort: Cohort, cached: Sequence[CachedSlices], split: Split) -> TrainingData:

@@ -1,4 +1,4 @@
-"""From a cohort to batches: a volume is decoded once, its healthy slices lie on disk, batches are read from there."""
+"""Input pipeline: the healthy slices of a cohort are cached on disk, and batches are read from the cache."""
 
 import hashlib
 import json
@@ -15,14 +15,14 @@ from brainseg_tf.files import make_folder, replacing, write_json
 from brainseg_tf.images import volume
 from brainseg_tf.json_file import read_json
 from brainseg_tf.options import SliceOptions
-from brainseg_tf.schema import Record, Whole
+from brainseg_tf.schema import Integer, Record
 from brainseg_tf.slices import onto_stack, select_slices, to_stack
 from brainseg_tf.training.cohort import Patient
 
-# Bump when the slices that the same options give change.
+# Part of the cache key. Increase it when the same options give other slices than before.
 _FORMAT = 3
-# What stands beside the slices.
-_COUNTS = Record(dict.fromkeys(("slices", "chosen", "healthy"), Whole()))
+# Content of the JSON file that belongs to each file of slices.
+_COUNTS = Record(dict.fromkeys(("slices", "chosen", "healthy"), Integer()))
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class CachedSlices:
 
     Attributes:
         patient: the patient's name.
-        file: a .npy of (healthy, H, W, C) float32.
-        slices, chosen, healthy: how many slices the scan has, how many the choice keeps, and how many of those show no
-            lesion pixel.
+        file: a .npy file with an array (healthy, H, W, C) float32.
+        slices: number of slices of the scan.
+        chosen: number of those that ``select_slices`` selects.
+        healthy: number of the selected slices without a lesion pixel.
     """
 
     patient: str
@@ -44,10 +45,12 @@ class CachedSlices:
 
 
 def cache_slices(patients: Iterable[Patient], options: SliceOptions, folder: Path) -> Iterator[CachedSlices | str]:
-    """Decodes patients one at a time and keeps their healthy slices in ``folder``; what is there already is not redone.
+    """Decodes patients one at a time and caches their healthy slices in ``folder``.
+
+    Patients whose slices are in the cache already are not decoded again, unless the options or their files changed.
 
     Yields:
-        What lies on disk for a patient, or one line on why the patient had to be left out.
+        The cached slices of a patient, or one line that says why the patient is left out.
     """
     make_folder(folder)
     for patient in patients:
@@ -69,12 +72,12 @@ def _cache_patient(patient: Patient, options: SliceOptions, folder: Path) -> Cac
         stack = to_stack(volumes, brain_mask(volumes[0]), options)
         keep = select_slices(stack.brain, options)
         healthy = keep & ~(onto_stack(truth, volumes[0], stack) > 0).any(axis=(1, 2))
-        with replacing(file) as beside:
-            np.save(beside, stack.images[healthy])
+        with replacing(file) as temporary:
+            np.save(temporary, stack.images[healthy])
         numbers = {"slices": len(keep), "chosen": int(keep.sum()), "healthy": int(healthy.sum())}
         write_json(counts, numbers)
     numbers = read_json(
-        counts, _COUNTS, what="the counts of cached slices", remedy="delete it, and the slices are decoded again"
+        counts, _COUNTS, what="the counts of cached slices", remedy="delete it to have the slices decoded again"
     )
     return CachedSlices(patient.name, file, **numbers)
 
@@ -90,19 +93,19 @@ def batches(
     worker: int = 0,
     workers: int = 1,
 ) -> tf.data.Dataset:
-    """Batches of epoch after epoch, each in its own order and with its own corruption seeds.
+    """The training batches of several epochs, each epoch in a different order and with different corruption seeds.
 
-    Everything about an epoch follows from ``seed`` and the epoch's number, so that a resumed run sees what an
-    undisturbed one would have seen.
+    The order and the seeds of an epoch depend only on ``seed`` and the epoch's number. So a resumed run uses the same
+    batches as a run without interruption.
 
     Args:
-        cached: whose slices; never more than one batch of them is in memory.
-        batch: slices in a batch; the last one of an epoch may be smaller.
+        cached: the slices. They are read from disk batch by batch.
+        batch: slices in a batch; the last batch of an epoch may be smaller.
         seed: at least 0.
-        first_epoch, epochs: the epochs ``first_epoch`` to ``epochs - 1`` are delivered.
-        count: slices in an epoch: the first of its order, or some of them again if there are fewer; each once if None.
-        worker, workers: number ``worker`` of ``workers`` that train together, each on slices of its own; no two of
-            them get the same seed.
+        first_epoch, epochs: the dataset has the epochs ``first_epoch`` to ``epochs - 1``.
+        count: number of slices in an epoch. If it is below the number of cached slices, only the first ones in the
+            epoch's order are used; if it is above, some are used again. If None, each slice is used once.
+        worker, workers: index and number of the workers that train together; each gets different corruption seeds.
 
     Returns:
         A dataset of (images (N, H, W, C) float32, seed (2,) int32).
@@ -122,12 +125,12 @@ def batches(
 
 
 def ordered_batches(cached: Sequence[CachedSlices], batch: int) -> tf.data.Dataset:
-    """One pass in a fixed order with fixed corruption seeds, for validation; elements as in ``batches``."""
+    """The validation batches: one pass in a fixed order with fixed corruption seeds; elements as in ``batches``."""
     return _read(cached, tf.constant(_index(cached)), batch, tf.constant(0), tf.constant(0)).prefetch(tf.data.AUTOTUNE)
 
 
 def _index(cached: Sequence[CachedSlices]) -> np.ndarray:
-    """(patient, slice) of each slice."""
+    """Indices of patient and slice of each cached slice, (n, 2) int32."""
     return np.array([(i, k) for i, slices in enumerate(cached) for k in range(slices.healthy)], np.int32).reshape(-1, 2)
 
 
@@ -148,7 +151,7 @@ def _read(
 
     def with_seed(number: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images = tf.ensure_shape(tf.numpy_function(load, [rows], tf.float32), shape)
-        # A seed for each batch of each epoch; 2**16 batches in an epoch are 2 million slices at 32.
+        # Batches get different seeds if an epoch has at most 65536 batches (2 million slices in batches of 32).
         return images, tf.stack([seed, epoch * 65536 + tf.cast(number, tf.int32) * workers + worker])
 
     rows = tf.data.Dataset.from_tensor_slices(index).batch(batch)

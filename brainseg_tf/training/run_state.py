@@ -1,4 +1,4 @@
-"""The state of a training run on disk: history, best weights and checkpoint after every epoch."""
+"""The callback that saves the state of a training run after every epoch and restores it."""
 
 import csv
 from pathlib import Path
@@ -11,21 +11,21 @@ from brainseg_tf.files import printable, replacing
 from brainseg_tf.keras_backend import keras
 from brainseg_tf.models.objective import ContextModel
 from brainseg_tf.options import FitOptions
-from brainseg_tf.serving.export import written
+from brainseg_tf.serving.export import explain_write_errors
 from brainseg_tf.training import runs
 
 
 class RunState(keras.callbacks.Callback):
-    """History, best weights, checkpoint and early stopping of a run, on disk after every epoch.
+    """Writes history, best weights and checkpoint after every epoch, and stops the training early.
 
-    Keras' own callbacks for these keep their state in memory, so a resumed run would forget its best epoch and its
-    patience. Here everything follows from ``history.csv`` and from the checkpoint, which is written last.
+    Keras' callbacks for these tasks keep the best loss and the patience in memory only, so a resumed run would start
+    without them. Here both follow from ``history.csv``. The checkpoint is written last in each epoch.
 
     Args:
         folder: of the run.
         model: compiled.
-        patience: epochs without a lower validation loss after which training stops.
-        writes: whether this process writes; of several workers that train one network, one does.
+        patience: training stops after this many epochs without a lower validation loss.
+        writes: whether this process writes the files; True for one of several workers.
     """
 
     def __init__(self, folder: Path, model: ContextModel, patience: int, *, writes: bool = True) -> None:
@@ -37,61 +37,71 @@ class RunState(keras.callbacks.Callback):
         model.optimizer.build(model.trainable_variables)
         state = [variable.value for variable in (*model.variables, *model.optimizer.variables)]
         self._checkpoint = tf.train.Checkpoint(state=state, epoch=self.epoch)
-        place = folder / runs.CHECKPOINTS
+        checkpoints = folder / runs.CHECKPOINTS
         try:
-            self._manager = tf.train.CheckpointManager(self._checkpoint, str(place), max_to_keep=2)
+            self._manager = tf.train.CheckpointManager(self._checkpoint, str(checkpoints), max_to_keep=2)
         except UnicodeDecodeError as error:
-            raise InputError(f"{printable(place / 'checkpoint')}: is damaged; {runs.REMEDY}") from error
+            raise InputError(f"{printable(checkpoints / 'checkpoint')}: is damaged; {runs.REMEDY}") from error
 
     @property
     def best(self) -> dict[str, float]:
         """The history's row with the lowest validation loss.
 
         Raises:
-            InputError: no epoch's loss is a number.
+            InputError: no epoch has a finite validation loss.
         """
         best = self.history.best
         if best is None:
             raise InputError(
-                f"{printable(self.folder)}: the validation loss of no epoch is a number; begin anew with a lower "
+                f"{printable(self.folder)}: no epoch has a finite validation loss; start a new run with a lower "
                 "--learning-rate and another --out"
             )
         return best
 
     @property
     def exhausted(self) -> bool:
-        """Whether ``patience`` epochs have gone by without a better validation loss."""
+        """Whether the last ``patience`` epochs did not lower the validation loss."""
         return self.history.exhausted(self.patience)
 
     def restore(self) -> int:
-        """Brings back the state after the last whole epoch; returns how many epochs that is.
+        """Restores the state after the last finished epoch.
+
+        Returns:
+            The number of finished epochs; 0 if there is no checkpoint yet.
 
         Raises:
             InputError: the checkpoint or the history is damaged or missing.
         """
         history = self.folder / runs.HISTORY
         rows = runs.read_history(history) if history.exists() else []
-        place = self.folder / runs.CHECKPOINTS
-        newest = self._manager.latest_checkpoint
-        if newest is None:
-            # One row: the run ended after it and before its checkpoint.
+        checkpoints = self.folder / runs.CHECKPOINTS
+        latest = self._manager.latest_checkpoint
+        if latest is None:
+            # A single row is no error: the run was interrupted between its first row and its first checkpoint.
             if len(rows) > 1:
-                raise InputError(f"{printable(place)}: holds no checkpoint of {len(rows)} epochs; {runs.REMEDY}")
+                raise InputError(
+                    f"{printable(checkpoints)}: no checkpoint found, but history.csv has {len(rows)} epochs; "
+                    f"{runs.REMEDY}"
+                )
             return 0
         try:
-            self._checkpoint.restore(newest).assert_consumed()
-        except Exception as error:  # TensorFlow raises errors of many kinds here, protobuf's among them.
+            self._checkpoint.restore(latest).assert_consumed()
+        except Exception as error:  # TensorFlow raises errors of many classes here, some of them protobuf's.
             raise InputError(
-                f"{printable(place)}: the checkpoint {Path(newest).name} is damaged; {runs.REMEDY}"
+                f"{printable(checkpoints)}: the checkpoint {Path(latest).name} is damaged; {runs.REMEDY}"
             ) from error
         done = int(self.epoch.numpy())
         if len(rows) < done:
-            raise InputError(f"{printable(history)}: has {len(rows)} epochs, the checkpoint {done}; {runs.REMEDY}")
+            raise InputError(
+                f"{printable(history)}: has {len(rows)} epochs, but the checkpoint has {done}; {runs.REMEDY}"
+            )
         self.history = runs.History(rows[:done])
         return done
 
     def best_network(self, options: FitOptions) -> ContextModel:
-        """A network of its own with the best weights: one that several devices hold cannot be exported by one of them.
+        """A new network with the best weights.
+
+        It is not the trained model itself, because one worker cannot export variables that several devices share.
 
         Raises:
             InputError: the weights are damaged or missing.
@@ -109,13 +119,13 @@ class RunState(keras.callbacks.Callback):
         self.model.stop_training = self.exhausted
         if not self.writes:
             return
-        with replacing(self.folder / runs.HISTORY) as beside, beside.open("w", newline="") as file:
+        with replacing(self.folder / runs.HISTORY) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, row)
             writer.writeheader()
             writer.writerows(self.history.rows)
         if self.history.best is row:
-            with replacing(self.best_weights) as beside:
-                self.model.save_weights(beside)
+            with replacing(self.best_weights) as temporary:
+                self.model.save_weights(temporary)
         self.epoch.assign(epoch + 1)
-        with written(self.folder / runs.CHECKPOINTS):
+        with explain_write_errors(self.folder / runs.CHECKPOINTS):
             self._manager.save()

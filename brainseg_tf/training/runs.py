@@ -1,7 +1,7 @@
-"""What a training run has left in its folder, and whether it can go on. No TensorFlow.
+"""The files of a training run, and the check whether a run can be started or resumed. Does not import TensorFlow.
 
-A run is begun with the options in ``run.json``. Every epoch adds a row to ``history.csv``. The model is exported at the
-end, as version 1.
+``run.json`` holds the options that a run was started with. Every epoch adds a row to ``history.csv``. At the end the
+model is exported as version 1.
 """
 
 import csv
@@ -19,34 +19,34 @@ from brainseg_tf.json_file import read_json
 from brainseg_tf.model_card import training_options, versions
 from brainseg_tf.options import FitOptions
 from brainseg_tf.saved_model import ModelFolder, open_folder
-from brainseg_tf.schema import Anything, Items, Map, MismatchError, Record, Text, Whole
+from brainseg_tf.schema import Anything, Integer, Items, Map, MismatchError, Record, Text
 from brainseg_tf.serving.warmup import FILE as WARMUP
 from brainseg_tf.training.cohort import Split
 
 RECORD = "run.json"
 HISTORY = "history.csv"
 CHECKPOINTS = "checkpoints"
-REMEDY = "restore it from a copy, or begin anew with another --out"
+REMEDY = "restore it from a copy, or start a new run with another --out"
 _SPLIT = Record({side: Items(Text(), unique=True) for side in card_schema.SIDES})
 _RECORD = Record(
     {
-        "options": Record({"epochs": Whole(1)}, rest=Anything()),
+        "options": Record({"epochs": Integer(1)}, rest=Anything()),
         "split": _SPLIT,
         "versions": Map(Text()),
     },
-    {"lengthened_from": Items(Whole(1))},
+    {"lengthened_from": Items(Integer(1))},
 )
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What ``run.json`` holds.
+    """The content of ``run.json``.
 
     Attributes:
-        options: of the run, ``asdict`` of ``FitOptions`` after a way through JSON.
-        split: which patients stand on which side.
-        versions: of the packages it was begun with.
-        lengthened_from: the numbers of epochs that the run was to have before, if it was lengthened.
+        options: of the run, ``asdict`` of ``FitOptions`` as JSON stores it.
+        split: the training, validation and test patients.
+        versions: of the packages that the run was started with.
+        lengthened_from: earlier values of the option ``epochs``, if it was changed by resuming.
     """
 
     options: dict[str, Any]
@@ -56,24 +56,28 @@ class RunRecord:
 
     @property
     def epochs(self) -> int:
-        """At most this many."""
+        """Largest number of epochs."""
         return self.options["epochs"]
 
 
 @dataclass
 class History:
-    """The epochs of a run: a row each, with its number (``epoch``, from 1) and its losses."""
+    """The history of a run.
+
+    Attributes:
+        rows: one per epoch, with its number (``epoch``, from 1) and its losses.
+    """
 
     rows: list[dict[str, float]] = field(default_factory=list)
 
     @property
     def best(self) -> dict[str, float] | None:
-        """The row with the lowest validation loss; None if there is no row whose loss is a number."""
-        known = [row for row in self.rows if math.isfinite(row["val_loss"])]
-        return min(known, key=lambda row: row["val_loss"]) if known else None
+        """The row with the lowest validation loss; None if no row has a finite one."""
+        finite = [row for row in self.rows if math.isfinite(row["val_loss"])]
+        return min(finite, key=lambda row: row["val_loss"]) if finite else None
 
     def exhausted(self, patience: int) -> bool:
-        """Whether ``patience`` epochs have gone by without a better validation loss."""
+        """Whether the last ``patience`` epochs did not lower the validation loss."""
         best = self.best["epoch"] if self.best else 0
         return len(self.rows) - best >= patience
 
@@ -82,11 +86,11 @@ def read_record(out: Path) -> RunRecord:
     """Reads a run's options and split.
 
     Raises:
-        InputError: ``out`` holds no run, or ``run.json`` is damaged.
+        InputError: ``out`` contains no run, or ``run.json`` is damaged.
     """
     file = out / RECORD
     if not file.exists():
-        raise InputError(f"{printable(out)}: holds no run to resume; leave --resume out to start one")
+        raise InputError(f"{printable(out)}: contains no training run to resume; omit --resume to start one")
     content = read_json(file, _RECORD, what="the record of a training run", remedy=REMEDY)
     try:
         card_schema.check_sides(content["split"], "split")
@@ -96,12 +100,12 @@ def read_record(out: Path) -> RunRecord:
 
 
 def write_record(out: Path, options: FitOptions, split: Split, before: RunRecord | None = None) -> None:
-    """Writes ``run.json``: of a new run, or of one that goes on to another number of epochs.
+    """Writes ``run.json`` for a new run, or for a resumed run with another number of epochs.
 
     Args:
         out: the run's folder.
         options, split: of the run.
-        before: what the file holds, if the run goes on.
+        before: the present content of the file, if the run is resumed.
     """
     content: dict[str, Any] = {
         "options": asdict(options),
@@ -114,10 +118,10 @@ def write_record(out: Path, options: FitOptions, split: Split, before: RunRecord
 
 
 def read_history(file: Path) -> list[dict[str, float]]:
-    """The rows of a ``history.csv``, numbers as numbers.
+    """Reads the rows of a ``history.csv``.
 
     Raises:
-        InputError: it cannot be read, or is not the history of a run from its first epoch on.
+        InputError: the file cannot be read, or does not have one valid row per epoch from epoch 1 on.
     """
     try:
         with file.open(newline="", encoding="utf-8") as lines:
@@ -127,7 +131,7 @@ def read_history(file: Path) -> list[dict[str, float]]:
                 raise ValueError("the columns epoch and val_loss are missing")
             history = [_numbers(row, number) for number, row in enumerate(rows, start=1)]
         if not history:
-            raise ValueError("there is no epoch in it")
+            raise ValueError("it contains no epoch")
         return history
     except OSError as error:
         reason = error.strerror or str(error)
@@ -135,26 +139,27 @@ def read_history(file: Path) -> list[dict[str, float]]:
         reason = f"not UTF-8 at byte {error.start}"
     except (ValueError, csv.Error) as error:
         reason = printable(error)
-    raise InputError(f"{printable(file)}: is not the history of a run ({reason}); {REMEDY}")
+    raise InputError(f"{printable(file)}: is not a valid training history ({reason}); {REMEDY}")
 
 
 def check_run(out: Path, options: FitOptions, *, resume: bool) -> ModelFolder | None:
-    """Refuses a folder that does not fit the options, before any work.
+    """Checks before any computation that a run can be started or resumed in a folder.
 
-    A run that goes on keeps all its options but the number of epochs.
+    A resumed run must have the same options as before, except for the number of epochs.
 
     Args:
         out: the run's folder.
         options: of the run.
-        resume: whether the run that ``out`` holds goes on.
+        resume: whether the run in ``out`` is resumed.
 
     Returns:
-        The exported model of a run that is finished, so that there is nothing left to do; else None.
+        The exported model if the run is finished and nothing remains to be done, else None.
 
     Raises:
-        InputError: there is a run and ``resume`` is not set, or none and it is; other options than the run's; fewer
-            epochs than it has behind it; more epochs for a run that stopped early; another version's unfinished run;
-            a damaged file.
+        InputError: the folder contains a run and ``resume`` is not set; it contains none and ``resume`` is set; the
+            options differ from those of the run; more epochs are finished than requested; more epochs are requested
+            for a run that ended by early stopping; the run is unfinished and of another version of this package; or a
+            file is damaged.
     """
     try:
         card_schema.check_options(asdict(options), out.resolve().name)
@@ -175,47 +180,47 @@ def check_run(out: Path, options: FitOptions, *, resume: bool) -> ModelFolder | 
 
 
 def nothing_to_do(out: Path) -> str:
-    """A line on a finished run."""
+    """The message for the user about a finished run."""
     return (
         f"the run in {printable(out)} is finished after {len(read_history(out / HISTORY))} epochs; there is nothing to "
-        "do (--epochs lengthens it)"
+        "do (a larger --epochs continues it)"
     )
 
 
 def _check_new(out: Path) -> None:
     if (out / RECORD).exists():
         raise InputError(
-            f"{printable(out)}: holds a training run already; give --resume to go on with it, or another --out"
+            f"{printable(out)}: contains a training run already; give --resume to continue it, or another --out"
         )
     for name in (HISTORY, CHECKPOINTS, "1"):
         if (out / name).exists():
-            raise InputError(f"{printable(out / name)}: is what another run or model has left; choose another --out")
+            raise InputError(f"{printable(out / name)}: belongs to another run or model; choose another --out")
 
 
 def _check_epochs(out: Path, options: FitOptions, record: RunRecord, history: History) -> None:
     done = len(history.rows)
     if options.epochs < done:
         raise InputError(
-            f"{printable(out)}: has {done} epochs behind it, more than {options.epochs}; give --epochs {done} or more"
+            f"{printable(out)}: has {done} finished epochs, more than {options.epochs}; give --epochs {done} or more"
         )
     if options.epochs > record.epochs and done and history.exhausted(options.patience):
         raise InputError(
-            f"{printable(out)}: stopped after {done} epochs, {options.patience} of them without a better validation "
-            "loss, so that more --epochs change nothing; begin anew with a larger --patience and another --out"
+            f"{printable(out)}: was ended by early stopping after {done} epochs, the last {options.patience} without a "
+            "lower validation loss, and cannot be continued; start a new run with a larger --patience and another --out"
         )
 
 
 def _check_version(out: Path, record: RunRecord) -> None:
-    begun, ours = record.versions.get("brainseg-tf"), versions()["brainseg-tf"]
-    if begun != ours:
+    started_with, installed = record.versions.get("brainseg-tf"), versions()["brainseg-tf"]
+    if started_with != installed:
         raise InputError(
-            f"{printable(out)}: was begun with brainseg-tf {begun}, whose networks can have other layers than those of "
-            f"{ours}; install {begun} to go on, or give another --out to begin anew"
+            f"{printable(out)}: was started with brainseg-tf {started_with}, whose networks can have other layers than "
+            f"those of {installed}; install {started_with} to continue, or give another --out to start a new run"
         )
 
 
 def _finished(out: Path, options: FitOptions, history: History) -> ModelFolder | None:
-    """The model that the run has exported, if it is whole and made of the best of all its epochs."""
+    """The exported model of a finished run; None if it is missing, damaged or not from the run's best epoch."""
     ended = len(history.rows) == options.epochs or (history.rows and history.exhausted(options.patience))
     if not ended or history.best is None:
         return None
@@ -223,24 +228,25 @@ def _finished(out: Path, options: FitOptions, history: History) -> ModelFolder |
         model = open_folder(out / "1")
         model.check()
     except InputError:
-        return None  # It is exported again.
-    made_of_it = model.card.training == json.loads(json.dumps(training_options(options)))
-    made_of_best = model.card.losses.get("epoch") == history.best["epoch"]
-    return model if made_of_it and made_of_best and (model.path / WARMUP).is_file() else None
+        return None  # The caller exports it again.
+    same_options = model.card.training == json.loads(json.dumps(training_options(options)))
+    best_epoch = model.card.losses.get("epoch") == history.best["epoch"]
+    return model if same_options and best_epoch and (model.path / WARMUP).is_file() else None
 
 
-def _compare(before: Mapping[str, Any], now: Mapping[str, Any], out: Path, above: str = "") -> None:
+def _compare(before: Mapping[str, Any], now: Mapping[str, Any], out: Path, prefix: str = "") -> None:
+    """Checks that all options are the same as before, except for the number of epochs."""
     for name, value in now.items():
-        if name == "epochs" and not above:
+        if name == "epochs" and not prefix:
             continue
         old = before.get(name)
         if isinstance(value, dict) and isinstance(old, dict):
-            _compare(old, value, out, f"{above}{name}.")
+            _compare(old, value, out, f"{prefix}{name}.")
             continue
         old = list(old) if isinstance(old, tuple) else old
         if old != value:
             raise InputError(
-                f"{printable(out)}: was begun with {above}{name} {_shown(old)}, not {_shown(value)}; give the same "
+                f"{printable(out)}: was started with {prefix}{name} {_shown(old)}, not {_shown(value)}; give the same "
                 "options"
             )
 
@@ -252,8 +258,8 @@ def _shown(value: Any) -> str:
 
 def _numbers(row: Mapping[str | None, str | None], number: int) -> dict[str, float]:
     if None in row or None in row.values():
-        raise ValueError(f"epoch {number} has another number of columns than the first line")
+        raise ValueError(f"epoch {number} does not have the same number of columns as the first line")
     values = {str(name): int(value or "") if name == "epoch" else float(value or "") for name, value in row.items()}
     if values["epoch"] != number:
-        raise ValueError(f"epoch {values['epoch']} is where {number} should be")
+        raise ValueError(f"expected epoch {number}, found epoch {values['epoch']}")
     return values

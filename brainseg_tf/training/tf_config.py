@@ -1,4 +1,4 @@
-"""Where several hosts train one network: this one's place among them. No TensorFlow."""
+"""Check of TF_CONFIG, which describes the hosts of a multi-worker training. Does not import TensorFlow."""
 
 import json
 import os
@@ -10,7 +10,7 @@ Strategy = Literal["single", "mirrored", "multi-worker"]
 
 
 def check_tf_config() -> None:
-    """Whether TF_CONFIG names this worker's place, as TensorFlow defines it.
+    """Checks that TF_CONFIG lists the workers, this worker among them, in TensorFlow's format.
 
     Raises:
         InputError: it does not.
@@ -19,12 +19,12 @@ def check_tf_config() -> None:
     try:
         config = json.loads(os.environ["TF_CONFIG"])
         workers, task = config["cluster"]["worker"], config["task"]
-        there = task["type"] == "worker" and 0 <= task["index"] < len(workers) and set(config["cluster"]) == {"worker"}
+        listed = task["type"] == "worker" and 0 <= task["index"] < len(workers) and set(config["cluster"]) == {"worker"}
     except KeyError as error:
         if error.args == ("TF_CONFIG",):
-            raise InputError(f"TF_CONFIG is not set; --strategy multi-worker wants it, as in {example}") from None
-        raise InputError(f"TF_CONFIG: has no {error}; it looks like {example}") from None
+            raise InputError(f"TF_CONFIG is not set; set it for --strategy multi-worker, as in {example}") from None
+        raise InputError(f"TF_CONFIG: has no {error}; set it as in {example}") from None
     except (json.JSONDecodeError, TypeError):
-        raise InputError(f"TF_CONFIG: cannot be read; it looks like {example}") from None
-    if not there:
-        raise InputError(f"TF_CONFIG: this worker is not among the cluster's workers; it looks like {example}")
+        raise InputError(f"TF_CONFIG: is not JSON of the expected form; set it as in {example}") from None
+    if not listed:
+        raise InputError(f"TF_CONFIG: this worker is not among the cluster's workers; set it as in {example}")

@@ -11,7 +11,7 @@ import pytest
 from brainseg_tf.brain import skull_strip
 from helpers import AFFINE, FAST, call, fails, make_brain, save
 
-# A stand-in for the user's tool: of a head whose brain is brighter than 200, it keeps that.
+# A replacement for a skull-stripping tool: the brain mask is every voxel above 200.
 TOOL = """
 import sys, nibabel as nib, numpy as np
 scan, mask = sys.argv[1:3]
@@ -46,9 +46,9 @@ def tool(tmp_path):
     return f"{shlex.quote(sys.executable)} {shlex.quote(str(tmp_path / 'tool.py'))} {{scan}} {{mask}}"
 
 
-def test_the_users_tool_finds_the_brain_and_its_mask_is_kept(head, tool, trained, tmp_path):
+def test_the_mask_of_the_users_tool_is_used_and_saved(head, tool, trained, tmp_path):
     without = call("predict", head, "--out", tmp_path / "bad.nii.gz", "--model", trained, *FAST)
-    assert "seems to have its skull still" in without.stderr
+    assert "the scan seems not to be skull-stripped" in without.stderr
     assert "--skull-strip" in without.stderr
     result = call("predict", head, "--out", tmp_path / "m.nii.gz", "--model", trained, "--skull-strip", tool, *FAST)
     assert (result.exit_code, result.stderr) == (0, "")
@@ -56,13 +56,13 @@ def test_the_users_tool_finds_the_brain_and_its_mask_is_kept(head, tool, trained
     np.testing.assert_array_equal(kept.get_fdata(), nib.load(head).get_fdata() > 200)
     np.testing.assert_array_equal(kept.affine, mask.affine)
     assert mask.get_fdata().sum() > 100
-    # The same as with that mask given.
+    # Giving the same mask with --brain-mask gives the same result.
     other = tmp_path / "other.nii.gz"
     call("predict", head, "--out", other, "--model", trained, "--brain-mask", tmp_path / "m_brain.nii.gz", *FAST)
     np.testing.assert_array_equal(nib.load(other).get_fdata(), mask.get_fdata())
 
 
-def test_a_scan_that_is_no_nifti_is_converted_for_the_tool(tool, trained, tmp_path):
+def test_a_scan_of_another_format_is_converted_for_the_tool(tool, trained, tmp_path):
     nib.save(nib.MGHImage(make_brain(101)[0], AFFINE), tmp_path / "scan.mgz")
     result = call(
         "predict",
@@ -82,13 +82,13 @@ def test_a_scan_that_is_no_nifti_is_converted_for_the_tool(tool, trained, tmp_pa
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("fails", r"failed with exit code 1 (no GPU found)"),
-        ("nothing", "left no mask at {mask}"),
-        ("empty", "left an empty mask"),
+        ("fails", r"failed with exit code 1 (no GPU found); check the command"),
+        ("nothing", "wrote no mask to {mask}"),
+        ("empty", "wrote an empty mask"),
         ("elsewhere", "lies on another grid"),
     ],
 )
-def test_what_a_tool_does_wrong_is_said(scan, tool, trained, tmp_path, kind, message):
+def test_errors_of_the_tool_are_reported(scan, tool, trained, tmp_path, kind, message):
     before = sorted(tmp_path.iterdir())
     result = call(
         "predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained, "--skull-strip", f"{tool} {kind}"
@@ -97,7 +97,7 @@ def test_what_a_tool_does_wrong_is_said(scan, tool, trained, tmp_path, kind, mes
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_tool_that_is_not_there(scan, trained, tmp_path):
+def test_a_missing_tool_is_named(scan, trained, tmp_path):
     command = "no-such-tool {scan} {mask}"
     result = call("predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained, "--skull-strip", command)
     assert "no-such-tool cannot be started" in fails(result)
@@ -111,13 +111,13 @@ def test_a_command_must_name_both_files(scan, tmp_path, command):
     assert "--skull-strip" in result.stderr
 
 
-def test_a_mask_and_a_tool_are_one_too_many(scan, tmp_path):
+def test_brain_mask_and_skull_strip_exclude_each_other(scan, tmp_path):
     options = ("--brain-mask", scan, "--skull-strip", "tool {scan} {mask}")
     assert call("predict", scan, "--out", tmp_path / "m.nii.gz", *options).exit_code == 2
 
 
-def test_the_example_for_hd_bet_puts_its_mask_into_place(scan, trained, tmp_path, monkeypatch):
-    """With a stand-in that takes HD-BET's options and names its mask as it does."""
+def test_the_example_script_for_hd_bet(scan, trained, tmp_path, monkeypatch):
+    """Runs the script with a replacement that has the options and output names of HD-BET."""
     tool = tmp_path / "bin" / "hd-bet"
     tool.parent.mkdir()
     tool.write_text(
@@ -142,7 +142,7 @@ def test_the_example_for_hd_bet_puts_its_mask_into_place(scan, trained, tmp_path
     assert nib.load(tmp_path / "m_brain.nii.gz").get_fdata().any()
 
 
-def test_a_tool_that_asks_gets_no_answer(head, tmp_path):
+def test_a_tool_that_reads_standard_input_finds_it_empty(head, tmp_path):
     asking = [sys.executable, "-c", "import sys; print(sys.stdin.readline() == '', file=sys.stderr); sys.exit(3)"]
     command = f"{shlex.join(asking)} {{scan}} {{mask}}"
     message = fails(call("predict", head, "--out", tmp_path / "m.nii.gz", "--skull-strip", command))
@@ -158,12 +158,12 @@ def test_a_tool_that_never_ends_is_stopped_with_its_children(head, tmp_path, mon
     start = time.perf_counter()
     message = fails(call("predict", head, "--out", tmp_path / "m.nii.gz", "--skull-strip", command))
     assert time.perf_counter() - start < 20
-    assert "sh was stopped after 1 s; run it by itself, then give its mask with --brain-mask" in message
+    assert "sh was stopped after 1 s; run it separately and give its mask with --brain-mask" in message
     assert not psutil.pid_exists(int(child.read_text())) or psutil.Process(int(child.read_text())).status() == "zombie"
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_no_room_for_temporary_files_is_one_line(tool, tmp_path, monkeypatch, full):
+def test_no_space_for_temporary_files_is_one_line(tool, tmp_path, monkeypatch, full):
     nib.save(nib.MGHImage(make_brain(101)[0], AFFINE), tmp_path / "scan.mgz")
 
     def refuse(*arguments, **more):

@@ -1,4 +1,4 @@
-"""Training and evaluation as a user runs them: exit code, what is printed where, which files are left."""
+"""The commands fit and evaluate: exit codes, output and files."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from brainseg_tf.training.runs import nothing_to_do
 from helpers import FAST, call, fails, small_options
 
 
-def test_fit_needs_patients(tmp_path):
+def test_fit_refuses_a_folder_without_patients(tmp_path):
     message = fails(call("fit", tmp_path, "--out", tmp_path / "run"))
     assert message.startswith(f"Error: {tmp_path}: no patient with flair, seg in it")
     message = fails(call("fit", tmp_path / "no", "--out", tmp_path / "run"))
@@ -58,9 +58,9 @@ def test_fit_then_evaluate(brats_like, tmp_path):
     assert "7 patients" in result.stdout
     assert result.stdout.splitlines()[-1] == f"model: {run}/1"
     message = fails_after_output(call("fit", data, "--out", run, *small))
-    assert "holds a training run already; give --resume" in message
+    assert "contains a training run already; give --resume" in message
 
-    # Without --epochs a run keeps its own number: the recipe has another one.
+    # Without --epochs a resumed run keeps its number of epochs, which is not that of the recipe.
     result = call("fit", data, "--out", run, "--resume", *small[:2], *small[4:])
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == [nothing_to_do(run), f"model: {run}/1"]
@@ -72,13 +72,13 @@ def test_fit_then_evaluate(brats_like, tmp_path):
     card = json.loads((run / "1/assets.extra/model_card.json").read_text())
     assert {"network", "no network", "paper_iou_slice"} <= set(card["metrics"])
     assert f"{card['metrics']['network']['mixture']['iou_slice']:.3f}" in result.stdout
-    # The card that was written anew is the one that is checked.
+    # The updated card has valid checksums.
     open_folder(run).check()
     text = (run / "1/assets.extra/model_card.md").read_text()
     assert f"| network, mixture | {card['metrics']['network']['mixture']['dice']:.4g} | " in text
     assert f"| no network, mixture | {card['metrics']['no network']['dice']:.4g} | " in text
     rows = list(csv.DictReader((out / "comparisons.csv").read_text().splitlines()))
-    # Four cuts of three methods, of which the equalised input has no own one.
+    # Four cuts of three methods, except the cut "mixture" of the equalised input.
     assert len(rows) == 11 * len(card["data"]["train"])
     assert {row["method"] for row in rows} == {"run", "no network", "equalised"}
     summary = json.loads((out / "summary.json").read_text())["methods"]["run"]
@@ -90,8 +90,8 @@ def test_fit_then_evaluate(brats_like, tmp_path):
     assert "exists already" in message
 
 
-def test_a_finished_run_is_left_alone_without_tensorflow(trained, brats_like):
-    """As a user calls it, since this process has imported TensorFlow."""
+def test_resuming_a_finished_run_does_not_import_tensorflow(trained, brats_like):
+    """The command runs in a new process, because this one has imported TensorFlow."""
     options = small_options()
     given = {
         "--size": options.slices.size,
@@ -100,14 +100,14 @@ def test_a_finished_run_is_left_alone_without_tensorflow(trained, brats_like):
         "--learning-rate": options.learning_rate,
         "--patience": options.patience,
     }
-    # The fixture's slices are 5 mm apart, which the command line does not offer.
+    # The slices of the fixture are 5 mm apart, for which there is no command line option.
     code = (
         "import sys; from dataclasses import replace; from brainseg_tf_cli import fit, main\n"
-        "own = fit._options\n"
-        "def spaced(*given):\n"
-        "    options = own(*given)\n"
+        "original = fit._options\n"
+        "def with_spacing(*given):\n"
+        "    options = original(*given)\n"
         "    return replace(options, slices=replace(options.slices, spacing=5.0))\n"
-        "fit._options = spaced\n"
+        "fit._options = with_spacing\n"
         "try: main.main(sys.argv[1:])\n"
         "except SystemExit as end: code = end.code\n"
         "print(code, [name for name in ('tensorflow', 'keras') if name in sys.modules])"
@@ -122,12 +122,12 @@ def test_a_finished_run_is_left_alone_without_tensorflow(trained, brats_like):
     assert done.stderr == ""
 
 
-def test_every_option_of_fit_has_a_help_and_says_its_default():
+def test_every_option_of_fit_has_a_help_with_its_default():
     from brainseg_tf_cli.fit import fit
 
     helps = {option.name: option.help for option in fit.params if isinstance(option, click.Option)}
     assert all(helps.values())
-    for name, words in {
+    for name, default in {
         "epochs": "[default: cvae: 60; dcvae: 36; dae: 14; unet: 30; selfseg, fusion: 25; with --preset paper: 100]",
         "batch": "[default: cvae, unet, selfseg, fusion: 16; dcvae, dae: 8; with --preset paper: 16]",
         "learning_rate": "[default: cvae, dae, unet: 0.001; dcvae, selfseg, fusion: 0.002; with --preset paper: 0.001]",
@@ -138,23 +138,23 @@ def test_every_option_of_fit_has_a_help_and_says_its_default():
         "corruption_augment": "[default: cvae, dcvae: no; dae, unet, selfseg, fusion: yes; with --preset paper: no]",
         "objective_kl": "[default: cvae, dae, unet, selfseg, fusion: 0.01; dcvae: 0.002; with --preset paper: 0.01]",
     }.items():
-        assert helps[name].endswith(words), helps[name]
+        assert helps[name].endswith(default), helps[name]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--kl-weight", "nan"), "objective.kl: expected a number from 0 on, found nan"),
-        (("--modality", "flair", "--modality", "flair"), "modalities: has 'flair' twice"),
+        (("--kl-weight", "nan"), "objective.kl: expected a number of at least 0, found nan"),
+        (("--modality", "flair", "--modality", "flair"), "modalities: contains 'flair' twice"),
         (("--modality", "seg"), "--modality seg: is the ground truth"),
     ],
 )
-def test_options_that_make_no_sense_are_one_line(brats_like, tmp_path, arguments, message):
+def test_invalid_options_give_a_message_of_one_line(brats_like, tmp_path, arguments, message):
     assert message in fails(call("fit", brats_like, "--out", tmp_path / "run", *arguments))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_recipe_is_a_default(brats_like, tmp_path, monkeypatch):
+def test_the_recipe_gives_the_defaults(brats_like, tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr("brainseg_tf.training.fit.fit", lambda data, out, options, settings: given.append(options))
     small = ("--size", 48, "--epochs", 1, "--min-brain", 0.05, "--batch", 8)
@@ -176,21 +176,21 @@ def test_a_recipe_is_a_default(brats_like, tmp_path, monkeypatch):
     assert (unet.corruption.kind, unet.corruption.augment) == ("both", False)
     assert (paper.corruption.kind, paper.slices.normalisation, paper.slices.central) == ("shapes", "volume", 0.7)
     assert fusion.modalities == ("flair", "t2")
-    alone = call("fit", brats_like, "--out", tmp_path / "alone", "--model", "fusion", "--modality", "flair")
-    assert "needs at least 2 modalities" in fails(alone, code=2)
+    result = call("fit", brats_like, "--out", tmp_path / "one", "--model", "fusion", "--modality", "flair")
+    assert "needs at least 2 modalities" in fails(result, code=2)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_recipe_is_read_back_from_a_card(trained, tmp_path, name):
-    """What cross-validation trains is what the card was written for."""
+    """Cross-validation trains with the recipe in the card."""
     card, options = read_card(trained / "1"), ARCHITECTURES[name].recipe
-    own = {"architecture": options.architecture, "modalities": options.modalities, "slices": options.slices}
-    replace(card, **own, training=training_options(options)).write(tmp_path)
+    network = {"architecture": options.architecture, "modalities": options.modalities, "slices": options.slices}
+    replace(card, **network, training=training_options(options)).write(tmp_path)
     assert recipe_of(read_card(tmp_path)) == options
 
 
 @pytest.mark.slow
-def test_cross_validation_tests_every_patient_once_and_goes_on_after_a_kill(trained, brats_like, tmp_path):
+def test_cross_validation_tests_every_patient_once_and_can_be_continued(trained, brats_like, tmp_path):
     assert "give --out" in fails(call("evaluate", brats_like, "--model", trained, "--folds", 2), code=2)
     card = read_card(trained / "1")
     quick = tmp_path / "quick"
@@ -201,16 +201,16 @@ def test_cross_validation_tests_every_patient_once_and_goes_on_after_a_kill(trai
     result = call(*arguments)
     assert result.exit_code == 0, result.output
     rows = list(csv.DictReader((out / "comparisons.csv").read_text().splitlines()))
-    own = [row["patient"] for row in rows if (row["method"], row["cut"]) == ("small", "mixture")]
-    assert sorted(own) == sorted({row["patient"] for row in rows}) and len(own) == 8
+    tested = [row["patient"] for row in rows if (row["method"], row["cut"]) == ("small", "mixture")]
+    assert sorted(tested) == sorted({row["patient"] for row in rows}) and len(tested) == 8
     for split in json.loads((out / "folds-seed0.json").read_text())["folds"]:
         assert len({*split["train"], *split["validation"], *split["test"]}) == 8
     weights = sorted(out.glob("runs/small/*/1/variables/*"))
     times = [file.stat().st_mtime_ns for file in weights]
     shutil.rmtree(out / "runs/small/seed0-fold2/1")
     assert call(*arguments, "--overwrite").exit_code == 0
-    kept = [file.stat().st_mtime_ns == before for file, before in zip(weights, times, strict=True)]
-    assert kept == ["fold1" in str(file) for file in weights]
+    unchanged = [file.stat().st_mtime_ns == before for file, before in zip(weights, times, strict=True)]
+    assert unchanged == ["fold1" in str(file) for file in weights]
     again = list(csv.DictReader((out / "comparisons.csv").read_text().splitlines()))
     assert [row["dice"] for row in again] == [row["dice"] for row in rows]
     message = fails(call(*arguments[:-2], *FAST, "--folds", 3, "--overwrite"))
@@ -223,7 +223,7 @@ def fails_after_output(result: Result) -> str:
     return result.stderr
 
 
-def test_evaluate_takes_the_patients_that_no_model_learned_from(trained, brats_like, tmp_path):
+def test_evaluate_uses_the_patients_that_no_model_was_trained_on(trained, brats_like, tmp_path):
     data = read_card(trained / "1").data
     result = call("evaluate", brats_like, "--model", trained, *FAST)
     assert result.exit_code == 0, result.output
@@ -231,11 +231,12 @@ def test_evaluate_takes_the_patients_that_no_model_learned_from(trained, brats_l
     assert tested == set(data.test) and not tested & {*data.train, *data.validation}
 
 
-def test_a_strangers_patients_are_all_unseen(trained, brats_like, tmp_path):
-    for place in list(brats_like.glob("HGG/*"))[:1]:
-        shutil.copytree(place, tmp_path / "HGG" / f"other_{place.name}")
-        for file in (tmp_path / "HGG" / f"other_{place.name}").iterdir():
-            file.rename(file.with_name(f"other_{file.name}"))
+def test_all_patients_of_another_cohort_are_unseen(trained, brats_like, tmp_path):
+    patient = next(brats_like.glob("HGG/*"))
+    copy = tmp_path / "HGG" / f"other_{patient.name}"
+    shutil.copytree(patient, copy)
+    for file in list(copy.iterdir()):
+        file.rename(file.with_name(f"other_{file.name}"))
     message = fails(call("evaluate", tmp_path, "--model", trained, "--patients", "train"))
     assert "has no train patients for this model; give --patients all, or --folds 5" in message
     result = call("evaluate", tmp_path, "--model", trained, "--baselines", "no-network", *FAST)
@@ -247,12 +248,12 @@ def test_a_strangers_patients_are_all_unseen(trained, brats_like, tmp_path):
 @pytest.mark.parametrize(
     ("baselines", "message"),
     [
-        ("no-network,nonsense", "nonsense: is none; there are no-network, equalised"),
-        ("equalised", "no-network is always among them"),
-        ("", "no-network is always among them"),
+        ("no-network,nonsense", "nonsense: is not a baseline; choose from no-network, equalised"),
+        ("equalised", "no-network is required, because"),
+        ("", "no-network is required, because"),
     ],
 )
-def test_baselines_are_known_and_never_left_out(trained, brats_like, tmp_path, baselines, message):
+def test_unknown_baselines_and_a_missing_no_network_are_refused(trained, brats_like, tmp_path, baselines, message):
     arguments = ("evaluate", brats_like, "--model", trained, "--baselines", baselines, "--out", tmp_path / "out")
     assert message in fails(call(*arguments), code=2)
     assert not (tmp_path / "out").exists()

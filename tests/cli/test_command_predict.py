@@ -1,4 +1,4 @@
-"""The commands as a user runs them: exit code, what is printed where, which files are left."""
+"""The command ``predict``: exit codes, output on stdout and stderr, and files."""
 
 import json
 import os
@@ -41,10 +41,10 @@ def test_help_lists_the_commands():
 MAPS = ("residual", "reconstruction", "probability")
 
 
-def test_predict_writes_all_it_is_asked_for(trained, tmp_path):
+def test_predict_writes_all_outputs(trained, tmp_path):
     data, truth = make_brain(101)
-    turned = nib.Nifti1Image(data, AFFINE).as_reoriented(np.array([[2, -1], [0, 1], [1, 1]]))
-    nib.save(turned, tmp_path / "scan.nii.gz")
+    reoriented = nib.Nifti1Image(data, AFFINE).as_reoriented(np.array([[2, -1], [0, 1], [1, 1]]))
+    nib.save(reoriented, tmp_path / "scan.nii.gz")
     mask = nib.Nifti1Image(truth.astype(np.uint8), AFFINE).as_reoriented(np.array([[2, -1], [0, 1], [1, 1]]))
     nib.save(mask, tmp_path / "truth.nii.gz")
     names = ("figure", "save-residual", "save-reconstruction", "save-probability", "report")
@@ -76,10 +76,10 @@ def test_predict_writes_all_it_is_asked_for(trained, tmp_path):
     written = nib.load(result_file)
     assert written.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(written.affine, nib.load(scan).affine)
-    assert written.shape == turned.shape
+    assert written.shape == reoriented.shape
     voxels = np.asarray(written.dataobj)
     assert report["lesion_ml"] == pytest.approx(
-        voxels.sum() * abs(np.linalg.det(turned.affine[:3, :3])) / 1000, rel=1e-3
+        voxels.sum() * abs(np.linalg.det(reoriented.affine[:3, :3])) / 1000, rel=1e-3
     )
     centre = nib.affines.apply_affine(written.affine, np.argwhere(np.asarray(mask.dataobj)).mean(axis=0))
     np.testing.assert_allclose(report["lesions"][0]["centroid_mm"], centre, atol=6)
@@ -102,12 +102,12 @@ def test_predict_writes_all_it_is_asked_for(trained, tmp_path):
     inside = np.asarray(mask.dataobj) > 0
     for image in (residual, reconstruction, probability):
         assert image.get_data_dtype() == np.float32
-        assert image.shape == turned.shape
+        assert image.shape == reoriented.shape
         np.testing.assert_array_equal(image.affine, nib.load(scan).affine)
     assert residual.get_fdata()[inside].mean() > 0.15
     posterior = probability.get_fdata()
     assert 0 <= posterior.min() < 0.01 < 0.99 < posterior.max() <= 1
-    # Morphology is what lies between the two.
+    # The mask differs from the probability only by the morphology.
     assert dice(posterior > 0.5, voxels > 0) > 0.95
     assert out["figure"].stat().st_size > 10_000
 
@@ -122,10 +122,10 @@ def test_the_probability_is_zero_where_there_is_no_lesion(trained, scan, tmp_pat
 
 def test_nothing_is_overwritten_unless_told(trained, scan, tmp_path):
     out = tmp_path / "mask.nii.gz"
-    out.write_text("mine")
+    out.write_text("existing file")
     message = fails(call("predict", scan, "--out", out, "--model", trained))
     assert message == f"Error: {out}: exists already; give --overwrite to replace it, or another name\n"
-    assert out.read_text() == "mine"
+    assert out.read_text() == "existing file"
     assert call("predict", scan, "--out", out, "--model", trained, "--overwrite", *FAST).exit_code == 0
     assert nib.load(out).shape == nib.load(scan).shape
     before = scan.read_bytes()
@@ -160,7 +160,7 @@ def test_a_skull_is_a_warning(trained, tmp_path):
     head = save(data + np.random.default_rng(0).normal(0, 3, data.shape).astype(np.float32), tmp_path / "head.nii.gz")
     result = call("predict", head, "--out", tmp_path / "mask.nii.gz", "--model", trained, *FAST)
     assert result.exit_code == 0
-    assert result.stderr.startswith(f"Warning: {head}: seems to have its skull still")
+    assert result.stderr.startswith(f"Warning: {head}: the scan seems not to be skull-stripped")
     brain = save((data > 0).astype(np.uint8), tmp_path / "brain.nii.gz")
     options = ("--brain-mask", brain, "--overwrite", *FAST)
     result = call("predict", head, "--out", tmp_path / "mask.nii.gz", "--model", trained, *options)
@@ -172,14 +172,14 @@ def test_a_name_of_another_modality_is_a_warning(trained, tmp_path):
         scan = save(make_brain(1)[0], tmp_path / name)
         result = call("predict", scan, "--out", tmp_path / f"mask_{name}", "--model", trained, *FAST)
         assert result.exit_code == 0
-        assert ("model small is for flair; the mask may be wrong" in result.stderr) is expected
+        assert ("model small needs flair; the mask may be wrong" in result.stderr) is expected
 
 
 @pytest.mark.parametrize("option", ["--brain-mask", "--truth"])
 def test_masks_on_another_grid_are_refused(option, trained, scan, tmp_path):
     other = save(make_brain(1)[0][:-1], tmp_path / "other.nii.gz")
     message = fails(call("predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained, option, other))
-    assert message == f"Error: {other}: lies on another grid than {scan}; resample it to that scan first\n"
+    assert message == f"Error: {other}: lies on another grid than {scan}; resample it to that scan\n"
     assert not (tmp_path / "m.nii.gz").exists()
 
 
@@ -202,8 +202,8 @@ def test_an_empty_brain_mask_is_refused(trained, scan, tmp_path):
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("nonsense", "Error: nonsense: no such model; shipped are"),
-        ("EMPTY", "no SavedModel in it"),
+        ("nonsense", "Error: nonsense: no such model; give a shipped model ("),
+        ("EMPTY", "contains no SavedModel"),
     ],
 )
 def test_unknown_models_are_refused(name, what, scan, tmp_path):
@@ -216,7 +216,7 @@ def test_unknown_models_are_refused(name, what, scan, tmp_path):
 def test_a_model_for_other_modalities_is_refused(trained, scan, tmp_path):
     out = tmp_path / "m.nii.gz"
     message = fails(call("predict", scan, "--out", out, "--model", trained, "--modality", f"t2={scan}"))
-    assert message == "Error: model small: takes flair and nothing else, not t2; choose another --model\n"
+    assert message == "Error: model small: uses flair, not t2; choose another --model\n"
     both = tmp_path / "both"
     shutil.copytree(trained / "1", both / "1")
     card = both / "1/assets.extra/model_card.json"
@@ -229,8 +229,8 @@ def test_a_model_for_other_modalities_is_refused(trained, scan, tmp_path):
     assert not out.exists()
 
 
-def test_no_permission(trained, scan, monkeypatch, tmp_path):
-    # Root, as which tests often run, may write everywhere; so the answer is put into the system's mouth.
+def test_an_output_folder_without_write_permission_is_refused(trained, scan, monkeypatch, tmp_path):
+    # The tests may run as root, for whom permissions are not checked, so the result of os.access is replaced.
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode, **more: mode != os.W_OK and access(path, mode, **more))
     message = fails(call("predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained))
@@ -261,7 +261,7 @@ def test_debug_shows_the_traceback(tmp_path):
     result = call("--debug", "predict", tmp_path / "no.nii", "--out", tmp_path / "m.nii", "--model", tmp_path)
     assert result.exit_code == 1
     assert "Traceback" in result.stderr
-    assert result.stderr.splitlines()[-1].startswith(f"Error: {tmp_path}: no SavedModel")
+    assert result.stderr.splitlines()[-1].startswith(f"Error: {tmp_path}: contains no SavedModel")
 
 
 def test_one_bad_scan_does_not_stop_the_others(trained, tmp_path):
@@ -286,10 +286,10 @@ def test_one_bad_scan_does_not_stop_the_others(trained, tmp_path):
 def test_several_scans_need_different_names(trained, tmp_path):
     scans = [save(make_brain(1)[0], tmp_path / place / "scan.nii.gz") for place in "ab"]
     message = fails(call("predict", *scans, "--out-dir", tmp_path / "out", "--model", trained))
-    assert "would be the mask of two scans" in message
+    assert "is the mask of two scans; rename one of them" in message
     (tmp_path / "empty").mkdir()
     message = fails(call("predict", tmp_path / "empty", "--out-dir", tmp_path / "out", "--model", trained))
-    assert message.startswith(f"Error: {tmp_path}/empty: no scan (.nii, .nii.gz, .mgz, ...) in it")
+    assert message.startswith(f"Error: {tmp_path}/empty: contains no scan (.nii, .nii.gz, .mgz, ...)")
 
 
 def test_the_papers_preset(trained, scan, tmp_path):

@@ -1,4 +1,4 @@
-"""export, serving-config and predict --server as a user runs them."""
+"""The commands export, serving-config and predict --server."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from stand_in import StandIn
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
-def test_the_mask_is_the_local_models_voxel_for_voxel(urls, trained, scan, tmp_path, scheme):
+def test_the_mask_of_a_served_model_equals_that_of_the_local_model(urls, trained, scan, tmp_path, scheme):
     result = call("predict", scan, "--model", trained, "--out", tmp_path / "local.nii.gz", *FAST)
     assert result.exit_code == 0, result.output
     report = tmp_path / "report.json"
@@ -60,12 +60,12 @@ def test_many_scans_through_one_server(urls, trained, scan, tmp_path):
         (["--server-label", "best"], "model small label best: is not served"),
         (["--server-ca", "nowhere.pem"], "nowhere.pem: no such file"),
         (["--model", "cvae", "--server-model", "small"], "its slices.size is 48, that of cvae is 128"),
-        (["--server", "localhost"], "localhost: is no server's address"),
-        (["--server", "grpc://localhost:1"], "no answer from TensorFlow Serving"),
-        (["--server", "http://localhost:1"], "no answer from TensorFlow Serving"),
+        (["--server", "localhost"], "localhost: is not a server address"),
+        (["--server", "grpc://localhost:1"], "no response from TensorFlow Serving"),
+        (["--server", "http://localhost:1"], "no response from TensorFlow Serving"),
     ],
 )
-def test_what_goes_wrong_is_one_line_and_leaves_no_file(urls, trained, scan, tmp_path, arguments, message):
+def test_a_failure_gives_a_message_of_one_line_and_leaves_no_file(urls, trained, scan, tmp_path, arguments, message):
     base = ["--model", trained, "--server", urls["grpc"]]
     out, report = tmp_path / "out" / "mask.nii.gz", tmp_path / "out" / "report.json"
     out.parent.mkdir()
@@ -75,13 +75,13 @@ def test_what_goes_wrong_is_one_line_and_leaves_no_file(urls, trained, scan, tmp
     assert list(out.parent.iterdir()) == []
 
 
-def test_a_spoilt_answer_leaves_no_file(served_models, trained, scan, tmp_path):
+def test_an_invalid_response_leaves_no_file(served_models, trained, scan, tmp_path):
     (tmp_path / "out").mkdir()
     with StandIn(served_models) as server:
         server.faults.spoil = lambda outputs: {name: values * np.float32(np.nan) for name, values in outputs.items()}
         arguments = ["--model", trained, "--server", next(server.urls())]
         stderr = fails(call("predict", scan, "--out", tmp_path / "out" / "mask.nii.gz", *arguments))
-    assert "NaN or infinity" in stderr
+    assert "contains NaN, infinity" in stderr
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -97,7 +97,7 @@ def test_wrong_usage(scan, tmp_path, arguments, message):
     assert message in fails(call("predict", scan, "--out", tmp_path / "mask.nii.gz", *arguments), code=2)
 
 
-def test_from_a_trained_model_to_a_servers_files(trained, tmp_path):
+def test_export_and_serving_config(trained, tmp_path):
     repository, out = tmp_path / "models", tmp_path / "serving"
     result = call("export", trained, "--to", repository)
     assert (result.exit_code, result.stdout) == (0, f"{repository / 'small' / '1'}: exported\n")
@@ -112,7 +112,7 @@ def test_from_a_trained_model_to_a_servers_files(trained, tmp_path):
 
 def test_export_and_serving_config_refuse(tmp_path):
     assert "no such model" in fails(call("export", "nonsense", "--to", tmp_path / "models"))
-    assert "add one with brainseg-tf export" in fails(call("serving-config", tmp_path, "--out", tmp_path / "out"))
+    assert "add a model with brainseg-tf export" in fails(call("serving-config", tmp_path, "--out", tmp_path / "out"))
     (tmp_path / "file").touch()
     assert "cannot be created" in fails(call("export", "cvae", "--to", tmp_path / "file"))
     assert sorted(place.name for place in tmp_path.iterdir()) == ["file"]

@@ -5,7 +5,7 @@ from brainseg_tf import installation, saved_model
 from helpers import call
 
 
-def test_a_sound_installation(monkeypatch):
+def test_an_intact_installation(monkeypatch):
     result = call("doctor")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
@@ -15,7 +15,7 @@ def test_a_sound_installation(monkeypatch):
     assert any(line.strip().startswith("CPU") for line in lines)
     for model in saved_model.shipped():
         digest = model.card.checksums["variables/variables.data-00000-of-00001"]
-        state = "whole" if model.checks_card else "whole, exported before cards were checked"
+        state = "intact" if model.checks_card else "intact, exported before cards had checksums"
         assert f"  {model.card.name}, version {model.card.version}: {state} ({digest[:16]})" in lines
 
 
@@ -30,14 +30,17 @@ def test_a_damaged_model_and_a_missing_package(trained, tmp_path, monkeypatch):
     (tmp_path / "models" / "no-card" / "1" / "assets.extra" / "model_card.json").write_text("[]")
     shutil.copytree(trained / "1", tmp_path / "models" / "sound" / "1")
     monkeypatch.setattr(saved_model, "_home", lambda: tmp_path / "models")
-    needed = {"": [installation.Needed("nonsense>=1", None, False), installation.Needed("old>=2", "1.0", False)]}
-    monkeypatch.setattr(installation, "requirements", lambda: needed)
+    missing, old = (
+        installation.Dependency("nonsense>=1", None, False),
+        installation.Dependency("old>=2", "1.0", False),
+    )
+    monkeypatch.setattr(installation, "requirements", lambda: {"": [missing, old]})
     result = call("doctor")
     assert result.exit_code == 1
-    assert "variables/variables.index: is not the file that the model card was written for" in result.stdout
-    assert f"  edited, version 1: {card}: is not the file that the model card was written for" in result.stdout
+    assert "variables/variables.index: does not match the checksum in the model card" in result.stdout
+    assert f"  edited, version 1: {card}: does not match the checksum in the model card" in result.stdout
     assert "  no-card, version 1: " in result.stdout and "expected an object, found a list" in result.stdout
-    assert "  sound, version 1: whole (" in result.stdout
+    assert "  sound, version 1: intact (" in result.stdout
     assert "missing      nonsense>=1\n" in result.stdout
-    assert "1.0          old>=2   <- another version is needed" in result.stdout
+    assert "1.0          old>=2   <- another version is required" in result.stdout
     assert result.stderr == "Error: 5 problem(s), see above\n"

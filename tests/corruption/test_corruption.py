@@ -1,4 +1,4 @@
-"""What a network learns to undo or to find."""
+"""The corruption of slices for training."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ KINDS = ("shapes", "noise", "both", "lesions")
 
 
 def heads(count: int = 16, size: int = 64, channels: int = 2) -> tf.Tensor:
-    """Round brains of an even texture; 0 outside."""
+    """Circular brains with a homogeneous texture; 0 outside."""
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
     texture = 0.3 + 0.03 * np.random.default_rng(0).standard_normal((count, size, size, channels))
     return tf.constant(texture * ((x**2 + y**2) < (0.4 * size) ** 2)[None, ..., None], tf.float32)
@@ -29,11 +29,11 @@ def blank(count: int = 64, size: tuple[int, int] = (96, 80), channels: int = 1) 
     return tf.fill([count, *size, channels], -1.0)
 
 
-# XLA takes seconds to compile each: every part once.
+# Few combinations, because the XLA compilation of each takes seconds. Every part is in one of them.
 @pytest.mark.parametrize(
     ("kind", "augment"), [("shapes", False), ("noise", False), pytest.param("lesions", True, marks=pytest.mark.slow)]
 )
-def test_everything_follows_from_the_seed(kind, augment):
+def test_the_task_depends_only_on_images_and_seed(kind, augment):
     task_of = partial(corrupt, options=CorruptionOptions(kind, augment))
     images, seed = heads(), tf.constant([11, 123456])
     plain, again = task_of(images, seed), task_of(images, seed)
@@ -41,7 +41,7 @@ def test_everything_follows_from_the_seed(kind, augment):
     mapped = next(iter(tf.data.Dataset.from_tensors((images, seed)).map(task_of)))
     for name, values in plain._asdict().items():
         np.testing.assert_array_equal(values, getattr(again, name))
-        # XLA rounds floats differently; a pixel at a lesion's very edge may change sides.
+        # XLA rounds floats differently, so a pixel at the edge of a lesion can differ.
         close = np.isclose(values, getattr(compiled, name), atol=1e-4)
         assert close.mean() > 0.999
         np.testing.assert_allclose(values, getattr(mapped, name), atol=1e-6)
@@ -49,7 +49,7 @@ def test_everything_follows_from_the_seed(kind, augment):
         assert (plain.corrupted.numpy() != task_of(images, tf.constant(other)).corrupted.numpy()).any()
 
 
-def test_shapes_are_the_same_bit_for_bit_with_and_without_xla():
+def test_shapes_are_bitwise_the_same_with_and_without_xla():
     task_of = partial(corrupt, options=CorruptionOptions())
     images, seed = heads(), tf.constant([11, 123456])
     compiled = tf.function(task_of, jit_compile=True)(images, seed)
@@ -57,7 +57,7 @@ def test_shapes_are_the_same_bit_for_bit_with_and_without_xla():
 
 
 @pytest.mark.slow
-def test_xla_compiles_what_training_takes_unless_told_otherwise(monkeypatch):
+def test_the_corruption_is_compiled_with_xla_unless_turned_off(monkeypatch):
     images, seed, options = heads(), tf.constant([11, 123456]), CorruptionOptions("shapes")
     for value, compiled in (("0", False), ("1", True), (None, True)):
         monkeypatch.delenv("BRAINSEG_XLA")
@@ -71,7 +71,7 @@ def test_xla_compiles_what_training_takes_unless_told_otherwise(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tasks_are_images_of_a_brain(kind):
+def test_range_and_background_of_tasks(kind):
     images = heads()
     task = corrupt(images, tf.constant([1, 2]), CorruptionOptions(kind, augment=True))
     outside = images.numpy()[..., 0] == 0
@@ -81,12 +81,12 @@ def test_tasks_are_images_of_a_brain(kind):
     assert not task.clean.numpy()[outside].any()
     assert set(np.unique(task.lesion)) <= {0.0, 1.0}
     assert task.lesion.numpy().any() == (kind == "lesions")
-    # A healthy brain stays one: its median moves by a scale of at most exp(0.2).
-    medians = np.array([np.median(image[~hidden]) for image, hidden in zip(task.clean, outside, strict=True)])
+    # The median of a clean brain changes by a factor of at most exp(0.2).
+    medians = np.array([np.median(image[~masked]) for image, masked in zip(task.clean, outside, strict=True)])
     assert 0.3 * np.exp(-0.3) < medians.min() and medians.max() < 0.3 * np.exp(0.3)
 
 
-def test_lesions_are_where_the_task_says():
+def test_only_pixels_of_the_lesion_mask_are_changed():
     images = heads(200)
     options = CorruptionOptions("lesions", lesions=LesionOptions(bright=0, dark=0))
     task = corrupt(images, tf.constant([3, 4]), options)
@@ -117,13 +117,13 @@ def test_noise_is_coarse_and_has_its_standard_deviation():
     assert abs(np.corrcoef(noise[..., 0].ravel(), noise[..., 1].ravel())[0, 1]) < 0.1
 
 
-def test_draws_have_the_distributions_they_name():
+def test_distributions_of_draws():
     draws = Draws(tf.constant([1, 2]), tf.constant(4000))
     assert draws.uniform(-1.0, 3.0, rank=2).shape == (4000, 1)
     assert float(tf.reduce_mean(draws.uniform(-1.0, 3.0))) == pytest.approx(1, abs=0.1)
     logs = np.log(draws.log_uniform(0.1, 10.0))
     assert logs.min() > np.log(0.1) and logs.max() < np.log(10) and logs.mean() == pytest.approx(0, abs=0.1)
-    assert float(tf.reduce_mean(draws.coin(0.3))) == pytest.approx(0.3, abs=0.03)
+    assert float(tf.reduce_mean(draws.bernoulli(0.3))) == pytest.approx(0.3, abs=0.03)
     field = draws.field((20, 30), 4).numpy()
     assert field.shape == (4000, 20, 30)
     np.testing.assert_allclose(field.std(axis=0), 1, atol=0.1)
@@ -133,7 +133,7 @@ def test_draws_have_the_distributions_they_name():
 
 
 def test_flips_and_shapes_are_independent():
-    """One shape on each image; the correlation of its area with the flip of the image that it is painted on."""
+    """With one shape per image, the area of the shape is not correlated with the flip of the image."""
     ramp = np.broadcast_to(np.linspace(0.1, 0.2, 64, dtype=np.float32)[None, None, :, None], (400, 64, 64, 1))
     options = CorruptionOptions("shapes", augment=True, shapes=1)
     task = corrupt(tf.constant(ramp), tf.constant([3, 5]), options)
@@ -141,9 +141,9 @@ def test_flips_and_shapes_are_independent():
     seed = stream(tf.constant([3, 5]), 2)
     area = (paint(blank(400, (64, 64)), seed.numpy().tolist(), shapes=1) >= 0).sum(axis=(1, 2, 3))
     painted = (np.abs(task.corrupted - task.clean) > 0.1).sum(axis=(1, 2, 3))
-    # The areas are those of this task: shapes of other seeds would not agree with what was changed.
+    # Shapes of this seed agree with the changed pixels, so the areas are those of this task.
     assert np.corrcoef(area, painted)[0, 1] > 0.5
-    # 3 standard deviations of the correlation of 400 independent pairs.
+    # 0.15 is 3 standard deviations of the correlation of 400 independent pairs.
     assert abs(np.corrcoef(flipped, area)[0, 1]) < 0.15
 
 
@@ -152,42 +152,42 @@ def test_any_number_of_channels(kind):
     images = heads(2, 32, channels=20)
     task = corrupt(images, tf.constant([1, 2]), CorruptionOptions(kind, augment=True))
     assert task.corrupted.shape == images.shape
-    # No two channels are recoloured alike.
+    # The contrast of each channel is varied differently.
     means = task.clean.numpy().mean(axis=(1, 2))
     assert len(np.unique(means.round(6), axis=1).T) == len(np.unique(means.round(6).T, axis=0)) == 20
 
 
-def test_draws_never_repeat():
+def test_random_numbers_do_not_repeat():
     draws = Draws(tf.constant([4, 2]), tf.constant(1))
     numbers = [float(draws.uniform(0.0, 1.0)[0, 0, 0]) for _ in range(500)]
-    # Two of 500 numbers in four million steps agree by chance in three of a hundred seeds; not with this one.
+    # With 3 % of the seeds two of 500 numbers agree by chance, since there are four million values; not with this seed.
     assert len(set(numbers)) == 500
 
 
 def test_one_shape_is_a_square_or_circle_of_the_right_size():
     painted = paint(blank(400), [1, 2], shapes=1, spread=0.05)[..., 0] >= 0
-    sizes, round_ = [], 0
+    sizes, circles = [], 0
     for mask in painted:
         rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
         height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
         assert abs(height - width) <= 1
         filled = mask.sum() / (height * width)
         assert filled == pytest.approx(1) or filled < 0.95
-        round_ += filled < 0.95
+        circles += filled < 0.95
         sizes.append(height)
-    # 15 to 40 of 240 pixels are 5 to 13.3 of 80.
+    # Sizes of 15 / 240 to 40 / 240 of the shorter side are 5 to 13.3 of 80 pixels.
     assert 4 <= min(sizes) <= 6
     assert 13 <= max(sizes) <= 14
-    assert 150 < round_ < 250
+    assert 150 < circles < 250
 
 
 def test_number_position_and_intensity():
     corrupted = paint(blank(600), [3, 4], shapes=3, spread=0.1)[..., 0]
     levels = [np.unique(image[image >= 0]) for image in corrupted]
     assert {1, 2, 3} >= {len(level) for level in levels} > {1}
-    every = np.concatenate(levels)
-    assert every.min() < 0.02 and every.max() > 0.98
-    assert every.mean() == pytest.approx(0.5, abs=0.03)
+    all_levels = np.concatenate(levels)
+    assert all_levels.min() < 0.02 and all_levels.max() > 0.98
+    assert all_levels.mean() == pytest.approx(0.5, abs=0.03)
     single = paint(blank(600), [3, 4], shapes=1, spread=0.1)[..., 0]
     centres = np.array([np.argwhere(image >= 0).mean(axis=0) for image in single])
     np.testing.assert_allclose(centres.mean(axis=0), [47.5, 39.5], atol=1)

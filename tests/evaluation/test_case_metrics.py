@@ -1,4 +1,4 @@
-"""Comparisons against scikit-learn; a score cut at any threshold against the mask it stands for."""
+"""Metrics compared with scikit-learn; histogram metrics compared with those of the mask above the threshold."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_against_scikit_learn():
 def test_a_cut_histogram_is_the_mask_above_the_threshold(threshold):
     one = random_patient(2)
     score = np.random.default_rng(3).random(one.truth.shape)
-    score[0] = threshold / BINS  # Just not above it.
+    score[0] = threshold / BINS  # Equal to the threshold, so not above it.
     histogram = Histogram(one, score)
     mask = (score > threshold / BINS) & one.brain
     expected, result = compare("m", "c", one, mask), histogram.cut("m", "c", one, threshold)
@@ -39,7 +39,7 @@ def test_a_cut_histogram_is_the_mask_above_the_threshold(threshold):
     assert histogram.healthy()[threshold] == mask[..., 6:].sum()
 
 
-def test_nothing_to_find():
+def test_a_patient_without_a_lesion():
     one = random_patient()
     empty = Patient("p", one.truth & False, one.brain, one.used, one.spacing)
     result = compare("m", "mixture", empty, empty.truth)

@@ -1,4 +1,4 @@
-"""The protocol on synthetic patients."""
+"""The evaluation of methods on synthetic patients."""
 
 import shutil
 from dataclasses import replace
@@ -9,10 +9,10 @@ import pytest
 from brainseg_tf.evaluation.case_metrics import BINS, Histogram
 from brainseg_tf.evaluation.methods import (
     EQUALISED,
-    FALSE,
+    FALSE_POSITIVE_CUT,
     MIXTURE_CUT,
     NO_NETWORK,
-    VALIDATION,
+    VALIDATION_CUT,
     Method,
     baseline,
     best_threshold,
@@ -26,48 +26,48 @@ from synthetic_models import LEVELS, OPTIONS, Healthy, card
 
 
 def methods() -> list[Method]:
-    bases = [baseline(name, card(), OPTIONS, LEVELS["input"]) for name in (NO_NETWORK, EQUALISED)]
-    return [Method("perfect", card(), Healthy(), OPTIONS), *bases]
+    baselines = [baseline(name, card(), OPTIONS, LEVELS["input"]) for name in (NO_NETWORK, EQUALISED)]
+    return [Method("perfect", card(), Healthy(), OPTIONS), *baselines]
 
 
-def test_every_patient_is_compared_beside_no_network(brats_like):
+def test_models_and_baselines_are_compared_on_every_test_patient(brats_like):
     patients = read_cohort(brats_like, ("flair",)).patients
-    said = []
-    result = evaluate(methods(), patients[3:5], patients[:2], said.append)
+    shown = []
+    result = evaluate(methods(), patients[3:5], patients[:2], shown.append)
     assert [(one.method, one.patient, one.cut) for one in result.comparisons] == [
         (method, patient.name, MIXTURE_CUT) for patient in patients[:2] for method in ("perfect", NO_NETWORK)
     ]
-    assert said == result.comparisons
-    assert all(one.dice > 0.6 for one in said)
+    assert shown == result.comparisons
+    assert all(one.dice > 0.6 for one in shown)
     scan = read_volume(patients[0].scans["flair"])
-    assert said[0].lesion_ml == pytest.approx(read_mask(patients[0].truth, scan).sum() * scan.voxel_ml)
-    assert said[0].average_precision > 0.6 and said[0].hausdorff95 < 20
-    # Without its abnormal slices a patient is healthy.
-    assert [one.tumour_free_ml for one in said] == [0] * 4
+    assert shown[0].lesion_ml == pytest.approx(read_mask(patients[0].truth, scan).sum() * scan.voxel_ml)
+    assert shown[0].average_precision > 0.6 and shown[0].hausdorff95 < 20
+    # The tumour-free slices contain nothing that these methods flag.
+    assert [one.tumour_free_ml for one in shown] == [0] * 4
 
     cuts = list(result.cut())
     assert {(one.method, one.cut) for one in cuts} == {
-        (method, cut) for method in ("perfect", NO_NETWORK, EQUALISED) for cut in (FALSE, VALIDATION)
+        (method, cut) for method in ("perfect", NO_NETWORK, EQUALISED) for cut in (FALSE_POSITIVE_CUT, VALIDATION_CUT)
     }
     best = {one.patient: one.dice for one in oracle([result]) if one.method == "perfect"}
     assert len(best) == 2
-    chosen = [one.dice for one in cuts if (one.method, one.cut) == ("perfect", VALIDATION)]
-    assert np.mean(list(best.values())) >= np.mean(chosen) > 0.5
+    by_validation = [one.dice for one in cuts if (one.method, one.cut) == ("perfect", VALIDATION_CUT)]
+    assert np.mean(list(best.values())) >= np.mean(by_validation) > 0.5
 
 
-def test_the_false_positives_threshold_holds_on_validation_patients(brats_like):
-    """A test patient that is also the validation patient gets what the threshold promises."""
+def test_the_false_positive_threshold_on_its_own_validation_patient(brats_like):
+    """Validation and test patient are the same, so the false positive share on it must be just below 5 %."""
     patients = read_cohort(brats_like, ("flair",)).patients[:1]
     result = evaluate(methods(), patients, patients)
     ((one, histogram),) = result.test[NO_NETWORK]
-    (cut,) = [cut for cut in result.cut() if (cut.method, cut.cut) == (NO_NETWORK, FALSE)]
+    (cut,) = [cut for cut in result.cut() if (cut.method, cut.cut) == (NO_NETWORK, FALSE_POSITIVE_CUT)]
     healthy = one.brain & ~one.truth.any(axis=(0, 1))
     flagged = cut.false_ml / (healthy.sum() * one.voxel_ml)
     assert 0.02 < flagged <= 0.05
     assert histogram.healthy()[0] == healthy.sum()
 
 
-def test_without_validation_patients_two_cuts_remain(brats_like):
+def test_without_validation_patients_only_mixture_and_oracle_are_measured(brats_like):
     result = evaluate(methods(), (), read_cohort(brats_like, ("flair",)).patients[:1])
     assert list(result.cut()) == []
     assert {one.method for one in oracle([result])} == {"perfect", NO_NETWORK, EQUALISED}
@@ -84,15 +84,13 @@ def test_the_best_threshold_is_the_best():
     assert mean[best_threshold(histograms) - 1] == max(mean)
 
 
-def test_a_level_of_the_user_is_not_the_baselines():
-    for level, expected in ((None, None), (0.0, 0.0), (0.3, None)):
-        assert (
-            baseline(NO_NETWORK, card(), replace(OPTIONS, healthy_threshold=level), 0.7).options.healthy_threshold
-            == expected
-        )
+def test_a_baseline_ignores_the_users_healthy_threshold_unless_it_is_0():
+    for threshold, expected in ((None, None), (0.0, 0.0), (0.3, None)):
+        options = replace(OPTIONS, healthy_threshold=threshold)
+        assert baseline(NO_NETWORK, card(), options, 0.7).options.healthy_threshold == expected
 
 
-def test_a_broken_patient_is_named_and_not_fatal(brats_like, tmp_path):
+def test_a_patient_with_a_damaged_file_is_left_out_and_named(brats_like, tmp_path):
     shutil.copytree(brats_like, tmp_path / "data")
     patients = read_cohort(tmp_path / "data", ("flair",)).patients[:2]
     patients[0].truth.write_bytes(b"")

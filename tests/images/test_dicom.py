@@ -1,4 +1,4 @@
-"""A series of DICOM slices in, a DICOM segmentation out."""
+"""Reading of DICOM series and writing of DICOM segmentations."""
 
 import os
 import shutil
@@ -34,7 +34,15 @@ MISSING = object()
 
 
 def write_series(folder, data, affine, series=None, **changes):
-    """A series as a scanner would send it: unsorted names, LPS positions, whole numbers with a slope."""
+    """Writes a series like a scanner's: unsorted file names, LPS positions, integers with a rescale slope.
+
+    Args:
+        folder: for the files.
+        data: (X, Y, Z), the values.
+        affine: (4, 4), to RAS world space.
+        series: the Series Instance UID; a new one if None.
+        **changes: values of attributes, or functions of the slice's index; ``MISSING`` deletes an attribute.
+    """
     folder.mkdir(exist_ok=True)
     lps = np.diag([-1, -1, 1, 1]) @ affine
     step = np.linalg.norm(lps[:3, :3], axis=0)
@@ -95,23 +103,23 @@ def test_a_series_gets_the_mask_that_its_nifti_gets(series, trained, tmp_path):
         *FAST,
     )
     assert (result.exit_code, result.stderr) == (0, "")
-    ours, theirs = nib.load(tmp_path / "b.nii.gz"), nib.load(tmp_path / "a.nii.gz")
-    # Another order of axes, the same place in the world.
-    turned = ours.as_reoriented(
-        nib.orientations.ornt_transform(nib.io_orientation(ours.affine), nib.io_orientation(theirs.affine))
+    mask, expected = nib.load(tmp_path / "b.nii.gz"), nib.load(tmp_path / "a.nii.gz")
+    # The axes have another order; the positions in world space are the same.
+    reoriented = mask.as_reoriented(
+        nib.orientations.ornt_transform(nib.io_orientation(mask.affine), nib.io_orientation(expected.affine))
     )
-    np.testing.assert_allclose(turned.affine, theirs.affine, atol=1e-3)
-    np.testing.assert_array_equal(turned.get_fdata(), theirs.get_fdata())
-    # No patient in what can be passed on.
+    np.testing.assert_allclose(reoriented.affine, expected.affine, atol=1e-3)
+    np.testing.assert_array_equal(reoriented.get_fdata(), expected.get_fdata())
+    # The page does not contain the patient's name.
     assert b"DOE^JOHN" not in (tmp_path / "b.html").read_bytes()
     written = hd.seg.segread(seg)
     assert written.PatientID == "4711"
     assert str(written.get_segment_description(1).segment_label) == "Lesion"
     back = written.get_volume(combine_segments=True)
-    there = nib.affines.apply_affine(back.get_affine("RAS"), np.argwhere(back.array))
-    expected = nib.affines.apply_affine(ours.affine, np.argwhere(ours.get_fdata()))
+    positions = nib.affines.apply_affine(back.get_affine("RAS"), np.argwhere(back.array))
+    expected_positions = nib.affines.apply_affine(mask.affine, np.argwhere(mask.get_fdata()))
     np.testing.assert_allclose(
-        sorted(map(tuple, np.round(there, 2))), sorted(map(tuple, np.round(expected, 2))), atol=0.02
+        sorted(map(tuple, np.round(positions, 2))), sorted(map(tuple, np.round(expected_positions, 2))), atol=0.02
     )
     referenced = {
         one.ReferencedSOPInstanceUID for one in written.ReferencedSeriesSequence[0].ReferencedInstanceSequence
@@ -119,7 +127,7 @@ def test_a_series_gets_the_mask_that_its_nifti_gets(series, trained, tmp_path):
     assert referenced <= {pydicom.dcmread(file).SOPInstanceUID for file in series.iterdir()}
 
 
-def test_folders_of_series_are_scans_and_an_empty_mask_is_a_segmentation_too(trained, tmp_path):
+def test_subfolders_with_series_are_segmented_and_an_empty_mask_is_written_as_dicom(trained, tmp_path):
     folder = tmp_path / "scans"
     folder.mkdir()
     write_series(folder / "healthy", make_brain(3, lesion=False)[0], AFFINE)
@@ -133,17 +141,16 @@ def test_folders_of_series_are_scans_and_an_empty_mask_is_a_segmentation_too(tra
 
 def test_a_segmentation_needs_a_series_and_a_dcm_name(series, scan, trained, tmp_path):
     options = ("--out", tmp_path / "m.nii.gz", "--model", trained, "--save-dicom-seg")
-    assert "is no folder of DICOM slices" in fails(call("predict", scan, *options, tmp_path / "m.dcm"))
+    assert "is not a folder of DICOM slices" in fails(call("predict", scan, *options, tmp_path / "m.dcm"))
     assert "must end in .dcm" in fails(call("predict", series, *options, tmp_path / "m.nii"))
     assert list(tmp_path.iterdir()) == [scan]
 
 
-# --- What lies in folders of slices ---
+# --- Files in the folder of a series ---
 
 DATA = np.rint(make_brain(101)[0] / 0.5) * 0.5
 COUNT = DATA.shape[2]
 COLUMNS, ROWS = DATA.shape[:2]
-NORMAL = -1  # of AFFINE's slices, along z
 
 
 @pytest.fixture
@@ -152,7 +159,7 @@ def folder(tmp_path):
 
 
 def first(folder):
-    """The file of the slice that was written first."""
+    """The file of the first slice."""
     return slice_of(folder, 0)
 
 
@@ -161,7 +168,7 @@ def slice_of(folder, k):
 
 
 def edit(file, target=None, **changes):
-    """Changes attributes of a file, or writes them to another one."""
+    """Changes attributes of a file, in place or in a copy ``target``; returns the changed file."""
     one = pydicom.dcmread(file)
     for name, value in changes.items():
         if value is MISSING:
@@ -174,29 +181,29 @@ def edit(file, target=None, **changes):
 
 
 def check_read(folder, *notes):
-    """The volume is that of all slices, and these things are said about it, and no others."""
+    """Checks that a folder is read as the volume ``DATA``, with warnings that contain ``notes`` and no others."""
     volume = read_volume(folder)
-    # LPS of a volume whose first two axes point to the left and to the back.
     expected = nib.Nifti1Image(DATA, AFFINE)
-    turn = nib.orientations.ornt_transform(nib.io_orientation(AFFINE), nib.orientations.axcodes2ornt("LPS"))
-    np.testing.assert_array_equal(volume.data, expected.as_reoriented(turn).get_fdata())
-    np.testing.assert_allclose(volume.affine, expected.as_reoriented(turn).affine, atol=1e-3)
-    assert len(volume.doubts) == len(notes), volume.doubts
-    for doubt, note in zip(volume.doubts, notes, strict=True):
-        assert note in doubt
-        assert doubt.isprintable()
+    transform = nib.orientations.ornt_transform(nib.io_orientation(AFFINE), nib.orientations.axcodes2ornt("LPS"))
+    np.testing.assert_array_equal(volume.data, expected.as_reoriented(transform).get_fdata())
+    np.testing.assert_allclose(volume.affine, expected.as_reoriented(transform).affine, atol=1e-3)
+    assert len(volume.warnings) == len(notes), volume.warnings
+    for warning, note in zip(volume.warnings, notes, strict=True):
+        assert note in warning
+        assert warning.isprintable()
     return volume
 
 
 def refused(folder, message, read=read_volume):
+    """Checks that a folder is refused with a printable error that names it; returns the error."""
     with pytest.raises(InputError, match=message) as error:
         read(folder)
-    said = str(error.value)
-    assert said.isprintable()
-    assert str(folder) in said
-    # No name of a Python attribute or type.
-    assert not any(word in said for word in ("object", "attribute", "Dataset", "FileDataset", "NoneType", "__"))
-    return said
+    text = str(error.value)
+    assert text.isprintable()
+    assert str(folder) in text
+    # The text of a Python exception is not shown.
+    assert not any(word in text for word in ("object", "attribute", "Dataset", "FileDataset", "NoneType", "__"))
+    return text
 
 
 def strip_preamble(file, meta=True):
@@ -211,7 +218,7 @@ def apple_double(file):
 
 
 def dicomdir(folder, file, in_data_set):
-    """A directory: its class may stand in the file's own header only."""
+    """Writes a DICOMDIR; its SOP Class UID is in the file meta information, and in the data set if asked for."""
     one = pydicom.dcmread(first(folder), stop_before_pixels=True)
     one.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
     for name in ("Rows", "Columns", "SeriesInstanceUID", "SOPInstanceUID"):
@@ -243,12 +250,12 @@ def test_hidden_files_directories_and_notes_are_passed_over(folder, tmp_path):
     edit(first(folder), folder / "seg.dcm", SOPClassUID=SegmentationStorage, Modality="SEG", SeriesInstanceUID="1.2.3")
     assert is_series(folder)
     check_read(folder)
-    alone = tmp_path / "alone"
-    alone.mkdir()
+    ignored = tmp_path / "ignored"
+    ignored.mkdir()
     for name in ("._1.dcm", "DICOMDIR", "other", ".DS_Store", "notes.txt", "report.dcm", "seg.dcm"):
-        shutil.copy(folder / name, alone)
-    assert not is_series(alone)
-    refused(alone, "is a folder without DICOM slices")
+        shutil.copy(folder / name, ignored)
+    assert not is_series(ignored)
+    refused(ignored, "is a folder without DICOM slices")
 
 
 @pytest.mark.parametrize("meta", [True, False])
@@ -284,7 +291,7 @@ def test_slices_without_preamble_are_read(folder, meta, which, syntax):
         b"",
     ],
 )
-def test_what_only_begins_like_dicom_is_none(tmp_path, folder, content):
+def test_files_that_only_start_like_dicom_are_ignored(tmp_path, folder, content):
     place = tmp_path / "binary"
     place.mkdir()
     (place / "data").write_bytes(content)
@@ -312,13 +319,14 @@ def test_slices_may_have_any_name(folder, name):
 
 
 def damage(file, what):
+    """Damages a slice; "early", "late" and "pixels" truncate it at that position."""
     if what == "empty":
         file.write_bytes(b"")
     elif what == "zeros":
         file.write_bytes(bytes(file.stat().st_size))
     elif what == "text":
         file.write_text("<html>Access denied</html>" * 20)
-    elif what == "link to nothing":
+    elif what == "broken link":
         file.unlink()
         file.symlink_to(file.with_name("gone"))
     else:
@@ -326,32 +334,32 @@ def damage(file, what):
 
 
 @pytest.mark.parametrize("name", ["{}.dcm", "IM{}"])
-@pytest.mark.parametrize("what", ["empty", "zeros", "text", "link to nothing", "early", "late", "pixels"])
+@pytest.mark.parametrize("what", ["empty", "zeros", "text", "broken link", "early", "late", "pixels"])
 def test_a_damaged_slice_is_named_also_at_the_end_of_the_stack(folder, what, name):
     files = [slice_of(folder, k) for k in range(COUNT)]
     for k, file in enumerate(files):
         file.rename(folder / name.format(k))
     damage(folder / name.format(COUNT - 1), what)
-    said = refused(folder, "named like the slices|damaged or cut off|is a link to a file that is not there")
-    assert name.format(COUNT - 1) in said
+    message = refused(folder, "named like the slices|damaged or cut off|is a link to a file that does not exist")
+    assert name.format(COUNT - 1) in message
 
 
-def test_a_series_of_links_to_nothing_is_one(tmp_path):
+def test_a_series_of_broken_links_is_refused_as_a_series(tmp_path):
     (tmp_path / "1.dcm").symlink_to(tmp_path / "annex" / "1")
     assert is_series(tmp_path)
-    refused(tmp_path, "1.dcm: is a link to a file that is not there; fetch it")
+    refused(tmp_path, "1.dcm: is a link to a file that does not exist; fetch it")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of POSIX")
 def test_slices_that_may_not_be_read_are_said(open_folder):
     place = write_series(open_folder / "series", DATA, AFFINE)
-    read_volume(place)  # highdicom is imported while it may be
+    read_volume(place)  # Imports highdicom before the user is changed.
     file = slice_of(place, 3)
     file.chmod(0)
     with somebody_else(place):
         assert is_series(place)
-        said = refused(place, r"cannot be read \(Permission denied\); change its permissions")
-        assert file.name in said
+        message = refused(place, r"cannot be read \(Permission denied\); change its permissions")
+        assert file.name in message
     for one in place.iterdir():
         one.chmod(0)
     with somebody_else(place):
@@ -368,14 +376,14 @@ def test_slices_that_may_not_be_read_are_said(open_folder):
 
 def test_of_copies_one_is_used(folder):
     shutil.copy(slice_of(folder, 5), folder / "copy.dcm")
-    check_read(folder, "1 file is a copy of another; it is not used")
-    # Exported twice, each time with identifiers of its own.
+    check_read(folder, "1 file is a copy of another file and is not used")
+    # A slice that was exported twice, with different identifiers.
     edit(slice_of(folder, 6), folder / "again.dcm", SOPInstanceUID=generate_uid())
-    with_both = "1 file is a copy of another", "1 file is a copy of another"
-    check_read(folder, *with_both)
+    note = "1 file is a copy of another file and is not used"
+    check_read(folder, note, note)
 
 
-def test_one_identifier_for_all_slices_loses_none(tmp_path):
+def test_slices_with_the_same_identifier_are_all_kept(tmp_path):
     place = write_series(tmp_path / "series", DATA, AFFINE, SOPInstanceUID="1.2.3")
     check_read(place)
 
@@ -395,7 +403,7 @@ def test_several_images_at_one_position_are_refused(tmp_path, changes, words):
         one = pydicom.dcmread(file)
         pixels = (one.pixel_array // 2).tobytes()
         edit(file, place / f"second_{k}.dcm", SOPInstanceUID=generate_uid(), PixelData=pixels, **changes)
-    refused(place, rf"holds up to 2 images at one position.*{words}")
+    refused(place, rf"contains up to 2 images at one position.*{words}")
 
 
 def localizer(folder, k, **changes):
@@ -411,10 +419,10 @@ def localizer(folder, k, **changes):
 
 def test_a_localizer_in_the_series_is_left_out_with_a_word(folder):
     localizer(folder, 0, Rows=20, Columns=20, PixelData=bytes(800))
-    check_read(folder, "1 slice of another plane (localizer) left out: localizer0.dcm")
+    check_read(folder, "left out 1 slice of another plane (localizer): localizer0.dcm")
     for k in range(1, 8):
         localizer(folder, k, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
-    check_read(folder, "8 slices of another plane (localizer) left out: localizer1.dcm, localizer2.dcm")
+    check_read(folder, "left out 8 slices of another plane (localizer): localizer1.dcm, localizer2.dcm")
 
 
 def test_a_localizer_alone_is_refused(tmp_path):
@@ -426,7 +434,7 @@ def test_a_localizer_alone_is_refused(tmp_path):
         ImageOrientationPatient=lambda k: planes[k % 3],
         ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
     )
-    refused(place, "lie in several planes")
+    refused(place, "the slices are in several planes")
 
 
 def test_two_series_are_told_apart(folder):
@@ -435,9 +443,9 @@ def test_two_series_are_told_apart(folder):
     )
     for file in other.iterdir():
         file.rename(folder / f"t1_{file.name}")
-    said = refused(folder, "holds 2 DICOM series; give each a folder of its own")
-    assert "7 't1 mprage' of 3 files" in said
-    assert f"3 'unnamed' of {COUNT} files" in said
+    message = refused(folder, r"contains 2 DICOM series .*; move each to its own folder")
+    assert "7 't1 mprage' with 3 files" in message
+    assert f"3 'unnamed' with {COUNT} files" in message
 
 
 # --- Stacks ---
@@ -448,29 +456,35 @@ def z_of(k):
 
 
 def at(x=0.0, y=0.0, z=None):
-    """Positions in LPS of the slices of AFFINE."""
+    """Image positions (LPS) of the slices of ``AFFINE``, shifted by ``x`` and ``y`` mm per slice."""
     return lambda k: [-84 + x * k, -96 + y * k, z_of(k) if z is None else z(k)]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ImagePositionPatient": MISSING}, rf"{COUNT} of {COUNT} slices have no position"),
-        ({"ImagePositionPatient": lambda k: MISSING if k == 4 else at()(k)}, rf"1 of {COUNT} slices have no position"),
-        ({"ImageOrientationPatient": MISSING}, "have no orientation"),
-        ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "have no orientation"),
-        ({"PixelSpacing": MISSING}, "have no pixel size"),
-        ({"ImageOrientationPatient": lambda k: [1, 0, 0, 0, 1 - k % 2, k % 2]}, "lie in several planes"),
+        ({"ImagePositionPatient": MISSING}, rf"{COUNT} of {COUNT} slices have no valid position"),
+        (
+            {"ImagePositionPatient": lambda k: MISSING if k == 4 else at()(k)},
+            rf"1 of {COUNT} slices have no valid position",
+        ),
+        ({"ImageOrientationPatient": MISSING}, "have no valid orientation"),
+        ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "have no valid orientation"),
+        ({"PixelSpacing": MISSING}, "have no valid pixel size"),
+        ({"ImageOrientationPatient": lambda k: [1, 0, 0, 0, 1 - k % 2, k % 2]}, "the slices are in several planes"),
         ({"ImagePositionPatient": at(y=5 * np.tan(np.deg2rad(15)))}, r"gantry tilt of 15 degrees"),
-        ({"ImagePositionPatient": at(z=lambda k: -50 + 5 * k + 1.5 * (k % 2))}, "mm apart; convert it with dcm2niix"),
+        (
+            {"ImagePositionPatient": at(z=lambda k: -50 + 5 * k + 1.5 * (k % 2))},
+            r"their distances vary from 3\.5 to 6\.5 mm; convert it with dcm2niix",
+        ),
         (
             {"ImagePositionPatient": at(z=lambda k: -50 + 5 * k + 5 * (k > 7))},
-            "5 mm apart but 10 mm after 003_7|slices are missing",
+            "slices are missing, the slice distance is 5 mm but 10 mm after 003_7",
         ),
-        ({"PixelSpacing": lambda k: [4.2, 4.0] if k else [4.2, 3.5]}, r"has 4.2 x 3.5 mm where others have 4.2 x 4.0"),
-        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "holds mosaics"),
-        ({"ImageType": "MOSAIC"}, "holds mosaics"),
-        ({"NumberOfFrames": 2}, "images of which some have several frames"),
+        ({"PixelSpacing": lambda k: [4.2, 4.0] if k else [4.2, 3.5]}, r"has 4.2 x 3.5 mm but others have 4.2 x 4.0"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "contains mosaics"),
+        ({"ImageType": "MOSAIC"}, "contains mosaics"),
+        ({"NumberOfFrames": 2}, "images, and some of them have several frames"),
     ],
 )
 def test_what_is_no_regular_stack_is_refused(tmp_path, changes, message):
@@ -479,18 +493,18 @@ def test_what_is_no_regular_stack_is_refused(tmp_path, changes, message):
         refused(place, message, read)
 
 
-def test_a_missing_slice_is_found_anywhere_inside(folder):
+def test_a_missing_slice_near_the_end_of_the_stack_is_detected(folder):
     slice_of(folder, COUNT - 2).unlink()
-    refused(folder, "5 mm apart but 10 mm after .*slices are missing")
+    refused(folder, "slices are missing, the slice distance is 5 mm but 10 mm after ")
 
 
 def test_one_slice_of_another_size_is_named(folder):
     file = edit(slice_of(folder, COUNT - 1), Rows=20, Columns=30, PixelData=bytes(1200))
-    assert file.name in refused(folder, f"has 20 x 30 pixels where others have {ROWS} x {COLUMNS}")
+    assert file.name in refused(folder, f"has 20 x 30 pixels but others have {ROWS} x {COLUMNS}")
 
 
-def test_one_slice_is_no_volume(tmp_path):
-    refused(write_series(tmp_path / "series", DATA[:, :, :1], AFFINE), "holds one slice")
+def test_a_single_slice_is_refused(tmp_path):
+    refused(write_series(tmp_path / "series", DATA[:, :, :1], AFFINE), "contains one slice only")
 
 
 def test_colour_is_refused(tmp_path):
@@ -506,7 +520,7 @@ def test_colour_is_refused(tmp_path):
         HighBit=7,
         PixelData=bytes(3 * ROWS * COLUMNS + (ROWS * COLUMNS) % 2),
     )
-    refused(place, "holds images in colour")
+    refused(place, "contains colour images")
 
 
 @pytest.mark.parametrize("digits", [1, 2])
@@ -517,10 +531,10 @@ def test_positions_with_few_digits_are_a_regular_stack(tmp_path, digits):
     volume = read_volume(place)
     assert volume.data.shape[2] == COUNT
     assert volume.spacing[2] == pytest.approx(5.4321, abs=0.01)
-    assert volume.doubts == ()
+    assert volume.warnings == ()
 
 
-def test_cosines_with_few_digits_are_a_stack(tmp_path):
+def test_direction_cosines_with_few_digits_are_a_regular_stack(tmp_path):
     tilt = 0.2
     place = write_series(
         tmp_path / "series",
@@ -555,7 +569,7 @@ def test_padding_is_background(tmp_path):
         check_read(place)
 
 
-def test_a_slope_for_each_slice_and_inverted_grey_are_undone(tmp_path):
+def test_rescale_slopes_per_slice_and_monochrome1_are_converted(tmp_path):
     stored = np.rint(DATA.transpose(2, 1, 0) / 0.5).astype(np.uint16)
     place = write_series(
         tmp_path / "slopes",
@@ -587,8 +601,8 @@ def test_pixels_that_no_decoder_reads_are_said(folder):
         one.PixelData = encapsulate([b"\xff\x4f\xff\x51" + bytes(60)])
         one["PixelData"].VR = "OB"
         one.save_as(file)
-    refused(folder, r"its pixels \(JPEG 2000 .*\) cannot be decoded here; pip install")
-    check_segmentation(folder)  # needs no pixels
+    refused(folder, r"the pixels \(JPEG 2000 .*\) cannot be decoded; pip install")
+    check_segmentation(folder)  # Does not read the pixels.
 
 
 def test_compressed_pixels_are_read(folder):
@@ -603,7 +617,14 @@ def test_compressed_pixels_are_read(folder):
 
 
 def write_enhanced(folder, *, order=None, frames=COUNT, **changes):
-    """One file with all slices, as scanners of today send it."""
+    """Writes an enhanced MR image: one file with all slices.
+
+    Args:
+        folder: for the file.
+        order: of the slices in the file.
+        frames: their number.
+        **changes: values of attributes; ``MISSING`` deletes an attribute.
+    """
     source = write_series(folder.with_name("source"), DATA, AFFINE)
     one = pydicom.dcmread(slice_of(source, 0))
     shutil.rmtree(source)
@@ -617,10 +638,10 @@ def write_enhanced(folder, *, order=None, frames=COUNT, **changes):
     one.PixelData = np.rint(DATA.transpose(2, 1, 0) / 0.5).astype(np.uint16)[order].tobytes()
 
     def data_set(**values):
-        made = pydicom.Dataset()
+        created = pydicom.Dataset()
         for name, value in values.items():
-            setattr(made, name, value)
-        return made
+            setattr(created, name, value)
+        return created
 
     organization = generate_uid()
     one.DimensionOrganizationSequence = [data_set(DimensionOrganizationUID=organization)]
@@ -666,25 +687,23 @@ def test_an_enhanced_multi_frame_image_is_read(tmp_path, order):
     assert hd.seg.segread(tmp_path / "seg.dcm").pixel_array.sum() == mask.sum() > 10
 
 
-def test_an_enhanced_image_without_frame_of_reference_has_a_volume_but_no_segmentation(tmp_path):
+def test_an_enhanced_image_without_frame_of_reference_is_read_but_has_no_segmentation(tmp_path):
     place = write_enhanced(tmp_path / "enhanced", FrameOfReferenceUID=MISSING)
     check_read(place)
     refused(place, "has no Frame of Reference UID", check_segmentation)
 
 
-def test_a_multi_frame_image_that_is_no_stack_is_refused(tmp_path):
+def test_a_multi_frame_image_that_is_not_a_regular_stack_is_refused(tmp_path):
     twice = [k // 2 for k in range(COUNT)]
-    refused(
-        write_enhanced(tmp_path / "echoes", order=twice), "multi-frame image whose frames are not one regular stack"
-    )
-    lost = write_enhanced(tmp_path / "lost", PerFrameFunctionalGroupsSequence=MISSING)
-    refused(lost, "multi-frame image whose frames are not one regular stack")
+    refused(write_enhanced(tmp_path / "echoes", order=twice), "multi-frame image whose frames are not a regular stack")
+    incomplete = write_enhanced(tmp_path / "incomplete", PerFrameFunctionalGroupsSequence=MISSING)
+    refused(incomplete, "multi-frame image whose frames are not a regular stack")
     two = write_enhanced(tmp_path / "two")
     edit(two / "enhanced.dcm", two / "second.dcm", SOPInstanceUID=generate_uid())
-    refused(two, "holds 2 images of which some have several frames")
+    refused(two, "contains 2 images, and some of them have several frames")
 
 
-# --- Segmentations of series that were anonymised ---
+# --- Segmentations of anonymised series ---
 
 REMOVED = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
@@ -693,6 +712,7 @@ REMOVED = (
 
 
 def written_segmentation(place, path):
+    """Writes a segmentation of a series and reads it back."""
     check_segmentation(place)
     volume = read_volume(place)
     mask = volume.data > 500
@@ -720,9 +740,9 @@ def test_what_an_anonymiser_removed_is_empty_in_the_segmentation(tmp_path):
         {"AccessionNumber": "y" * 40, "StudyID": "z" * 40},
     ],
 )
-def test_what_an_anonymiser_spoilt_is_empty_in_the_segmentation(tmp_path, invalid):
+def test_invalid_patient_attributes_are_empty_in_the_segmentation(tmp_path, invalid):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's, while the test writes such values
+        warnings.simplefilter("ignore")  # pydicom warns when the test writes invalid values.
         place = write_series(tmp_path / "series", DATA, AFFINE, **invalid)
     written = written_segmentation(place, tmp_path / "seg.dcm")
     assert not any(written.get(name) for name in invalid)
@@ -747,7 +767,7 @@ def test_a_series_that_cannot_be_referred_to_is_read_but_has_no_segmentation(tmp
     assert not (tmp_path / "seg.dcm").exists()
 
 
-def test_no_pixel_is_read_to_check_for_a_segmentation(folder, monkeypatch):
+def test_check_segmentation_does_not_read_pixels(folder, monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("pixels were read")
 
@@ -755,7 +775,7 @@ def test_no_pixel_is_read_to_check_for_a_segmentation(folder, monkeypatch):
     check_segmentation(folder)
 
 
-def test_headers_that_are_invalid_are_one_line_or_read(tmp_path, capfd):
+def test_series_with_invalid_attributes_are_read_without_messages(tmp_path, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         place = write_series(
@@ -777,10 +797,10 @@ def test_headers_that_are_invalid_are_one_line_or_read(tmp_path, capfd):
 
 
 def test_a_folder_with_bytes_that_are_not_utf8_is_read(folder):
-    odd = folder.rename(folder.with_name(os.fsdecode(b"caf\xe9\n")))
-    shutil.copy(slice_of(odd, 5), odd / os.fsdecode(b"copy\xe9.dcm"))
-    check_read(odd, "caf\\xe9\\n: 1 file is a copy of another")
-    damage(slice_of(odd, 5), "pixels")
+    renamed = folder.rename(folder.with_name(os.fsdecode(b"caf\xe9\n")))
+    shutil.copy(slice_of(renamed, 5), renamed / os.fsdecode(b"copy\xe9.dcm"))
+    check_read(renamed, "caf\\xe9\\n: 1 file is a copy of another file and is not used")
+    damage(slice_of(renamed, 5), "pixels")
     with pytest.raises(InputError) as error:
-        read_volume(odd)
+        read_volume(renamed)
     assert str(error.value).isprintable()

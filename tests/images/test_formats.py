@@ -1,4 +1,4 @@
-"""Scans as people have them: other formats, odd grids, odd numbers."""
+"""Scans in all formats, with unusual grids, headers, names and values."""
 
 import gzip
 import importlib.util
@@ -25,7 +25,7 @@ TILTED[:3, :3] = np.array([[1, 0, 0], [0, np.cos(0.2), -np.sin(0.2)], [0, np.sin
 
 
 @pytest.mark.parametrize("name", ["s.mgz", "s.nrrd", "s.mha", "s.mhd", "s.nii", "s.hdr"])
-def test_every_format_is_read_where_it_lies(tmp_path, name):
+def test_every_format_has_the_same_values_and_position(tmp_path, name):
     data, _ = make_brain(4)
     path = tmp_path / name
     if name.endswith((".nrrd", ".mha", ".mhd")):
@@ -40,7 +40,7 @@ def test_every_format_is_read_where_it_lies(tmp_path, name):
     expected = read_volume(save(data, tmp_path / "expected.nii.gz", TILTED))
     np.testing.assert_allclose(volume.affine, expected.affine, atol=1e-3)
     np.testing.assert_allclose(volume.data, expected.data, rtol=1e-6)
-    assert volume.doubts == ()
+    assert volume.warnings == ()
     write_map(tmp_path / "mask.nii.gz", volume.data > 400, volume)
     back = nib.load(tmp_path / "mask.nii.gz")
     np.testing.assert_allclose(back.affine, TILTED, atol=1e-3)
@@ -48,31 +48,31 @@ def test_every_format_is_read_where_it_lies(tmp_path, name):
     assert formats.stem(path) == "s"
 
 
-def test_analyze_says_that_its_sides_are_a_guess(tmp_path):
+def test_analyze_gives_a_warning_about_left_and_right(tmp_path):
     data, _ = make_brain(4)
     nib.save(nib.AnalyzeImage(data, np.diag([-4, 4.2, 5, 1])), tmp_path / "s.img")
     volume = read_volume(tmp_path / "s.img")
-    assert "does not say left from right" in volume.doubts[0]
+    assert "Analyze format does not store which side is left" in volume.warnings[0]
     np.testing.assert_array_equal(volume.data, data[:, ::-1])
 
 
-def test_forms_that_disagree_are_said(tmp_path):
+def test_sform_and_qform_that_disagree_give_a_warning(tmp_path):
     data, _ = make_brain(4)
     image = nib.Nifti1Image(data, AFFINE)
     image.set_qform(AFFINE, 1)
     nib.save(image, tmp_path / "agree.nii.gz")
-    assert read_volume(tmp_path / "agree.nii.gz").doubts == ()
+    assert read_volume(tmp_path / "agree.nii.gz").warnings == ()
     other = AFFINE.copy()
     other[2, 3] += 12
     image.set_qform(other, 1)
     nib.save(image, tmp_path / "disagree.nii.gz")
     volume = read_volume(tmp_path / "disagree.nii.gz")
-    assert "sform and qform lie 12 mm apart; the sform is used" in volume.doubts[0]
+    assert "sform and qform differ by 12 mm; the sform is used" in volume.warnings[0]
     np.testing.assert_allclose(volume.source.affine, AFFINE)
     image.set_qform(None, 0)
     image.set_sform(None, 0)
     nib.save(image, tmp_path / "none.nii.gz")
-    assert "neither sform nor qform" in read_volume(tmp_path / "none.nii.gz").doubts[0]
+    assert "neither sform nor qform" in read_volume(tmp_path / "none.nii.gz").warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_forms_that_disagree_are_said(tmp_path):
         ("vectors.mha", "colours or vectors"),
         ("flat.nrrd", "one 3D volume is needed"),
         ("huge.nhdr", "which no brain scan has"),
-        ("surface.gii", "holds no volume"),
+        ("surface.gii", "contains no volume"),
         ("folder", "folder without DICOM slices"),
     ],
 )
@@ -128,20 +128,20 @@ def test_without_the_extra_its_formats_are_refused(tmp_path, monkeypatch, packag
         read_volume(path)
 
 
-# --- Headers that are odd ---
+# --- Unusual headers ---
 
 
-def rewrite(path, place, content):
-    """Writes bytes into the header of an uncompressed file."""
-    whole = bytearray(path.read_bytes())
-    whole[place : place + len(content)] = content
-    path.write_bytes(whole)
+def rewrite(path, offset, content):
+    """Replaces bytes in the header of an uncompressed file."""
+    changed = bytearray(path.read_bytes())
+    changed[offset : offset + len(content)] = content
+    path.write_bytes(changed)
     return path
 
 
 @pytest.fixture
-def counted(tmp_path):
-    """A scan of whole numbers, and their values in LPS."""
+def integer_scan(tmp_path):
+    """A scan with integer values, and these values in LPS."""
     data = np.rint(make_brain(4)[0]).astype(np.int16)
     image = nib.Nifti1Image(data, AFFINE)
     image.set_qform(AFFINE, code=1)
@@ -169,8 +169,8 @@ NAN, INF = float("nan"), float("inf")
     ],
 )
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".img"])
-def test_a_scaling_that_is_no_number_is_none(tmp_path, counted, slope, offset, expected, suffix):
-    path, data = counted
+def test_a_scaling_that_is_no_number_is_none(tmp_path, integer_scan, slope, offset, expected, suffix):
+    path, data = integer_scan
     if suffix == ".img":
         nib.save(nib.Nifti1Pair(data, AFFINE), tmp_path / "s.img")
         path = tmp_path / "s.img"
@@ -185,15 +185,17 @@ def test_a_scaling_that_is_no_number_is_none(tmp_path, counted, slope, offset, e
         return
     volume = read_volume(path)
     np.testing.assert_array_equal(volume.data, expected(data))
-    assert len(volume.doubts) == (slope == 2 and offset != 5)
+    assert len(volume.warnings) == (slope == 2 and offset != 5)
 
 
-def test_an_sform_that_is_none_gives_way_to_the_qform(tmp_path, counted):
-    path, data = counted
+def test_an_sform_that_is_none_gives_way_to_the_qform(tmp_path, integer_scan):
+    path, data = integer_scan
     for rows in (np.zeros(12), np.full(12, np.nan), np.tile([1, 0, 0, 0], 3)):
         rewrite(path, 280, np.asarray(rows, "<f4").tobytes())
         volume = read_volume(path)
-        assert [one.partition(": ")[2] for one in volume.doubts] == ["its sform is no orientation; the qform is used"]
+        assert [one.partition(": ")[2] for one in volume.warnings] == [
+            "the sform is not a valid orientation; the qform is used"
+        ]
         np.testing.assert_allclose(volume.source.affine, AFFINE, atol=1e-4)
         np.testing.assert_array_equal(volume.data, data)
         write_map(tmp_path / "mask.nii", volume.data > 500, volume)
@@ -202,17 +204,19 @@ def test_an_sform_that_is_none_gives_way_to_the_qform(tmp_path, counted):
         assert (mask.header["qform_code"], mask.header["sform_code"]) == (1, 0)
 
 
-def test_a_qform_that_is_none_gives_way_to_the_sform(counted):
-    path, data = counted
-    rewrite(path, 256, struct.pack("<fff", 3, 3, 3))  # no unit quaternion
+def test_an_invalid_qform_is_replaced_by_the_sform(integer_scan):
+    path, data = integer_scan
+    rewrite(path, 256, struct.pack("<fff", 3, 3, 3))  # not a unit quaternion
     volume = read_volume(path)
-    assert [one.partition(": ")[2] for one in volume.doubts] == ["its qform is no orientation; the sform is used"]
+    assert [one.partition(": ")[2] for one in volume.warnings] == [
+        "the qform is not a valid orientation; the sform is used"
+    ]
     np.testing.assert_allclose(volume.source.affine, AFFINE)
     np.testing.assert_array_equal(volume.data, data)
 
 
-def test_no_form_at_all_is_refused(counted):
-    path, _ = counted
+def test_without_valid_sform_and_qform_the_scan_is_refused(integer_scan):
+    path, _ = integer_scan
     rewrite(path, 256, struct.pack("<fff", 3, 3, 3))
     rewrite(path, 280, bytes(48))
     with pytest.raises(InputError, match="no usable orientation|not a readable NIfTI file"):
@@ -252,15 +256,15 @@ def test_a_file_is_read_by_its_content_not_by_its_name(tmp_path, name, saved_as,
     np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj), data > 400)
 
 
-def test_a_scaled_file_that_is_gzip_against_its_name_is_scaled(tmp_path, counted):
-    path, data = counted
+def test_the_scaling_is_applied_to_gzip_without_gzip_suffix(tmp_path, integer_scan):
+    path, data = integer_scan
     rewrite(path, 112, struct.pack("<ff", 0.5, 3))
     path.write_bytes(gzip.compress(path.read_bytes()))
     np.testing.assert_array_equal(read_volume(path).data, 0.5 * data + 3)
 
 
-def test_a_file_cut_off_that_is_gzip_against_its_name_is_refused(tmp_path, counted):
-    path, _ = counted
+def test_truncated_gzip_without_gzip_suffix_is_refused(tmp_path, integer_scan):
+    path, _ = integer_scan
     path.write_bytes(gzip.compress(path.read_bytes())[:-300])
     with pytest.raises(InputError, match="not a readable NIfTI file|damaged or cut off"):
         read_volume(path)
@@ -274,7 +278,7 @@ NAMES = {
 }
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not allow such names")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mgz", ".nrrd", ".mha", ".mhd", ".hdr"])
 def test_any_name_is_read(tmp_path, name, suffix):
@@ -292,7 +296,7 @@ def test_any_name_is_read(tmp_path, name, suffix):
         nib.save((nib.MGHImage if suffix == ".mgz" else nib.Nifti1Image)(data, AFFINE), plain)
     volume = read_volume(plain.rename(path))
     np.testing.assert_array_equal(volume.data, data)
-    # What is wrong with it is said in one line that can be printed.
+    # The error message is one printable line.
     path.write_bytes(b"no image")
     with pytest.raises(InputError) as error:
         read_volume(path)
@@ -315,12 +319,12 @@ def test_pipes_sockets_and_devices_are_refused_unopened(tmp_path):
             read_volume(tmp_path / name)
 
 
-def test_what_is_not_there_is_said(tmp_path):
+def test_missing_files_and_broken_links_are_named(tmp_path):
     (tmp_path / "annexed.nii.gz").symlink_to(tmp_path / "objects" / "MD5E-s1")
     (tmp_path / "file").touch()
     for name, message in (
         ("missing.nii", "no such file"),
-        ("annexed.nii.gz", "is a link to a file that is not there; fetch it"),
+        ("annexed.nii.gz", "is a link to a file that does not exist; fetch it"),
         ("file/scan.nii", "no such file"),
         ("nul\0.nii", "cannot be opened"),
         ("x" * 300 + ".nii", "cannot be opened"),
@@ -329,7 +333,7 @@ def test_what_is_not_there_is_said(tmp_path):
             read_volume(tmp_path / name)
 
 
-def test_a_meta_image_finds_its_data_under_any_name(tmp_path):
+def test_the_data_file_of_a_meta_image_can_have_any_name(tmp_path):
     data = np.rint(make_brain(4)[0])
     as_itk(data, AFFINE, tmp_path / "s.mhd")
     (tmp_path / "s.raw").rename(tmp_path / "the data = of a.scan")
@@ -341,7 +345,7 @@ def test_a_meta_image_finds_its_data_under_any_name(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["cut off", "without data", "text", "no dimensions", "too few sizes", "strange type"])
-def test_a_damaged_meta_image_is_one_line_and_nothing_else(tmp_path, capfd, what):
+def test_a_damaged_meta_image_is_one_line_without_itk_messages(tmp_path, capfd, what):
     path = as_itk(make_brain(4)[0], AFFINE, tmp_path / "s.mhd")
     if what == "cut off":
         (tmp_path / "s.raw").write_bytes((tmp_path / "s.raw").read_bytes()[:-1])
@@ -402,7 +406,7 @@ def test_whatever_a_reader_raises_is_one_line(tmp_path, monkeypatch, fault):
         assert "\n" not in str(error.value)
 
 
-def test_memory_that_runs_out_is_no_fault_of_the_file(tmp_path, monkeypatch):
+def test_a_memory_error_is_not_reported_as_a_damaged_file(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise MemoryError
 
@@ -412,9 +416,9 @@ def test_memory_that_runs_out_is_no_fault_of_the_file(tmp_path, monkeypatch):
         read_volume(tmp_path / "s.nii.gz")
 
 
-def test_nibabels_remarks_do_not_reach_the_terminal(tmp_path, counted, capfd):
-    path, _ = counted
-    rewrite(path, 76, struct.pack("<f", 0.3))  # pixdim[0], which nibabel corrects and tells of
+def test_log_messages_of_nibabel_are_not_printed(tmp_path, integer_scan, capfd):
+    path, _ = integer_scan
+    rewrite(path, 76, struct.pack("<f", 0.3))  # pixdim[0], which nibabel corrects with a log message
     read_volume(path)
     rewrite(path, 80, struct.pack("<f", -4))
     read_volume(path)
@@ -423,7 +427,7 @@ def test_nibabels_remarks_do_not_reach_the_terminal(tmp_path, counted, capfd):
 
 @pytest.fixture(scope="module")
 def original(trained, tmp_path_factory):
-    """A scan with a large lesion, since its voxels are large, and the mask of it."""
+    """A scan with a lesion, enlarged because the voxels are large, and the predicted mask."""
     folder = tmp_path_factory.mktemp("original")
     data, truth = make_brain(101)
     larger = ndimage.binary_dilation(truth, iterations=3) & (data > 0)
@@ -469,7 +473,7 @@ STORED = {
 
 
 @pytest.mark.parametrize("how", STORED)
-def test_how_the_numbers_are_stored_changes_nothing(original, trained, tmp_path, how):
+def test_the_storage_format_does_not_change_the_mask(original, trained, tmp_path, how):
     scan, mask = original
     nib.save(STORED[how](scan.get_fdata(dtype=np.float32)), tmp_path / "scan.nii.gz")
     found = predicted(tmp_path / "scan.nii.gz", trained, tmp_path)
@@ -477,7 +481,7 @@ def test_how_the_numbers_are_stored_changes_nothing(original, trained, tmp_path,
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16])
-def test_rounded_numbers_with_slope_change_next_to_nothing(original, trained, tmp_path, dtype):
+def test_integers_with_a_slope_give_nearly_the_same_mask(original, trained, tmp_path, dtype):
     scan, mask = original
     image = nib.Nifti1Image(scan.get_fdata(), AFFINE)
     image.set_data_dtype(dtype)
@@ -487,7 +491,7 @@ def test_rounded_numbers_with_slope_change_next_to_nothing(original, trained, tm
     assert dice(found.get_fdata() > 0, mask.get_fdata() > 0) > 0.97
 
 
-# Voxel sizes in mm, and a tilt: thick slices, fine pixels, oblique and sagittal acquisitions.
+# Voxel sizes in mm, tilt in radians and order of the axes.
 GRIDS = {
     "thick slices": ((1.0, 1.0, 6.0), 0.0, (0, 1, 2)),
     "fine pixels": ((0.4, 0.4, 6.0), 0.0, (0, 1, 2)),
@@ -500,7 +504,7 @@ GRIDS = {
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_another_grid_gets_the_same_lesion(original, trained, tmp_path, grid):
-    """Of one anatomy, known at every point: what a scanner would have sampled on that grid."""
+    """The scan and its mask are resampled to another grid; the new mask is compared with the resampled one."""
     sizes, tilt, order = GRIDS[grid]
     scan, mask = original
     cos, sin = np.cos(tilt), np.sin(tilt)
@@ -514,17 +518,17 @@ def test_another_grid_gets_the_same_lesion(original, trained, tmp_path, grid):
     affine[:3, :3], affine[:3, 3] = axes, axes @ low
     shape = tuple(np.ceil(high - low).astype(int) + 1)
     other = resample_from_to(scan, (shape, affine), order=1)
-    # As after skull stripping: what is hardly brain is background.
+    # As after skull stripping: voxels with less than half brain are background.
     brain = nib.Nifti1Image((scan.get_fdata() > 0).astype(np.float32), scan.affine)
     inside = resample_from_to(brain, (shape, affine), order=1).get_fdata() > 0.5
     nib.save(nib.Nifti1Image(np.where(inside, other.get_fdata(dtype=np.float32), 0), affine), tmp_path / "scan.nii.gz")
     found = predicted(tmp_path / "scan.nii.gz", trained, tmp_path)
     expected = nib.Nifti1Image(mask.get_fdata(dtype=np.float32), mask.affine)
-    there = resample_from_to(expected, (shape, affine), order=1).get_fdata() > 0.5
-    assert dice(found.get_fdata() > 0, there) > 0.9
+    resampled = resample_from_to(expected, (shape, affine), order=1).get_fdata() > 0.5
+    assert dice(found.get_fdata() > 0, resampled) > 0.9
 
 
-def test_a_folder_takes_scans_of_several_formats(trained, tmp_path):
+def test_a_folder_can_contain_scans_of_several_formats(trained, tmp_path):
     folder = tmp_path / "scans"
     folder.mkdir()
     data, _ = make_brain(2)

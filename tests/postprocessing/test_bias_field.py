@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from brainseg_tf.postprocessing.bias_field import correct_bias_field
 from brainseg_tf.slices import normalise
@@ -56,3 +57,19 @@ def test_with_too_little_healthy_tissue_nothing_changes():
     few = np.zeros_like(brain)
     few[10, 20, 10:14] = True
     assert correct_bias_field(image, few, np.zeros(SHAPE, bool), "robust") is image
+
+
+def test_the_surroundings_of_what_is_suspicious_do_not_shape_the_field():
+    """Halos of three pixels beside suspicious lines in one half: fitted to them, the field would darken that half."""
+    shape = (6, 32, 64)
+    brain, suspicious = np.ones(shape, bool), np.zeros(shape, bool)
+    suspicious[:, :, 4:32:8] = True
+    image = np.full(shape, 0.3, np.float32)
+    for distance in (1, 2, 3):
+        for side in (-distance, distance):
+            image[:, :, np.arange(4, 32, 8) + side] = 0.9
+    # Volume normalisation needs both ends.
+    image[0, 0, 40], image[0, 1, 40] = 0.0, 1.0
+    corrected = correct_bias_field(image[..., None], brain, suspicious, "volume")[..., 0]
+    healthy = corrected[:, :, 8:32:8]
+    assert healthy.mean() == pytest.approx(corrected[:, :, 45:60].mean(), rel=0.05)

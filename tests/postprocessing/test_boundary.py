@@ -82,7 +82,7 @@ def test_excess_is_over_what_surrounds_each_lesion():
     # Half of the brain is brighter, as a coil leaves it.
     image[30:] *= 1.5
     image[first], image[second] = 0.6, 0.6
-    found = local_contrast(first | second, image, BRAIN, SPACING)
+    found = local_contrast(first | second, image, BRAIN & ~(first | second), SPACING)
     np.testing.assert_allclose(found[first], 1.0)
     np.testing.assert_allclose(found[second], 0.6 / 0.45 - 1)
     assert not found[~(first | second)].any()
@@ -93,6 +93,14 @@ def test_excess_of_what_nothing_surrounds_is_over_the_brain_or_nothing():
     lesion = ball((20, 38, 30), 8)
     island = lesion | ~ball((20, 38, 30), 30) & BRAIN
     image[lesion] = 0.6
-    np.testing.assert_allclose(local_contrast(lesion, image, island, SPACING)[lesion], 1.0)
-    assert (local_contrast(BRAIN, image, BRAIN, SPACING)[BRAIN] <= 0).all()
+    np.testing.assert_allclose(local_contrast(lesion, image, island & ~lesion, SPACING)[lesion], 1.0)
+    assert (local_contrast(BRAIN, image, np.zeros(SHAPE, bool), SPACING)[BRAIN] <= 0).all()
     assert not local_contrast(np.zeros(SHAPE, bool), image, BRAIN, SPACING).any()
+
+
+def test_the_contrast_of_a_partly_outlined_lesion_is_to_healthy_tissue():
+    """The outlined core of a large lesion has no contrast to the rest of it."""
+    lesion, core = ball((28, 38, 40), 20), ball((28, 38, 40), 8)
+    image = np.where(lesion, 0.6, np.where(BRAIN, 0.3, 0))
+    np.testing.assert_allclose(local_contrast(core, image, BRAIN & ~core, SPACING)[core], 0.0)
+    np.testing.assert_allclose(local_contrast(core, image, BRAIN & ~lesion, SPACING)[core], 1.0)

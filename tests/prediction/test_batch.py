@@ -25,12 +25,12 @@ def hidden(out):
     return sorted(file.name for file in out.iterdir() if file.name.startswith("."))
 
 
-def test_two_at_once_give_what_one_after_another_gives(trained, scans, tmp_path):
+def test_two_workers_give_the_same_masks_as_one(trained, scans, tmp_path):
     for workers in (1, 2):
         out = tmp_path / str(workers)
         result = call("predict", scans, "--out-dir", out, "--model", trained, "--workers", workers, *FAST)
         assert result.exit_code == 0, result.output
-        # In the scans' order, whichever was done first.
+        # The lines have the order of the scans, whichever was finished first.
         lines = [line.split("] ", 1) for line in result.stdout.splitlines()]
         assert [Path(line.split(": ")[0]).name for _, line in lines] == list(masks(out))
         assert [count for count, _ in lines] == ["[1/3", "[2/3", "[3/3"]
@@ -41,7 +41,7 @@ def test_two_at_once_give_what_one_after_another_gives(trained, scans, tmp_path)
         np.testing.assert_array_equal(mask, two[name])
 
 
-def test_a_suffix_may_be_in_capitals(trained, scans, tmp_path):
+def test_a_suffix_can_be_in_upper_case(trained, scans, tmp_path):
     (tmp_path / "scans").mkdir()
     shutil.copy(scans / "sub-00_FLAIR.nii.gz", tmp_path / "scans" / "SUB.NII.GZ")
     out = tmp_path / "out"
@@ -66,7 +66,7 @@ def test_the_summary_has_a_line_for_each_scan(trained, scans, tmp_path):
     assert float(lines[0]["seconds"]) > 0
 
 
-def test_continue_keeps_what_is_whole_and_mends_what_is_not(trained, scans, tmp_path):
+def test_continue_keeps_complete_results_and_replaces_others(trained, scans, tmp_path):
     out = tmp_path / "out"
     assert call("predict", scans, "--out-dir", out, "--model", trained, *FAST).exit_code == 0
     before = masks(out)
@@ -80,9 +80,11 @@ def test_continue_keeps_what_is_whole_and_mends_what_is_not(trained, scans, tmp_
     assert (out / "sub-00_FLAIR_mask.nii.gz").stat().st_mtime_ns == kept
     for name, mask in masks(out).items():
         np.testing.assert_array_equal(mask, before[name])
-    # Without it nothing that exists is touched.
+    # Without --continue, existing files are not changed.
     summary = (out / "summary.csv").read_text()
-    assert "give --continue to keep" in fails(call("predict", scans, "--out-dir", out, "--model", trained, *FAST))
+    assert "give --continue to keep its results" in fails(
+        call("predict", scans, "--out-dir", out, "--model", trained, *FAST)
+    )
     assert (out / "summary.csv").read_text() == summary
     (out / "summary.csv").unlink()
     result = call("predict", scans, "--out-dir", out, "--model", trained, *FAST)
@@ -90,15 +92,15 @@ def test_continue_keeps_what_is_whole_and_mends_what_is_not(trained, scans, tmp_
     assert "3 of 3 scans failed" in result.stderr
 
 
-def test_continue_does_not_mix_what_other_options_made(trained, scans, tmp_path):
+def test_continue_refuses_results_of_other_options(trained, scans, tmp_path):
     out = tmp_path / "out"
     first = ("predict", scans / "sub-00_FLAIR.nii.gz", "--out-dir", out, "--model", trained, *FAST)
     assert call(*first).exit_code == 0
     before = (out / "sub-00_FLAIR_mask.nii.gz").read_bytes()
     result = call("predict", scans, "--out-dir", out, "--model", trained, *FAST, "--closing-mm", 5, "--continue")
     assert result.exit_code == 1
-    expected = "sub-00_FLAIR_mask.nii.gz: was made by another version or model or with other options; give --overwrite"
-    assert expected in result.stderr
+    expected = "sub-00_FLAIR_mask.nii.gz: was written by another version or model or with other options; give"
+    assert f"{expected} --overwrite" in result.stderr
     assert [line["status"] for line in rows(out)] == ["failed", "done", "done"]
     assert (out / "sub-00_FLAIR_mask.nii.gz").read_bytes() == before
 
@@ -155,17 +157,17 @@ def test_a_bids_dataset_gives_a_bids_derivative(trained, tmp_path):
     assert description["GeneratedBy"][0]["Name"] == "brainseg-tf"
     validator = shutil.which("bids-validator-deno", path=Path(sys.executable).parent) or shutil.which("bids-validator")
     if validator is None:
-        pytest.skip("the rest wants a BIDS validator: pip install bids-validator-deno")
+        pytest.skip("the rest needs a BIDS validator: pip install bids-validator-deno")
     checked = subprocess.run([validator, "--format", "json", str(out)], capture_output=True, text=True, check=False)
     found = json.loads(checked.stdout)["issues"]["issues"]
     assert [issue for issue in found if issue.get("severity") == "error"] == []
 
 
-def test_another_datasets_description_is_left_alone(tmp_path):
+def test_the_description_of_another_dataset_is_not_changed(tmp_path):
     data = tmp_path / "data"
     save(make_brain(1)[0], data / "sub-01" / "anat" / "sub-01_FLAIR.nii.gz")
     (data / "dataset_description.json").write_text('{"Name": "mine"}')
-    with pytest.raises(InputError, match="is another dataset's; choose another --out-dir"):
+    with pytest.raises(InputError, match="belongs to another dataset; choose another --out-dir"):
         plan_batch([data], data)
     assert (data / "dataset_description.json").read_text() == '{"Name": "mine"}'
     assert len(plan_batch([data], tmp_path / "out").jobs) == len(plan_batch([data], tmp_path / "out").jobs) == 1
@@ -189,7 +191,7 @@ def test_ctrl_c_loses_nothing_that_is_finished(trained, scans, tmp_path):
     command = [
         sys.executable,
         "-c",
-        # Whoever starts the tests in the background hands an ignored SIGINT down.
+        # If the tests run in the background, SIGINT is ignored in the child processes too.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from brainseg_tf_cli.main import main; main()",
         "predict",
@@ -219,31 +221,31 @@ def test_ctrl_c_loses_nothing_that_is_finished(trained, scans, tmp_path):
     assert 1 <= len(rows(out)) <= len(done)
 
 
-def test_wrong_usage(scan, tmp_path):
+def test_continue_needs_out_dir(scan, tmp_path):
     message = fails(call("predict", scan, "--out", tmp_path / "mask.nii.gz", "--continue"), code=2)
     assert "--continue and --scheduler go with --out-dir" in message
 
 
-def test_a_model_that_could_not_be_loaded_is_tried_again(trained, scan, tmp_path):
-    found, tries = find(str(trained)), []
+def test_loading_a_model_is_tried_again_for_the_next_scan(trained, scan, tmp_path):
+    found, attempts = find(str(trained)), []
 
     def load():
-        tries.append(1)
-        if len(tries) == 1:
-            raise InputError("the server is away")
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise InputError("the server is not available")
         return found.load()
 
     predictor = Predictor(found.card, load, PredictOptions(SegmentationOptions(median=(1, 3, 3))))
     jobs = [Job(scan, Outputs(tmp_path / f"{name}.nii.gz")) for name in "ab"]
     first, second = run_all(predictor, jobs, workers=1)
-    assert first.error == "the server is away"
+    assert first.error == "the server is not available"
     assert second.error is None
-    assert len(tries) == 2
+    assert len(attempts) == 2
     assert not jobs[0].outputs.mask.exists() and jobs[1].outputs.mask.exists()
 
 
 class Fake:
-    """A predictor without a network; it fails with what stands in the scan's name."""
+    """A predictor without a network. It raises an exception for scans named ``memory`` and ``unicode``."""
 
     def run(self, job, *, overwrite=False):
         error = {"memory": MemoryError(), "unicode": UnicodeEncodeError("utf-8", "\udce9", 0, 1, "surrogates\nno")}.get(
@@ -268,7 +270,7 @@ def test_whatever_one_scan_raises_the_others_are_done(tmp_path):
     batch = plan_batch(places, tmp_path / "out")
     outcomes = list(run_all(Fake(), batch.jobs))
     assert [outcome.error is None for outcome in outcomes] == [True, False, False, True]
-    assert "memory.nii.gz: there is too little memory; lower --workers" in outcomes[1].error
+    assert "memory.nii.gz: there is not enough memory; lower --workers" in outcomes[1].error
     assert "unicode.nii.gz: failed unexpectedly (UnicodeEncodeError:" in outcomes[2].error
     assert "\n" not in outcomes[2].error and outcomes[2].error.isprintable()
 
@@ -283,14 +285,14 @@ def test_the_table_has_every_scan_that_is_finished_at_any_moment(tmp_path):
         assert [Path(line["scan"]) for line in rows(tmp_path / "out")] == places[:number]
         assert str(progress) == f"{number}/5"
         assert bool(progress.time_left) == (number < 5)
-        # Renewed at once at first, then every few seconds; and at the end.
+        # The index is written before the first scan and then every few seconds.
         assert "of 5 done" in (tmp_path / "out" / "index.html").read_text()
     progress.write_index()
     page = (tmp_path / "out" / "index.html").read_text()
     assert all(f"{number}.nii.gz" in page for number in range(5))
 
 
-def test_runs_with_one_folder_for_results_keep_each_others_scans(tmp_path):
+def test_runs_with_the_same_output_folder_keep_each_others_scans(tmp_path):
     out, index = tmp_path / "out", tmp_path / "out" / "index.html"
     batches = [plan_batch([tmp_path / f"{name}.nii.gz"], out) for name in ("a", "memory", "b")]
     both = [Progress(out, batch, index) for batch in batches]
@@ -344,13 +346,13 @@ def test_names_of_every_kind_and_members_that_are_no_scans(trained, scans, tmp_p
         names[3]: "failed",
         "a_T1w.nii.gz": "left out",
     }
-    assert "bytes, 255 are allowed here; shorten the scan's name" in found[names[3]]["error"]
-    assert "is a link to a file that is not there" in found["annexed.nii.gz"]["error"]
+    assert "bytes, the file system allows 255; shorten the scan's name" in found[names[3]]["error"]
+    assert "is a link to a file that does not exist" in found["annexed.nii.gz"]["error"]
     assert (out / os.fsdecode(b"caf\xe9_mask.nii.gz")).is_file()
     assert not [file for file in out.iterdir() if file.name.startswith("xxx")]
     lines = result.stderr.splitlines()
-    assert len(lines) == 4, lines  # Two scans failed, one member is left out, and their number.
-    assert "a_T1w.nii.gz: left out, is t1 by its name" in lines[0]
+    assert len(lines) == 4, lines  # Two failed scans, one file that was left out, and the number of failures.
+    assert "a_T1w.nii.gz: left out, is t1 according to its name" in lines[0]
     assert lines[-1] == "Error: 2 of 5 scans failed"
     assert all(line.isprintable() for line in (*lines, *result.stdout.splitlines()))
     page = (out / "index.html").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""On a real LocalCluster of processes."""
+"""Tests on a Dask ``LocalCluster`` with worker processes."""
 
 import os
 import shutil
@@ -25,27 +25,27 @@ def workers():
         yield running
 
 
-def test_the_masks_are_those_of_this_machine(workers, trained, scans, tmp_path, monkeypatch):
+def test_the_masks_are_the_same_as_without_a_cluster(workers, trained, scans, tmp_path, monkeypatch):
     bad = tmp_path / "sub-09_FLAIR.nii.gz"
     bad.write_bytes(b"nonsense")
     monkeypatch.chdir(tmp_path)
-    for out, more in (("here", ()), ("there", ("--scheduler", workers.scheduler_address))):
+    for out, more in (("local", ()), ("cluster", ("--scheduler", workers.scheduler_address))):
         result = call("predict", scans, bad, "--out-dir", out, "--model", trained, *more, *FAST)
         assert result.exit_code == 1, result.output
         assert "1 of 4 scans failed" in result.stderr
         assert [line["status"] for line in rows(tmp_path / out)] == ["done", "done", "done", "failed"]
-    here, there = masks(tmp_path / "here"), masks(tmp_path / "there")
-    assert here.keys() == there.keys()
-    for name, mask in here.items():
-        np.testing.assert_array_equal(mask, there[name])
-    # What exists is refused, kept or replaced, as on one machine.
-    arguments = ("predict", scans, "--out-dir", "there", "--model", trained, *more, *FAST)
-    (tmp_path / "there" / "summary.csv").unlink()
+    local, on_cluster = masks(tmp_path / "local"), masks(tmp_path / "cluster")
+    assert local.keys() == on_cluster.keys()
+    for name, mask in local.items():
+        np.testing.assert_array_equal(mask, on_cluster[name])
+    # Existing results are refused, kept or replaced, as without a cluster.
+    arguments = ("predict", scans, "--out-dir", "cluster", "--model", trained, *more, *FAST)
+    (tmp_path / "cluster" / "summary.csv").unlink()
     assert "3 of 3 scans failed" in call(*arguments).stderr
     assert call(*arguments, "--continue").exit_code == 0
-    assert {line["status"] for line in rows(tmp_path / "there")} == {"kept"}
+    assert {line["status"] for line in rows(tmp_path / "cluster")} == {"kept"}
     assert call(*arguments, "--overwrite").exit_code == 0
-    assert {line["status"] for line in rows(tmp_path / "there")} == {"done"}
+    assert {line["status"] for line in rows(tmp_path / "cluster")} == {"done"}
 
 
 def test_a_worker_that_is_killed_loses_no_scan(workers, trained, scans, tmp_path):
@@ -63,7 +63,7 @@ def test_a_worker_that_is_killed_loses_no_scan(workers, trained, scans, tmp_path
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    options = SegmentationOptions(median=(3, 3, 3))
+    options = PredictOptions(SegmentationOptions(median=(3, 3, 3)))
     outcomes = list(cluster.run_on_cluster(workers.scheduler_address, str(trained), options, jobs))
     killer.join()
     assert [outcome.error for outcome in outcomes] == [None] * 30
@@ -73,19 +73,21 @@ def test_a_worker_that_is_killed_loses_no_scan(workers, trained, scans, tmp_path
 
 
 def test_a_scheduler_that_does_not_answer(trained, scan, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "_PATIENCE", 0.5)
+    monkeypatch.setattr(cluster, "_TIMEOUT", 0.5)
     base = ("predict", scan, "--out-dir", tmp_path / "out", "--model", trained, "--scheduler")
     for address in ("tcp://127.0.0.1:1", "nonsense://x"):
-        assert "no Dask scheduler answers there" in fails(call(*base, address))
+        assert "no Dask scheduler answers at this address" in fails(call(*base, address))
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_cluster_without_workers_or_with_others_is_refused(workers, trained, monkeypatch):
     with (
         distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as empty,
-        pytest.raises(InputError, match="has no worker; start one with: dask worker"),
+        pytest.raises(InputError, match="the scheduler has no worker; start one with: dask worker"),
     ):
         list(cluster.run_on_cluster(empty.scheduler_address, str(trained), PredictOptions(), []))
     monkeypatch.setattr(cluster, "__version__", "9.9")
-    with pytest.raises(InputError, match=r"worker .* has version .* of brainseg-tf, here it is 9.9; install the same"):
+    with pytest.raises(
+        InputError, match=r"worker .* has brainseg-tf .*, but this is version 9\.9; install the same version"
+    ):
         list(cluster.run_on_cluster(workers.scheduler_address, str(trained), PredictOptions(), []))

@@ -1,4 +1,4 @@
-"""The pages: what is in them, and what a real browser makes of them."""
+"""The HTML pages: their content, and their display in a browser."""
 
 import base64
 import gzip
@@ -29,18 +29,18 @@ from helpers import AFFINE, FAST, call, fails, make_brain, save
 from synthetic_models import OPTIONS, Healthy, Pointing, card
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-# A browser keeps its window at least 500 pixels wide; the width of a phone is set through its debugging interface.
+# Window widths in pixels. Chromium's windows are at least 500 pixels wide; smaller ones are emulated by its debugger.
 WIDTHS = (1400, 768, 390)
 
 
 def predictor(options=OPTIONS, **changes) -> Predictor:
-    """With a model that needs no TensorFlow."""
+    """A predictor with a model that does not need TensorFlow."""
     return Predictor(card(**changes), Healthy, PredictOptions(options))
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
-    """The page of a scan whose name and header are full of what must not become HTML."""
+    """The page of a scan with HTML in its name and its header."""
     folder = tmp_path_factory.mktemp("page")
     image = nib.Nifti1Image(make_brain(101)[0], AFFINE)
     image.header["descrip"], image.header["db_name"] = b"<b>DOE^JOHN", b"DOE^JOHN"
@@ -53,7 +53,7 @@ def page(tmp_path_factory) -> Path:
 
 
 class Reader(HTMLParser):
-    """What a browser would read: the visible text, and the attributes of each element."""
+    """Parses a page: the visible text, and the attributes of each element."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def volume(layer: dict[str, object]) -> nib.Nifti1Image:
     return nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(layer["nifti"])))
 
 
-def test_the_page_holds_the_scan_and_its_maps_and_nothing_else_of_the_file(page):
+def test_the_page_contains_the_scan_and_its_maps_but_no_header_text(page):
     text = page.read_text(encoding="utf-8")
     assert "DOE^JOHN" not in text
     assert "<img src=x" not in text
@@ -104,17 +104,19 @@ def test_the_page_holds_the_scan_and_its_maps_and_nothing_else_of_the_file(page)
     assert scan.shape == lesion.shape
     np.testing.assert_array_equal(scan.affine, lesion.affine)
     mask = nib.load(page.with_name("m.nii.gz"))
-    # Cropped, and in its place: the lesion's voxels lie where the mask's do.
-    ours, theirs = (nib.affines.apply_affine(one.affine, np.argwhere(one.get_fdata() > 0.5)) for one in (lesion, mask))
-    np.testing.assert_allclose(sorted(map(tuple, ours)), sorted(map(tuple, theirs)), atol=1e-3)
+    # The layers are cropped; the lesion's voxels have the same world coordinates as in the mask.
+    found_positions, positions = (
+        nib.affines.apply_affine(one.affine, np.argwhere(one.get_fdata() > 0.5)) for one in (lesion, mask)
+    )
+    np.testing.assert_allclose(sorted(map(tuple, found_positions)), sorted(map(tuple, positions)), atol=1e-3)
     data = nib.load(page.with_name("<img src=x onerror=alert(1)>.nii.gz"))
-    inside = theirs.mean(axis=0)
-    places = (np.rint(nib.affines.apply_affine(np.linalg.inv(one.affine), inside)).astype(int) for one in (scan, data))
-    levels = [image.get_fdata()[tuple(place)] for image, place in zip((scan, data), places, strict=True)]
+    centre = positions.mean(axis=0)
+    indices = (np.rint(nib.affines.apply_affine(np.linalg.inv(one.affine), centre)).astype(int) for one in (scan, data))
+    levels = [image.get_fdata()[tuple(index)] for image, index in zip((scan, data), indices, strict=True)]
     assert levels[0] == pytest.approx(levels[1], abs=(found["scan"]["high"] - found["scan"]["low"]) / 200)
 
 
-def test_the_report_says_on_which_side_a_lesion_lies(scan, tmp_path):
+def test_the_report_has_the_side_of_a_lesion(scan, tmp_path):
     predictor().run(Job(scan, Outputs(tmp_path / "m.nii", report=tmp_path / "r.json")))
     report = json.loads((tmp_path / "r.json").read_text())
     (lesion, *_) = report["lesions"]
@@ -126,7 +128,7 @@ def test_the_report_says_on_which_side_a_lesion_lies(scan, tmp_path):
 
 
 @pytest.mark.parametrize("package", ["nilearn", "jinja2"])
-def test_without_the_extra_nothing_is_begun(scan, tmp_path, monkeypatch, package):
+def test_without_the_extra_the_command_stops_before_any_work(scan, tmp_path, monkeypatch, package):
     found = pages.importlib.util.find_spec
     monkeypatch.setattr(pages.importlib.util, "find_spec", lambda name: None if name == package else found(name))
     error = fails(call("predict", scan, "--out", tmp_path / "m.nii.gz", "--html", tmp_path / "p.html"))
@@ -135,7 +137,7 @@ def test_without_the_extra_nothing_is_begun(scan, tmp_path, monkeypatch, package
 
 
 def test_many_scans_get_an_index_and_a_page_each(scans, tmp_path, monkeypatch):
-    # The command with a model that needs no TensorFlow.
+    # The command runs with a model that does not need TensorFlow.
     monkeypatch.setattr("brainseg_tf.saved_model.find", lambda name: SimpleNamespace(card=card(), load=Healthy))
     monkeypatch.setattr("brainseg_tf_cli.predict.import_tensorflow", lambda: None)
     folder = tmp_path / "scans"
@@ -153,7 +155,7 @@ def test_many_scans_get_an_index_and_a_page_each(scans, tmp_path, monkeypatch):
     linked = set(read(index).links())
     assert linked == {f"./out/sub-{n:02}_FLAIR{kind}" for n in (1, 2, 3) for kind in (".html", "_thumbnail.png")}
     assert all((tmp_path / link).is_file() for link in linked)
-    # A page that is gone is made again; an index is not replaced unasked.
+    # --continue writes a missing page again. Without it, an existing index is not replaced.
     (out / "sub-01_FLAIR.html").unlink()
     assert "give --continue" in call(*arguments).stderr
     assert call(*arguments, "--continue").exit_code == 1
@@ -171,26 +173,28 @@ def report(ml: float = 20.0, brain: float = 1400.0, median: float = 300.0) -> di
     }
 
 
-def test_outliers_are_what_lies_far_from_the_others(tmp_path):
+def test_outliers_are_far_from_the_median(tmp_path):
     usual = [report(20 + n, 1400 + 10 * n, 300 + 5 * n) for n in range(9)]
     assert not any(outliers(usual))
-    odd = [*usual, report(ml=400), report(median=30000), report(brain=300)]
-    assert outliers(odd)[:9] == [[]] * 9
-    assert [set(mark) for mark in outliers(odd)[9:]] == [
+    reports = [*usual, report(ml=400), report(median=30000), report(brain=300)]
+    assert outliers(reports)[:9] == [[]] * 9
+    assert [set(names) for names in outliers(reports)[9:]] == [
         {"lesion volume", "share of brain"},
         {"intensity scale"},
         {"brain volume", "share of brain"},
     ]
-    # Too few to say what is usual.
+    # Fewer than eight scans have no outliers.
     assert outliers([report(), report(), report(ml=400)]) == [[], [], []]
-    outcomes = [Outcome(Job(Path(f"{n}.nii.gz"), Outputs(Path(f"{n}_mask.nii.gz"))), one) for n, one in enumerate(odd)]
+    outcomes = [
+        Outcome(Job(Path(f"{n}.nii.gz"), Outputs(Path(f"{n}_mask.nii.gz"))), one) for n, one in enumerate(reports)
+    ]
     write_index(tmp_path / "i.html", outcomes)
     text = (tmp_path / "i.html").read_text(encoding="utf-8")
     assert re.findall(r'<td class="scan">(\d+)\.nii\.gz', text) == ["9", "10", "11", *map(str, range(9))]
 
 
 def finished(folder: Path, name: str, ml: float = 20.0) -> Outcome:
-    """A scan that is done, with a page and a thumbnail."""
+    """The outcome of a segmented scan, with a page and a thumbnail."""
     outputs = Outputs(folder / "m.nii", page=folder / f"{name}.html", thumbnail=folder / f"{name}.png")
     job = Job(folder / name, outputs)
     for file in (outputs.page, outputs.thumbnail):
@@ -199,7 +203,7 @@ def finished(folder: Path, name: str, ml: float = 20.0) -> Outcome:
     return Outcome(job, report(ml))
 
 
-ODD_NAMES = [
+UNUSUAL_NAMES = [
     "a#b?c=d&e%20f.nii.gz",
     "new\nline\ttab\r.nii.gz",
     "javascript:alert(1)",
@@ -212,7 +216,7 @@ ODD_NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", ODD_NAMES)
+@pytest.mark.parametrize("name", UNUSUAL_NAMES)
 def test_any_name_is_a_link_that_leads_to_its_file_and_a_line_of_text(name, tmp_path):
     folder = tmp_path / name / "out"
     outcome = finished(folder, name)
@@ -223,7 +227,7 @@ def test_any_name_is_a_link_that_leads_to_its_file_and_a_line_of_text(name, tmp_
     index.read_bytes().decode("utf-8")
     found = read(index)
     for link in found.links():
-        # No part of it is a scheme, a query or a fragment, and it is the file's name byte by byte.
+        # The link has no scheme, query or fragment, and decodes to the bytes of the file's name.
         assert re.fullmatch(r"\./[A-Za-z0-9._~%/-]+", link)
         assert (index.parent / os.fsdecode(unquote_to_bytes(link))).exists()
     assert len(found.links()) == 4
@@ -261,7 +265,7 @@ def segmented(scan: Path):
     return volume, segment([volume], Healthy(), card(), OPTIONS)
 
 
-def test_each_scan_has_its_neighbours():
+def test_navigation_has_the_neighbours_of_each_page():
     given = [Path(f"{n}.html") for n in range(3)]
     index = Path("i.html")
     assert pages.navigation(given, index) == [
@@ -273,7 +277,7 @@ def test_each_scan_has_its_neighbours():
     assert pages.navigation([], index) == []
 
 
-def test_an_index_of_a_batch_that_still_runs_says_how_far_it_is(tmp_path):
+def test_the_index_shows_the_progress_of_a_running_batch(tmp_path):
     outcomes = [
         finished(tmp_path, "a"),
         finished(tmp_path, "b"),
@@ -288,7 +292,7 @@ def test_an_index_of_a_batch_that_still_runs_says_how_far_it_is(tmp_path):
     write_index(tmp_path / "i.html", outcomes, total=3)
     text = read(tmp_path / "i.html").text
     assert " of 3 done" not in text
-    # Before the first scan is done.
+    # Before the first scan is finished.
     write_index(tmp_path / "i.html", [], total=14)
     assert "0 of 14 done" in read(tmp_path / "i.html").text
 
@@ -300,43 +304,43 @@ def test_a_failed_scan_links_to_nothing_that_an_earlier_run_left(tmp_path):
 
 
 def test_reports_of_other_versions_have_a_row_too(tmp_path):
-    """Without a field, or with something else in it: an index is made of what other runs left."""
-    odd = [{}, {"lesion_ml": "x", "brain": None, "warnings": None, "components": [1]}, {"brain": {"ml": 0}}]
+    """The index contains reports of earlier runs, which other versions may have written."""
+    incomplete = [{}, {"lesion_ml": "x", "brain": None, "warnings": None, "components": [1]}, {"brain": {"ml": 0}}]
     outcomes = [
-        Outcome(Job(Path(f"{n}.nii"), Outputs(Path("m"))), one) for n, one in enumerate([*odd, *[report()] * 9])
+        Outcome(Job(Path(f"{n}.nii"), Outputs(Path("m"))), one) for n, one in enumerate([*incomplete, *[report()] * 9])
     ]
     write_index(tmp_path / "i.html", outcomes)
     assert len([tag for tag, each in read(tmp_path / "i.html").elements if tag == "tr" and "id" in each]) == 12
 
 
-def test_the_bars_are_in_proportion_and_lead_to_the_scans(tmp_path):
+def test_the_bars_are_proportional_to_the_volumes_and_link_to_the_scans(tmp_path):
     volumes = [40.0, 0.0, 10.0]
     write_index(tmp_path / "i.html", [finished(tmp_path, f"s{n}", ml) for n, ml in enumerate(volumes)])
     elements = read(tmp_path / "i.html").elements
     heights = [float(each["height"]) for tag, each in elements if tag == "rect" and each["class"].startswith("bar")]
-    # The chart ends at 50 ml; an empty mask has a bar that can be clicked.
+    # The chart ends at 50 ml. The bar of an empty mask has the smallest height.
     assert heights == [1.0, 20.0, 80.0]
     at = next(n for n, (tag, _) in enumerate(elements) if tag == "svg")
     assert [each["href"] for tag, each in elements[at:] if tag == "a"][:3] == ["./s1.html", "./s2.html", "./s0.html"]
 
 
-def test_an_index_is_written_fast_enough_to_be_written_again_and_again(tmp_path):
+def test_an_index_of_many_scans_is_written_fast(tmp_path):
     outcomes = [finished(tmp_path, f"scan-{n}", float(n)) for n in range(500)]
     write_index(tmp_path / "i.html", outcomes[:10], total=500)
     start = time.process_time()
     write_index(tmp_path / "i.html", outcomes, total=500)
-    # 50 ms and 1 ms a scan, of the processor's time: others work on this machine too.
+    # 50 ms and 1 ms per scan. Processor time is measured, because other processes run at the same time.
     assert time.process_time() - start < 0.05 + 0.001 * len(outcomes)
 
 
-def test_only_the_pages_own_scripts_may_run(page, tmp_path):
+def test_the_policy_allows_only_the_scripts_of_the_page(page, tmp_path):
     write_index(tmp_path / "i.html", [finished(tmp_path, "a")])
     for file in (page, tmp_path / "i.html"):
         text = file.read_text(encoding="utf-8")
         policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text).group(1)
         rules = dict(part.strip().partition(" ")[::2] for part in policy.split(";") if part.strip())
         assert rules["default-src"] == "'none'"
-        # Nowhere an address to send anything to.
+        # The policy contains no network address.
         assert not re.search(r"https?:|\*|unsafe-eval", policy)
         assert "unsafe" not in rules["script-src"]
         bodies = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
@@ -365,27 +369,27 @@ PYTHON = re.compile(r"None|True|False|nan|[{}\[\]]|\(\d+, |Options\(|_[a-z]+\b|'
         ),
     ],
 )
-def test_what_ran_is_told_in_words_with_units(options, scan, tmp_path):
+def test_the_processing_table_has_sentences_with_units(options, scan, tmp_path):
     job = Job(scan, Outputs(tmp_path / "m.nii.gz", page=tmp_path / "p.html", report=tmp_path / "r.json"))
     written = predictor(options).run(job)
     found = read(job.outputs.page)
-    told = found.text[found.text.index("What ran") : found.text.index("Viewer: NiiVue")]
-    assert not PYTHON.search(told), PYTHON.search(told)
+    text = found.text[found.text.index("Processing") : found.text.index("Viewer: NiiVue")]
+    assert not PYTHON.search(text), PYTHON.search(text)
     for expected in (
-        f"brain of {written['brain']['ml']:.0f} ml",
+        f"brain volume {written['brain']['ml']:.0f} ml",
         "Model perfect, version 1: context variational autoencoder",
         "Axial slices of 48 x 48 pixels of 5 mm, 5 mm apart",
         "Components below 3 ml were removed",
-        "The outermost 3.75 mm of the brain were left out",
-        "s in all: ",
+        "The outermost 3.75 mm of the brain were excluded",
+        "s in total: ",
     ):
-        assert expected in told
-    assert ("a ball with a radius of 3 mm" in told) == (options.closing_mm == 3.0)
-    assert ("a threshold set by the user" in told) == (options.healthy_threshold is not None)
+        assert expected in text
+    assert ("a ball with a radius of 3 mm" in text) == (options.closing_mm == 3.0)
+    assert ("a threshold set by the user" in text) == (options.healthy_threshold is not None)
 
 
-def test_the_words_follow_what_ran(tmp_path, scan):
-    """A probability's window is another one, and its bias field is taken out, unless told otherwise."""
+def test_the_texts_follow_the_options(tmp_path, scan):
+    """The median filter and the bias field correction of a probability differ from those of other scores."""
     from brainseg_tf.images.volume import read_volume
     from brainseg_tf.segmentation import segment
 
@@ -395,25 +399,25 @@ def test_the_words_follow_what_ran(tmp_path, scan):
     volume = read_volume(scan)
     result = segment([volume], Pointing(), model_card, options)
     written = Predictor(model_card, Pointing, PredictOptions(options)).run(Job(scan, Outputs(tmp_path / "m.nii")))
-    told = dict(wording.what_ran(written, result, model_card))
-    assert "Lesions were looked for in the network's probability of a lesion" in told["Score"]
-    assert "The bias field was removed from the slices" in told["Score"]
-    assert any("13 slices x 3 x 3 pixels (65 x 15 x 15 mm)" in one for one in told["Score"])
+    table = dict(wording.processing_table(written, result, model_card))
+    assert "Lesions were detected in the network's probability of a lesion" in table["Score"]
+    assert "The bias field was removed from the slices" in table["Score"]
+    assert any("13 slices x 3 x 3 pixels (65 x 15 x 15 mm)" in one for one in table["Score"])
     text = wording.methods(written, result, model_card, {"python": "3.11.7", "tensorflow": "2.21.0"})
     for expected in (f"brainseg-tf {__version__}", "model perfect, version 1", "FLAIR", "bias field", "Python 3.11.7"):
         assert expected in text
     assert not PYTHON.search(text)
     kept = replace(options, correct_bias_field=False)
     written = Predictor(model_card, Pointing, PredictOptions(kept)).run(Job(scan, Outputs(tmp_path / "n.nii")))
-    assert "bias field" not in str(wording.what_ran(written, result, model_card))
+    assert "bias field" not in str(wording.processing_table(written, result, model_card))
 
 
-def test_an_option_that_nobody_has_worded_yet_is_told_without_python():
-    assert wording.words((2, 3)) == "2 and 3"
-    assert wording.words({"some_name": None, "b": [True, 0.1]}) == "some name automatic, b yes and 0.1"
+def test_format_value_has_no_python_syntax():
+    assert wording.format_value((2, 3)) == "2 and 3"
+    assert wording.format_value({"some_name": None, "b": [True, 0.1]}) == "some name automatic, b yes and 0.1"
 
 
-def test_the_citation_is_that_of_the_citation_file():
+def test_the_citations_agree_with_the_citation_file():
     yaml = pytest.importorskip("yaml")
     file = yaml.safe_load((Path(__file__).parents[2] / "CITATION.cff").read_text(encoding="utf-8"))
     text = " ".join(wording.citations(card()))
@@ -429,7 +433,7 @@ def test_the_citation_is_that_of_the_citation_file():
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    """Headless Chromium, which notes every request and every line on its console."""
+    """Headless Chromium, which logs all requests and console messages."""
     if not (CHROMIUM and DRIVER):
         pytest.skip("no Chromium: apt-get install chromium chromium-driver")
     from selenium import webdriver
@@ -459,7 +463,7 @@ def wait(browser, script: str, seconds: float = 60):
 
 
 def picture(browser) -> np.ndarray:
-    """The viewer as it looks now."""
+    """A screenshot of the viewer, (H, W, 3)."""
     import io
 
     from matplotlib import image
@@ -470,12 +474,13 @@ def picture(browser) -> np.ndarray:
 
 
 def red(pixels: np.ndarray) -> int:
+    """Number of red pixels, which show the lesion."""
     return int(((pixels[..., 0] > 0.35) & (pixels[..., 0] > 1.4 * pixels[..., 1])).sum())
 
 
 def at_width(browser, width: int, place: str) -> None:
-    """Opens a page in a window of so many CSS pixels."""
-    # The page before it is not drawn anew in between.
+    """Opens a page in a window of a width in CSS pixels."""
+    # An empty page, so that the previous page is not drawn again when the size changes.
     browser.get("about:blank")
     browser.get_log("browser")
     browser.execute_cdp_cmd(
@@ -486,7 +491,7 @@ def at_width(browser, width: int, place: str) -> None:
 
 
 def screenshot(browser, name: str) -> np.ndarray:
-    """The whole page; kept in the folder BRAINSEG_SCREENSHOTS if that is set."""
+    """A screenshot of the whole page; saved in the folder BRAINSEG_SCREENSHOTS if that variable is set."""
     import io
 
     from matplotlib import image
@@ -499,7 +504,7 @@ def screenshot(browser, name: str) -> np.ndarray:
 
 
 def sizes(browser, selector: str) -> list[dict[str, float]]:
-    """Place, size and size of text of the elements, in CSS pixels."""
+    """Position, size and font size of the elements, in CSS pixels."""
     return browser.execute_script(
         "return [...document.querySelectorAll(arguments[0])].map((one) => ({...one.getBoundingClientRect().toJSON(),"
         " font: parseFloat(getComputedStyle(one).fontSize)}))",
@@ -508,7 +513,7 @@ def sizes(browser, selector: str) -> list[dict[str, float]]:
 
 
 def overflow(browser) -> list[str]:
-    """Elements that reach beyond the window's right edge, if the page can be scrolled sideways."""
+    """Elements that extend beyond the window's right edge, if the page can be scrolled horizontally."""
     return browser.execute_script(
         "const width = document.documentElement.clientWidth;"
         "return document.documentElement.scrollWidth <= innerWidth ? [] : [...document.querySelectorAll('body *')]"
@@ -518,7 +523,7 @@ def overflow(browser) -> list[str]:
 
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory) -> Path:
-    """The index of six scans with pages: one has failed, one has a name of 180 letters, and one is not done yet."""
+    """The index of six scans: one has failed, one has a name of 180 letters, and one is not finished yet."""
     folder = tmp_path_factory.mktemp("batch")
     names = ["a.nii.gz", "b.nii.gz", "bad.nii.gz", f"{'long' * 45}.nii.gz", "e #1?.nii.gz", "f.nii.gz"]
     out = folder / "out"
@@ -570,7 +575,7 @@ def test_the_index_fits_any_screen(batch, browser, width):
     assert len(names) == 5
     for one in names:
         assert one["font"] >= 14
-        # Wide enough for a name to be read: not a letter a line.
+        # Names are not broken into lines of single letters.
         assert one["width"] >= 150
         assert one["right"] <= width
     assert "failed: " in browser.find_element("id", "scans").text
@@ -589,7 +594,7 @@ def test_a_scans_page_fits_any_screen(batch, browser, width):
     assert canvas["width"] >= 0.85 * min(width, 1100) and canvas["height"] >= 300
     assert all(one["right"] <= width and one["font"] >= 13 for one in sizes(browser, "td, th, p, label, a, button"))
     assert sizes(browser, "#slices img")[0]["right"] <= width
-    # In full size it scrolls within its own box.
+    # In full size, the figure scrolls within its own box.
     browser.execute_script("document.getElementById('enlarge').click()")
     assert sizes(browser, "#slices img")[0]["width"] >= 700
     assert overflow(browser) == []
@@ -603,7 +608,7 @@ def column(browser, number: int) -> list[str]:
     )
 
 
-def test_the_index_is_sorted_by_a_click_and_by_keys(batch, browser):
+def test_the_index_is_sorted_by_mouse_and_keyboard(batch, browser):
     from selenium.webdriver.common.keys import Keys
 
     at_width(browser, 1200, batch.as_uri())
@@ -613,7 +618,7 @@ def test_the_index_is_sorted_by_a_click_and_by_keys(batch, browser):
     assert [button.text for button in buttons] == ["scan", "lesion, ml", "lesions", "brain, ml", "remarks"]
     lesion.click()
     *filled, failed = column(browser, 2)
-    # As numbers, not as text; a failed scan has none and comes last, in both directions.
+    # The values are sorted as numbers. A failed scan has no value and is last in both directions.
     assert [float(one) for one in filled] == sorted(float(one) for one in filled)
     assert failed == ""
     assert len({len(one) for one in filled}) > 1
@@ -631,7 +636,7 @@ def test_the_index_is_sorted_by_a_click_and_by_keys(batch, browser):
 
 @pytest.fixture
 def without_webgl(browser):
-    """Pages open without their viewer, which takes seconds to draw in software."""
+    """Disables WebGL, because the viewer takes seconds to draw without a GPU."""
     added = browser.execute_cdp_cmd(
         "Page.addScriptToEvaluateOnNewDocument", {"source": "HTMLCanvasElement.prototype.getContext = () => null"}
     )
@@ -657,7 +662,7 @@ def test_previous_next_and_index_lead_past_what_failed_and_what_is_not_done(batc
 
     follow("next")
     assert title(browser) == "b.nii.gz"
-    # The next one has failed: the one after it.
+    # The next scan has failed, so the one after it is opened.
     follow("next")
     assert title(browser) == f"{'long' * 45}.nii.gz"
     follow("prev")
@@ -665,23 +670,23 @@ def test_previous_next_and_index_lead_past_what_failed_and_what_is_not_done(batc
     follow("next")
     follow("next")
     assert title(browser) == "e #1?.nii.gz"
-    # The last one is not done yet: the index says so.
+    # The last scan is not finished yet, so the index is opened with a notice.
     follow("next")
     assert title(browser) == "6 scans"
-    assert "not done yet" in browser.find_element("id", "notice").text
+    assert "not finished yet" in browser.find_element("id", "notice").text
     assert browser.find_element("css selector", "tr.here td.scan").text == "e #1?.nii.gz"
     browser.get((out / "e%20%231%3F.nii.gz.html").as_uri().replace("%25", "%"))
     follow("up")
     assert title(browser) == "6 scans"
     assert not browser.find_element("id", "notice").is_displayed()
-    # A page that this index does not know.
+    # A page that is not in the index.
     browser.get(batch.as_uri() + "#after=.%2Fother.html")
     browser.refresh()
     assert "not in this index" in browser.find_element("id", "notice").text
 
 
 @pytest.mark.usefixtures("without_webgl")
-def test_a_bar_leads_to_its_scan(batch, browser):
+def test_a_bar_opens_its_scan(batch, browser):
     at_width(browser, 1200, batch.as_uri())
     bars = browser.find_elements("css selector", "#chart a")
     assert len(bars) == 4
@@ -692,9 +697,9 @@ def test_a_bar_leads_to_its_scan(batch, browser):
 
 
 @pytest.mark.usefixtures("without_webgl")
-def test_methods_and_citation_are_copied_and_else_selected(page, browser):
+def test_methods_and_citation_are_copied_or_selected(page, browser):
     at_width(browser, 1200, page.as_uri())
-    assert "no WebGL2" in browser.find_element("id", "location").text
+    assert "The viewer needs WebGL2" in browser.find_element("id", "location").text
     browser.execute_cdp_cmd(
         "Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
     )
@@ -706,7 +711,7 @@ def test_methods_and_citation_are_copied_and_else_selected(page, browser):
             browser, f"document.querySelector('button[data-copy={name}]').nextElementSibling.textContent === 'Copied.'"
         )
         assert browser.execute_async_script(read_back).startswith(begin)
-    # Without a clipboard, and with no way to copy at all, the text is selected.
+    # If copying is not possible, the text is selected.
     browser.execute_script(
         "Object.defineProperty(navigator, 'clipboard', {value: undefined}); document.execCommand = () => false"
     )
@@ -717,17 +722,17 @@ def test_methods_and_citation_are_copied_and_else_selected(page, browser):
     assert browser.execute_script("return String(getSelection())").strip().startswith("The brainseg-tf developers")
 
 
-def test_the_lesion_is_a_fill_or_an_outline_and_the_directions_are_named(page, browser):
+def test_lesion_styles_and_direction_labels_of_the_viewer(page, browser):
     at_width(browser, 1200, page.as_uri())
     wait(browser, "document.getElementById('viewer').dataset.ready")
     select = browser.find_element("id", "style")
-    # A single plane, large: its rim is thin beside its area.
+    # A single large plane, in which the outline is small compared with the filled area.
     browser.execute_script(
         "const view = document.getElementById('view'); view.value = '0'; view.dispatchEvent(new Event('change'))"
     )
     shown = picture(browser)
     filled = red(shown)
-    # A yellow letter on each side of the plane.
+    # There is a yellow letter on each side of the plane.
     rows, columns = np.nonzero((shown.min(axis=-1) < 0.6) & (shown[..., 0] > 0.8) & (shown[..., 1] > 0.7))
     height, width = shown.shape[:2]
     assert rows.min() < 0.2 * height and rows.max() > 0.8 * height
@@ -742,7 +747,7 @@ def test_the_lesion_is_a_fill_or_an_outline_and_the_directions_are_named(page, b
     choose("outline")
     outlined = picture(browser)
     assert 20 < red(outlined) < filled / 3
-    # The inside is the scan as it is.
+    # Inside the outline, the scan is unchanged.
     box = browser.find_element("css selector", "input[type=checkbox][data-layer='1']")
     box.click()
     plain = picture(browser)
@@ -755,16 +760,16 @@ def test_the_lesion_is_a_fill_or_an_outline_and_the_directions_are_named(page, b
     assert browser.get_log("browser") == []
 
 
-def test_in_a_browser_the_viewer_draws_and_answers(page, browser):
+def test_the_viewer_draws_and_responds_to_input(page, browser):
     from selenium.webdriver.common.action_chains import ActionChains
 
     browser.get("about:blank")
-    browser.get_log("performance")  # The browser's own start page is not ours.
+    browser.get_log("performance")  # Discards the requests of the browser's start page.
     browser.get(page.as_uri())
     wait(browser, "document.getElementById('viewer').dataset.ready")
     before = picture(browser)
     assert before.std() > 0.05, "nothing is drawn"
-    # It opens at the largest lesion.
+    # The crosshair is initially at the largest lesion.
     lesion = browser.find_element("css selector", "tr[data-mm]").get_attribute("data-mm")
     place = browser.execute_script("return document.getElementById('viewer').dataset.mm")
     np.testing.assert_allclose(np.array(place.split(", "), float), np.array(lesion.split(), float), atol=3)
@@ -775,7 +780,7 @@ def test_in_a_browser_the_viewer_draws_and_answers(page, browser):
     ActionChains(browser).move_to_element_with_offset(canvas, -width // 4, -height // 5).click().perform()
     wait(browser, f"document.getElementById('viewer').dataset.mm !== {json.dumps(place)}")
     browser.find_element("css selector", "tr[data-mm]").click()
-    # The lesion is switched off and on again, and faded.
+    # The lesion can be switched off and on.
     shown = red(picture(browser))
     box = browser.find_element("css selector", "input[type=checkbox][data-layer='1']")
     box.click()
@@ -783,7 +788,7 @@ def test_in_a_browser_the_viewer_draws_and_answers(page, browser):
     assert hidden < shown / 3
     box.click()
     assert red(picture(browser)) == pytest.approx(shown, rel=0.1)
-    # The residual is off at first.
+    # The residual is initially hidden.
     plain = picture(browser)
     browser.find_element("css selector", "input[type=checkbox][data-layer='2']").click()
     assert np.abs(picture(browser) - plain).mean() > 0.001

@@ -17,9 +17,9 @@ def report(ml=1.5, lesions=2):
 def test_rows_are_added_and_replaced(tmp_path):
     table = tmp_path / "summary.csv"
     failed = results_table.row(Path("a.nii"), "failed", error="a.nii: is empty")
-    results_table.renew(table, [failed, results_table.row(Path("b.nii"), "left out", error="is a mask")])
+    results_table.update(table, [failed, results_table.row(Path("b.nii"), "left out", error="is a mask")])
     done = results_table.row(Path("a.nii"), "done", report=report(), mask=Path("a_mask.nii.gz"))
-    results_table.renew(table, [done])
+    results_table.update(table, [done])
     with table.open(newline="", encoding="utf-8") as file:
         first, second = csv.DictReader(file)
     assert (first["scan"], first["status"], first["mask"], first["error"]) == ("a.nii", "done", "a_mask.nii.gz", "")
@@ -30,31 +30,33 @@ def test_rows_are_added_and_replaced(tmp_path):
 
 def test_any_name_can_be_written(tmp_path):
     name = os.fsdecode(b"caf\xe9 \xc3\xa9\n\x1b[31m.nii")
-    results_table.renew(tmp_path / "summary.csv", [results_table.row(Path(name), "failed", error=f"{name}: is empty")])
+    results_table.update(tmp_path / "summary.csv", [results_table.row(Path(name), "failed", error=f"{name}: is empty")])
     (row,) = results_table.read(tmp_path / "summary.csv")
     assert row["scan"] == "caf\\xe9 é\\n\\x1b[31m.nii"
     assert row["error"] == f"{row['scan']}: is empty"
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"a,b\n1,2\n", b'scan,status,mask\n"a', b"\x00" * 40 + b"\n\x01"])
-def test_a_table_of_another_kind_is_not_lost(tmp_path, content):
+def test_a_file_that_is_not_a_results_table_is_not_overwritten(tmp_path, content):
     table = tmp_path / "summary.csv"
     table.write_bytes(content)
     for use in (
         lambda: results_table.check(table, [], overwrite=True),
-        lambda: results_table.renew(table, [results_table.row(Path("a.nii"), "failed", error="x")]),
+        lambda: results_table.update(table, [results_table.row(Path("a.nii"), "failed", error="x")]),
     ):
-        with pytest.raises(InputError, match=r"summary\.csv: (is no table of brainseg-tf|cannot be read as a table)"):
+        with pytest.raises(
+            InputError, match=r"summary\.csv: (is not a table of brainseg-tf|cannot be read as a table)"
+        ):
             use()
     assert table.read_bytes() == content
 
 
-def test_what_an_earlier_run_did_is_refused_and_other_scans_are_not(tmp_path):
+def test_scans_of_an_earlier_run_are_refused_and_others_are_not(tmp_path):
     table = tmp_path / "summary.csv"
     results_table.check(table, [Path("a_mask.nii.gz")], overwrite=False)
     done = results_table.row(Path("a.nii"), "done", report=report(), mask=Path("a_mask.nii.gz"))
-    results_table.renew(table, [done, results_table.row(Path("c.nii"), "failed", error="x")])
-    with pytest.raises(InputError, match="an earlier run wrote it; give --continue"):
+    results_table.update(table, [done, results_table.row(Path("c.nii"), "failed", error="x")])
+    with pytest.raises(InputError, match="was written by an earlier run; give --continue to keep its results"):
         results_table.check(table, [Path("b_mask.nii.gz"), Path("a_mask.nii.gz")], overwrite=False)
     results_table.check(table, [Path("a_mask.nii.gz")], overwrite=True)
     results_table.check(table, [Path("b_mask.nii.gz"), Path("c_mask.nii.gz")], overwrite=False)
@@ -65,7 +67,7 @@ def test_processes_that_write_at_once_keep_each_others_rows(tmp_path):
     code = (
         "import sys; from pathlib import Path; from brainseg_tf.prediction import results_table as table\n"
         "for k in range(20):\n"
-        "    table.renew(Path(sys.argv[1]), [table.row(Path(f'{sys.argv[2]}{k}'), 'failed', error='x')])"
+        "    table.update(Path(sys.argv[1]), [table.row(Path(f'{sys.argv[2]}{k}'), 'failed', error='x')])"
     )
     running = [subprocess.Popen([sys.executable, "-c", code, str(table), name]) for name in "abc"]
     assert [one.wait(60) for one in running] == [0, 0, 0]

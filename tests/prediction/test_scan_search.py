@@ -26,7 +26,7 @@ def reasons(pairs):
     return {file.name: reason for file, reason in pairs}
 
 
-def test_every_member_is_a_scan_or_is_accounted_for(tmp_path):
+def test_every_file_is_a_scan_or_left_out_with_a_reason(tmp_path):
     touch(tmp_path, "a.nii.gz", "b_FLAIR.NII", "c.mgz", "e_flair_t1.nii.gz", "PD_7.nii.gz", "real_ph_2.nii")
     touch(tmp_path, "a.json", "notes.txt", "a_figure.png", ".hidden.nii.gz", "._a.nii.gz")
     touch(
@@ -44,7 +44,7 @@ def test_every_member_is_a_scan_or_is_accounted_for(tmp_path):
     touch(tmp_path / "sub", "s.nii.gz")
     (tmp_path / "out").mkdir()
     found = search_folder(tmp_path, "flair", tmp_path / "out")
-    # Neither Parkinson's disease nor a group's name is a modality.
+    # "PD" at the start of a name is not read as a modality, nor is "ph" in the middle read as a phase image.
     assert names(found.scans) == [
         "PD_7.nii.gz",
         "a.nii.gz",
@@ -55,10 +55,12 @@ def test_every_member_is_a_scan_or_is_accounted_for(tmp_path):
         "real_ph_2.nii",
     ]
     assert reasons(found.failed) == {
-        "broken.nii.gz": "is a link to a file that is not there; fetch its content (datalad get) first"
+        "broken.nii.gz": "is a link to a file that does not exist; fetch it (git annex get, datalad get)"
     }
     left_out = reasons(found.left_out)
-    assert {name: left_out[name].split(" by")[0] for name in ("a_seg.nii.gz", "b_ph.nii.gz", "c_T1w.nii.gz")} == {
+    assert {
+        name: left_out[name].split(" according")[0] for name in ("a_seg.nii.gz", "b_ph.nii.gz", "c_T1w.nii.gz")
+    } == {
         "a_seg.nii.gz": "is a mask",
         "b_ph.nii.gz": "is a phase image",
         "c_T1w.nii.gz": "is t1",
@@ -75,17 +77,17 @@ def test_every_member_is_a_scan_or_is_accounted_for(tmp_path):
     ]
 
 
-def test_a_stripped_scan_is_a_scan_and_its_brain_mask_is_none(tmp_path):
+def test_skull_stripped_scans_and_brain_masks_are_distinguished(tmp_path):
     data, _ = make_brain(0)
     save(data, tmp_path / "s1_FLAIR.nii.gz")
     save(data, tmp_path / "s1_FLAIR_brain.nii.gz")
     save(data > 0, tmp_path / "s2_brain.nii.gz")
     found = search_folder(tmp_path, "flair", tmp_path / "out")
     assert names(found.scans) == ["s1_FLAIR.nii.gz", "s1_FLAIR_brain.nii.gz"]
-    assert reasons(found.left_out) == {"s2_brain.nii.gz": "is a brain mask: it holds two values"}
+    assert reasons(found.left_out) == {"s2_brain.nii.gz": "is a brain mask, because it contains only two values"}
 
 
-def test_the_masks_of_this_very_run_are_not_mentioned(tmp_path):
+def test_masks_that_the_run_writes_are_not_listed_as_left_out(tmp_path):
     save(make_brain(0)[0], tmp_path / "a.nii.gz")
     save(np.ones((3, 3, 3), bool), tmp_path / "a_mask.nii.gz")
     save(np.ones((3, 3, 3), bool), tmp_path / "other_mask.nii.gz")
@@ -107,7 +109,7 @@ def dataset(tmp_path):
     return root
 
 
-def test_a_dataset(dataset):
+def test_a_bids_dataset(dataset):
     found = search_bids(dataset, dataset)
     assert names(found.scans) == [
         "sub-01_FLAIR.nii.gz",
@@ -131,29 +133,31 @@ def test_a_dataset(dataset):
         ("sub-02/ses-b/anat", ["sub-02_ses-b_FLAIR"]),
     ],
 )
-def test_a_part_of_a_dataset(dataset, part, expected, tmp_path, monkeypatch):
+def test_a_part_of_a_bids_dataset(dataset, part, expected, tmp_path, monkeypatch):
     batch = plan_batch([dataset / part], tmp_path / "out")
     assert [job.scan.name.removesuffix(".nii.gz") for job in batch.jobs] == expected
     first = batch.jobs[0]
-    assert first.mask.parent == tmp_path / "out" / first.scan.parent.relative_to(dataset)
+    assert first.outputs.mask.parent == tmp_path / "out" / first.scan.parent.relative_to(dataset)
     assert (tmp_path / "out" / "dataset_description.json").is_file()
-    # From within the folder itself.
+    # With a relative path, from within the folder.
     monkeypatch.chdir(dataset / part)
     assert len(plan_batch([Path()], tmp_path / "again").jobs) == len(expected)
 
 
-def test_a_folder_named_like_a_subject_is_a_folder(tmp_path):
+def test_a_folder_named_like_a_subject_is_searched_as_a_folder(tmp_path):
     touch(tmp_path / "sub-07", "scan.nii.gz")
     assert bids_root(tmp_path / "sub-07") is None
     assert len(plan_batch([tmp_path / "sub-07"], tmp_path / "out").jobs) == 1
 
 
-def test_a_place_without_a_scan_says_what_is_there(tmp_path):
+def test_a_folder_without_a_scan_is_refused_with_the_reason(tmp_path):
     touch(tmp_path / "a", "x_t1.nii.gz", "x_seg.nii.gz")
-    with pytest.raises(InputError, match=r"a: no scan in it; x_seg.nii.gz is a mask by its name.*\(1 others"):
+    with pytest.raises(
+        InputError, match=r"a: contains no scan; x_seg\.nii\.gz is a mask according to its name.*\(1 more"
+    ):
         plan_batch([tmp_path / "a"], tmp_path / "out")
     (tmp_path / "b").mkdir()
-    with pytest.raises(InputError, match=r"b: no scan \(\.nii"):
+    with pytest.raises(InputError, match=r"b: contains no scan \(\.nii"):
         plan_batch([tmp_path / "b"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -161,11 +165,11 @@ def test_a_place_without_a_scan_says_what_is_there(tmp_path):
 def test_ten_thousand_scans_are_planned_at_once(tmp_path):
     places = [tmp_path / f"{number}.nii.gz" for number in range(10_000)]
     assert len(plan_batch(places, tmp_path / "out").jobs) == 10_000
-    with pytest.raises(InputError, match="would be the mask of two scans"):
+    with pytest.raises(InputError, match="is the mask of two scans"):
         plan_batch([*places, tmp_path / "7.nii"], tmp_path / "out")
 
 
-def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+def test_a_folder_without_read_permission_is_refused(tmp_path, monkeypatch):
     touch(tmp_path / "a", "scan.nii.gz")
     listing = Path.iterdir
 
@@ -174,7 +178,7 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
             raise PermissionError(13, os.strerror(13))
         return listing(path)
 
-    # The tests may run as root, whom no permission stops.
+    # The tests may run as root, for whom permissions are not checked.
     monkeypatch.setattr(Path, "iterdir", denied)
     with pytest.raises(InputError, match=r"a: .*(cannot be listed|Permission denied)"):
         plan_batch([tmp_path / "a"], tmp_path / "out")

@@ -12,15 +12,15 @@ from synthetic_models import card
 RAW = SegmentationOptions(score="absolute", erosion_mm=0.0, median=(1, 1, 1))
 
 
-class Blind:
-    """A network that gives the same image whatever it is shown: the score is as noisy as the noise."""
+class Constant:
+    """A network with a constant output. The score has the noise of the input."""
 
     def reconstruct(self, images: np.ndarray) -> Reconstruction:
         return Reconstruction(np.zeros_like(images))
 
 
-class Sure:
-    """One that gives back what it is shown: no noise reaches the score."""
+class Identity:
+    """A network that returns its input. The score is 0 with any noise."""
 
     def reconstruct(self, images: np.ndarray) -> Reconstruction:
         return Reconstruction(images)
@@ -34,21 +34,21 @@ def stack():
     return Stack(images, brain, np.diag([-4.0, -4.0, 5.0, 1.0]))
 
 
-def test_the_spread_of_a_score_that_is_the_noise_is_the_noises(stack):
-    found = spread(stack, Blind(), card(), RAW, copies=40)
+def test_the_spread_of_a_noisy_score_is_that_of_the_noise(stack):
+    found = spread(stack, Constant(), card(), RAW, copies=40)
     assert found.dtype == np.float32
     assert not found[~stack.brain].any()
     assert np.sqrt(np.mean(found[stack.brain] ** 2)) == pytest.approx(0.05, rel=0.1)
-    np.testing.assert_allclose(spread(stack, Sure(), card(), RAW, copies=3), 0, atol=1e-6)
+    np.testing.assert_allclose(spread(stack, Identity(), card(), RAW, copies=3), 0, atol=1e-6)
 
 
-def test_the_same_seed_gives_the_same(stack):
-    first, second, other = (spread(stack, Blind(), card(), RAW, copies=3, seed=seed) for seed in (1, 1, 2))
+def test_equal_seeds_give_equal_results(stack):
+    first, second, other = (spread(stack, Constant(), card(), RAW, copies=3, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, second)
     assert (first != other).any()
 
 
-def test_it_lies_on_the_scan(scan, trained, tmp_path):
+def test_the_uncertainty_map_is_on_the_grid_of_the_scan(scan, trained, tmp_path):
     out = tmp_path / "u.nii.gz"
     options = ("--model", trained, "--save-uncertainty", out, "--copies", 2)
     assert call("predict", scan, "--out", tmp_path / "m.nii.gz", *options, *FAST).exit_code == 0

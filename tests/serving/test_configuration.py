@@ -1,4 +1,4 @@
-"""Each file, read by what reads it: TensorFlow Serving's protos, a YAML reader, Kubernetes' own schemas."""
+"""Configuration files, checked with TensorFlow Serving's protos, a YAML parser and the Kubernetes schemas."""
 
 import shutil
 import socketserver
@@ -25,7 +25,7 @@ _TYPES = {
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory) -> Path:
-    """A folder of models with ``small`` in two versions; the configuration depends on the folders alone."""
+    """A repository with two versions of ``small``. The files are empty: only the folders' names are used."""
     folder = tmp_path_factory.mktemp("models")
     for version in ("1", "2"):
         (folder / "small" / version).mkdir(parents=True)
@@ -41,7 +41,7 @@ def files(repository, tmp_path_factory):
 
 
 def message(name, **fields):
-    """A message class; a field is (number, type, repeated). tensorflow-serving-api lacks these two protos."""
+    """A message class, for protos that tensorflow-serving-api does not contain; a field is (number, type, repeated)."""
     file = descriptor_pb2.FileDescriptorProto(name=f"{name}.proto", syntax="proto3")
     for message_name, message_fields in fields.items():
         described = file.message_type.add(name=message_name)
@@ -88,7 +88,7 @@ def test_batching(files):
     )
     parsed = text_format.Parse((files / "batching.config").read_text(), parameters())
     assert tuple(parsed.allowed_batch_sizes) == BATCH_SIZES
-    # The server refuses to start otherwise.
+    # The server requires that the largest allowed size equals max_batch_size.
     assert parsed.max_batch_size.value == BATCH_SIZES[-1]
     assert not parsed.pad_variable_length_inputs
 
@@ -110,7 +110,7 @@ def test_compose(files, repository):
     assert "no authentication" in text
     (service,) = yaml.safe_load(text)["services"].values()
     assert "tensorflow/serving:" in service["image"]
-    # Docker publishes a port on all addresses, past the firewall, unless one is named.
+    # Without an address Docker publishes a port on all addresses and bypasses the firewall.
     assert service["ports"] == ["127.0.0.1:8500:8500", "127.0.0.1:8501:8501"]
     models, config = service["volumes"]
     assert (models["target"], models["read_only"]) == ("/models", True)
@@ -128,10 +128,10 @@ def test_names_of_folders_are_no_part_of_the_syntax(repository, tmp_path):
     shutil.copytree(repository / "small", odd / "a b$(exit 3)'?")
     write_configuration(odd, tmp_path / "out")
     (service,) = yaml.safe_load((tmp_path / "out" / "docker-compose.yml").read_text())["services"].values()
-    # What Compose makes of it: two dollars are one.
+    # Docker Compose replaces two dollar signs by one.
     assert (tmp_path / "out" / service["volumes"][0]["source"].replace("$$", "$")).resolve() == odd.resolve()
-    asked, code = probed(tmp_path / "out", "AVAILABLE")
-    assert (asked, code) == (["/v1/models/a%20b%24%28exit%203%29%27%3F"], 0)
+    paths, code = run_probe(tmp_path / "out", "AVAILABLE")
+    assert (paths, code) == (["/v1/models/a%20b%24%28exit%203%29%27%3F"], 0)
 
 
 @pytest.mark.skipif(
@@ -140,7 +140,7 @@ def test_names_of_folders_are_no_part_of_the_syntax(repository, tmp_path):
     else True,
     reason="no docker compose here",
 )
-def test_compose_by_its_own_check(files):
+def test_compose_with_docker_compose_config(files):
     subprocess.run(["docker", "compose", "--file", files / "docker-compose.yml", "config", "--quiet"], check=True)
 
 
@@ -163,13 +163,13 @@ def test_kubernetes_by_its_own_schemas(files):
     assert "no authentication" in (files / "kubernetes.yml").read_text()
 
 
-def test_kubernetes_waits_for_the_models_before_it_asks_whether_the_server_lives(files):
+def test_the_liveness_probe_waits_until_the_models_are_loaded(files):
     (container,) = manifests(files)["Deployment"]["spec"]["template"]["spec"]["containers"]
-    start, ready, alive = (container[f"{name}Probe"] for name in ("startup", "readiness", "liveness"))
-    assert start["exec"]["command"][:2] == ["bash", "-c"]
-    assert start["exec"] == ready["exec"]
-    assert start["periodSeconds"] * start["failureThreshold"] >= 300
-    assert "initialDelaySeconds" not in alive
+    startup, readiness, liveness = (container[f"{name}Probe"] for name in ("startup", "readiness", "liveness"))
+    assert startup["exec"]["command"][:2] == ["bash", "-c"]
+    assert startup["exec"] == readiness["exec"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= 300
+    assert "initialDelaySeconds" not in liveness
 
 
 def test_the_claim_is_filled_before_the_server_starts(files):
@@ -183,7 +183,7 @@ def test_the_claim_is_filled_before_the_server_starts(files):
         one["persistentVolumeClaim"] for spec in (loader, server) for one in spec["volumes"] if one["name"] == "models"
     ]
     assert claims == [{"claimName": name}, {"claimName": name, "readOnly": True}]
-    # What is copied to /models is what the server reads at /models, as the same user.
+    # Models are copied to the folder that the server reads, by the same user.
     mounts = [
         one["mountPath"]
         for spec in (loader, server)
@@ -192,7 +192,7 @@ def test_the_claim_is_filled_before_the_server_starts(files):
     ]
     assert mounts == ["/models", "/models"]
     assert loader["securityContext"] == server["securityContext"]
-    # The commands in the comment name the pod and end with its removal; it ends by itself too.
+    # The commands in the comment name the pod and delete it at the end. It also has a time limit.
     pod = documents["Pod"]["metadata"]["name"]
     commands = [
         line[2:].strip()
@@ -226,20 +226,20 @@ def test_the_pods_meet_the_restricted_pod_security_standard(files):
         assert not any("hostPath" in volume for volume in pod["volumes"])
 
 
-def test_a_wrong_manifest_would_be_noticed(files):
+def test_the_schemas_detect_an_invalid_manifest(files):
     deployment = manifests(files)["Deployment"]
     deployment["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(deployment, "1.31", strict=True)
 
 
-def probed(files, state):
-    """Runs the line of bash itself against a server that answers as the status API does; what was asked, exit code."""
-    asked = []
+def run_probe(files, state):
+    """Runs the bash command of the probe with a server that reports a state; returns requested paths and exit code."""
+    paths = []
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self):
-            asked.append(self.rfile.readline().decode().split()[1])
+            paths.append(self.rfile.readline().decode().split()[1])
             self.wfile.write(b'HTTP/1.0 200 OK\r\n\r\n{"state": "' + state.encode() + b'"}')
 
     (container,) = manifests(files)["Deployment"]["spec"]["template"]["spec"]["containers"]
@@ -250,15 +250,15 @@ def probed(files, state):
         done = subprocess.run([*shell, line.replace("/8501", f"/{server.server_address[1]}")], timeout=20, check=False)
         server.shutdown()
         thread.join()
-    return asked, done.returncode
+    return paths, done.returncode
 
 
 @pytest.mark.parametrize("state", ["AVAILABLE", "LOADING"])
-def test_the_probe_asks_for_every_model(files, state):
-    assert probed(files, state) == (["/v1/models/small"], int(state != "AVAILABLE"))
+def test_the_probe_requests_the_status_of_every_model(files, state):
+    assert run_probe(files, state) == (["/v1/models/small"], int(state != "AVAILABLE"))
 
 
-def test_nothing_is_replaced_unasked(files, repository):
+def test_existing_files_are_replaced_only_with_overwrite(files, repository):
     (files / "models.config").write_text("mine")
     with pytest.raises(InputError, match=r"models.config: exists already; give --overwrite"):
         write_configuration(repository, files)
@@ -268,6 +268,6 @@ def test_nothing_is_replaced_unasked(files, repository):
 
 
 def test_a_folder_without_models_leaves_no_files(tmp_path):
-    with pytest.raises(InputError, match="add one with brainseg-tf export"):
+    with pytest.raises(InputError, match="add a model with brainseg-tf export"):
         write_configuration(Path(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Addresses of servers, and what is loopback."""
+"""Server addresses, and loopback addresses."""
 
 from pathlib import Path
 
@@ -46,15 +46,15 @@ def test_addresses(url, address):
         "grpc://a\x1b[31m:1",
     ],
 )
-def test_what_is_no_address(url):
-    with pytest.raises(InputError, match=r"is no server's address; give grpc://host:8500 or http://host:8501") as error:
+def test_an_invalid_address_is_refused(url):
+    with pytest.raises(InputError, match="is not a server address; give grpc://host:8500 or http://host:8501") as error:
         Endpoint(url, "small").check()
     assert str(error.value).isprintable()
 
 
 @pytest.mark.parametrize("url", ["https://me:secret@tfs.example:443", "grpc://me:secret@[::1", "http://secret@a:b"])
 def test_a_password_in_the_address_is_refused_and_not_repeated(url):
-    with pytest.raises(InputError, match="holds a user name, which is not supported") as error:
+    with pytest.raises(InputError, match="contains a user name, which is not supported") as error:
         Endpoint(url, "small").check()
     assert "secret" not in str(error.value)
 
@@ -62,21 +62,21 @@ def test_a_password_in_the_address_is_refused_and_not_repeated(url):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": ""}, "--server-model: '' cannot be a name"),
-        ({"model": "a\nb"}, r"--server-model: .* cannot be a name"),
-        ({"label": "a\udcff"}, r"--server-label: .*xff.* cannot be a name"),
+        ({"model": ""}, "--server-model: '' is not a valid name"),
+        ({"model": "a\nb"}, r"--server-model: .* is not a valid name"),
+        ({"label": "a\udcff"}, r"--server-label: .*xff.* is not a valid name"),
         ({"timeout": float("nan")}, "--server-timeout: nan s is out of range"),
         ({"timeout": float("inf")}, "--server-timeout: inf s is out of range"),
         ({"timeout": 0.0}, "--server-timeout: 0.0 s is out of range"),
     ],
 )
-def test_what_cannot_be_asked(changes, message):
+def test_invalid_names_and_timeouts_are_refused(changes, message):
     with pytest.raises(InputError, match=message) as error:
         Endpoint(**({"url": "grpc://localhost", "model": "small"} | changes)).check()
     assert str(error.value).isprintable()
 
 
-def test_certificates_are_checked_first(tmp_path):
+def test_certificates_are_checked_before_a_connection(tmp_path):
     def check(file: Path) -> None:
         Endpoint("https://localhost", "small", ca=file).check()
 
@@ -84,7 +84,7 @@ def test_certificates_are_checked_first(tmp_path):
     trustme.CA().cert_pem.write_to_path(good)
     check(good)
     bad.write_text("no certificate")
-    with pytest.raises(InputError, match="bad.pem: holds no PEM certificates"):
+    with pytest.raises(InputError, match="bad.pem: contains no PEM certificates"):
         check(bad)
     with pytest.raises(InputError, match="nowhere.pem: no such file"):
         check(tmp_path / "nowhere.pem")
@@ -125,7 +125,7 @@ def test_what_is_not_loopback(host):
     assert not is_loopback(host)
 
 
-def test_what_a_server_says_is_cut_and_escaped():
+def test_text_from_a_server_is_shortened_and_escaped():
     assert excerpt("a\n b\t\x1b[31m") == "a b \\x1b[31m"
     assert excerpt("x" * 301) == "x" * 300 + "..."
     assert excerpt("\x00" * 1000) == ("\\x00" * 75) + "..."
@@ -136,6 +136,6 @@ def test_a_failure_names_the_proxy():
     endpoint = Endpoint("http://tfs.example:8501", "small")
     assert Route(endpoint).failure("p", "r", of_model=True) == "http://tfs.example:8501: model small: p; r"
     assert Route(endpoint, "http_proxy").failure("p", "r") == (
-        "http://tfs.example:8501: p; r; the request went through the proxy that http_proxy names: add tfs.example to "
-        "no_proxy if it needs none"
+        "http://tfs.example:8501: p; r; the request was sent through the proxy in http_proxy: add tfs.example to "
+        "no_proxy to connect directly"
     )

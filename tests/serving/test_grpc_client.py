@@ -1,4 +1,4 @@
-"""The gRPC client against servers on loopback that answer anything, and through proxies."""
+"""The gRPC client with local servers that return arbitrary responses, and with proxies."""
 
 import socket
 import threading
@@ -33,8 +33,8 @@ def card():
 
 
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch):
-    """Does not wait long between tries; no proxy of the machine takes part."""
+def short_delays_and_no_proxies(monkeypatch):
+    """Shortens the delays between attempts, and removes the machine's proxy settings."""
     monkeypatch.setattr(remote, "_FIRST_DELAYS", (0.01,))
     monkeypatch.setattr(remote, "_LATER_DELAYS", (0.01,) * 4)
     for name in VARIABLES:
@@ -44,8 +44,8 @@ def hasty(monkeypatch):
 
 @contextmanager
 def serving(answer: Callable[[PredictRequest, grpc.ServicerContext], bytes]) -> Iterator[str]:
-    """A server whose answer is bytes, as they are; its URL."""
-    method = grpc.unary_unary_rpc_method_handler(answer, PredictRequest.FromString, lambda given: given)
+    """Runs a server whose responses are the bytes that ``answer`` returns; yields its URL."""
+    method = grpc.unary_unary_rpc_method_handler(answer, PredictRequest.FromString, lambda content: content)
     server = grpc.server(ThreadPoolExecutor(4))
     service = grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", {"Predict": method})
     server.add_generic_rpc_handlers((service,))
@@ -58,16 +58,16 @@ def serving(answer: Callable[[PredictRequest, grpc.ServicerContext], bytes]) -> 
 
 
 def response(**outputs: object) -> bytes:
-    """An answer of tensors, or of what can be made one."""
-    made = PredictResponse()
+    """A serialized response with tensors, or values that are converted to tensors."""
+    message = PredictResponse()
     for name, values in outputs.items():
         tensor = values if isinstance(values, TensorProto) else tf.make_tensor_proto(values)
-        made.outputs[name].CopyFrom(tensor)
-    return made.SerializeToString()
+        message.outputs[name].CopyFrom(tensor)
+    return message.SerializeToString()
 
 
-def claimed(*shape: int, dtype: int = 1) -> object:
-    """A tensor of one value that claims a shape; the value stands for all others."""
+def constant(*shape: int, dtype: int = 1) -> object:
+    """A constant tensor of any shape, which stores a single value."""
     tensor = tf.make_tensor_proto(np.float32(0.5))
     tensor.dtype = dtype
     for size in shape:
@@ -86,15 +86,15 @@ def one_line(error: pytest.ExceptionInfo[BaseException]) -> None:
     assert len(str(error.value)) < 800
 
 
-def test_a_good_answer(card):
-    with serving(lambda request, context: response(reconstruction=IMAGES, other=claimed(1 << 40))) as url:
+def test_a_valid_response(card):
+    with serving(lambda request, context: response(reconstruction=IMAGES, other=constant(1 << 40))) as url:
         np.testing.assert_array_equal(reconstructed(url, card), IMAGES)
-    with serving(lambda request, context: response(reconstruction=claimed(2, 4, 4, 1))) as url:
+    with serving(lambda request, context: response(reconstruction=constant(2, 4, 4, 1))) as url:
         np.testing.assert_array_equal(reconstructed(url, card), np.full_like(IMAGES, 0.5))
 
 
 def unknown_rank() -> object:
-    tensor = claimed()
+    tensor = constant()
     tensor.tensor_shape.unknown_rank = True
     return tensor
 
@@ -103,21 +103,21 @@ def unknown_rank() -> object:
     ("answer", "message"),
     [
         (b"\xff\xff\xff\xff", "refused the request"),
-        (b"", "gives no reconstruction"),
-        (response(other=IMAGES), "gives no reconstruction"),
-        (response(reconstruction=IMAGES[:1]), r"of shape \(1, 4, 4, 1\) for slices of \(2, 4, 4, 1\)"),
-        (response(reconstruction=0.5), r"of shape \(\) for slices"),
-        # Four terabytes, if they were made.
-        (response(reconstruction=claimed(1 << 20, 1 << 20)), r"of shape \(1048576, 1048576\) for slices"),
-        (response(reconstruction=claimed(-1, 4, 4, 1)), r"of shape \(-1, 4, 4, 1\) for slices"),
-        (response(reconstruction=unknown_rank()), r"of shape \(\) for slices"),
-        (response(reconstruction=IMAGES.astype(str)), "values of type object|JSON values other|with .* in it"),
-        (response(reconstruction=IMAGES > 0.5), "values of type bool in it"),
-        (response(reconstruction=IMAGES.astype(np.complex64)), "values of type complex64 in it"),
-        (response(reconstruction=claimed(2, 4, 4, 1, dtype=21)), "as a tensor that cannot be read"),
-        (response(reconstruction=claimed(2, 4, 4, 1, dtype=999)), "as a tensor that cannot be read"),
-        (response(reconstruction=np.full_like(IMAGES, np.inf)), "NaN or infinity in it"),
-        (response(reconstruction=IMAGES.astype(np.float64) * 1e39), "NaN or infinity in it"),
+        (b"", "returned no reconstruction"),
+        (response(other=IMAGES), "returned no reconstruction"),
+        (response(reconstruction=IMAGES[:1]), r"has shape \(1, 4, 4, 1\) for slices of shape \(2, 4, 4, 1\)"),
+        (response(reconstruction=0.5), r"has shape \(\) for slices"),
+        # Expanded, this tensor would have four terabytes.
+        (response(reconstruction=constant(1 << 20, 1 << 20)), r"has shape \(1048576, 1048576\) for slices"),
+        (response(reconstruction=constant(-1, 4, 4, 1)), r"has shape \(-1, 4, 4, 1\) for slices"),
+        (response(reconstruction=unknown_rank()), r"has shape \(\) for slices"),
+        (response(reconstruction=IMAGES.astype(str)), "contains (values of type object|JSON values other)"),
+        (response(reconstruction=IMAGES > 0.5), "contains values of type bool"),
+        (response(reconstruction=IMAGES.astype(np.complex64)), "contains values of type complex64"),
+        (response(reconstruction=constant(2, 4, 4, 1, dtype=21)), "cannot be read as a tensor"),
+        (response(reconstruction=constant(2, 4, 4, 1, dtype=999)), "cannot be read as a tensor"),
+        (response(reconstruction=np.full_like(IMAGES, np.inf)), "contains NaN, infinity"),
+        (response(reconstruction=IMAGES.astype(np.float64) * 1e39), "contains NaN, infinity"),
     ],
     ids=count(),
 )
@@ -132,12 +132,12 @@ def test_an_answer_that_is_no_reconstruction(card, answer, message):
     [
         (np.array([b"\xff"], object), "it is not UTF-8"),
         (np.array([b"[]"], object), "it is not a JSON object"),
-        (np.array([5.0], np.float32), "it is not a text"),
+        (np.array([5.0], np.float32), "it is not text"),
         (np.empty(0, np.float32), "it is missing"),
     ],
     ids=count(),
 )
-def test_what_is_no_description(card, described, message):
+def test_an_invalid_description_is_refused(card, described, message):
     answer = response(card=described)
     with serving(lambda request, context: answer) as url, pytest.raises(InputError, match=message) as error:
         connect(Endpoint(url, "small"), card)
@@ -154,13 +154,13 @@ def test_too_large_an_answer_is_refused_at_once(card, monkeypatch):
         calls.append(request)
         return response(reconstruction=np.zeros(10_000, np.float32))
 
-    with serving(answer) as url, pytest.raises(InputError, match="a message is larger than is allowed") as error:
+    with serving(answer) as url, pytest.raises(InputError, match="a message exceeds the size limit") as error:
         reconstructed(url, card)
     one_line(error)
     assert len(calls) == 1
 
 
-def test_what_a_server_says_is_cut_and_escaped(card):
+def test_error_messages_are_shortened_and_escaped(card):
     def answer(request, context):
         context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a\nb\x1b[31m" + "x" * 2000)
 
@@ -192,7 +192,7 @@ def test_a_server_that_hangs_costs_two_timeouts(card):
 
 @contextmanager
 def proxying() -> Iterator[tuple[str, list[bytes]]]:
-    """A proxy that refuses everything; its address, and the first lines that it got."""
+    """Runs a proxy that refuses every request; yields its address and the first line of each request."""
     lines: list[bytes] = []
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -217,7 +217,7 @@ def proxying() -> Iterator[tuple[str, list[bytes]]]:
 
 
 @pytest.mark.parametrize("variable", ["grpc_proxy", "https_proxy", "http_proxy"])
-def test_loopback_goes_past_the_proxy(card, monkeypatch, variable):
+def test_no_proxy_is_used_for_loopback(card, monkeypatch, variable):
     with proxying() as (proxy, lines), serving(lambda request, context: response(reconstruction=IMAGES)) as url:
         monkeypatch.setenv(variable, f"http://{proxy}")
         for host in ("127.0.0.1", "localhost"):
@@ -226,7 +226,7 @@ def test_loopback_goes_past_the_proxy(card, monkeypatch, variable):
 
 
 @pytest.mark.parametrize(
-    ("scheme", "variable", "before"),
+    ("scheme", "variable", "prefix"),
     [
         ("grpc", "grpc_proxy", "http://"),
         ("grpc", "https_proxy", "http://"),
@@ -234,12 +234,10 @@ def test_loopback_goes_past_the_proxy(card, monkeypatch, variable):
         ("grpcs", "http_proxy", "http://me:secret@"),
     ],
 )
-def test_other_hosts_go_through_the_proxy_and_a_failure_names_it(card, monkeypatch, scheme, variable, before):
+def test_other_hosts_go_through_the_proxy_and_a_failure_names_it(card, monkeypatch, scheme, variable, prefix):
     with proxying() as (proxy, lines):
-        monkeypatch.setenv(variable, before + proxy)
-        with pytest.raises(
-            InputError, match=f"through the proxy that {variable} names: add tfs.invalid to no_"
-        ) as error:
+        monkeypatch.setenv(variable, prefix + proxy)
+        with pytest.raises(InputError, match=f"through the proxy in {variable}: add tfs.invalid to no_") as error:
             connect(Endpoint(f"{scheme}://tfs.invalid:8500", "small", timeout=3), card)
     one_line(error)
     assert "secret" not in str(error.value)
@@ -247,8 +245,8 @@ def test_other_hosts_go_through_the_proxy_and_a_failure_names_it(card, monkeypat
 
 
 @pytest.mark.parametrize("exception", ["no_grpc_proxy", "no_proxy"])
-def test_no_proxy_is_heeded(card, monkeypatch, exception):
-    # So that a server on this machine stands for one elsewhere.
+def test_no_proxy_is_respected(card, monkeypatch, exception):
+    # A local server is used as a remote one.
     monkeypatch.setattr(grpc_client, "is_loopback", lambda host: False)
     with proxying() as (proxy, lines), serving(lambda request, context: response(reconstruction=IMAGES)) as url:
         monkeypatch.setenv("http_proxy", f"http://{proxy}")
@@ -258,8 +256,8 @@ def test_no_proxy_is_heeded(card, monkeypatch, exception):
 
 
 @pytest.mark.parametrize("proxy", ["https://proxy.invalid:1", "socks5://proxy.invalid:1", "http://["])
-def test_a_proxy_that_grpc_cannot_use(card, monkeypatch, proxy):
+def test_a_proxy_that_grpc_does_not_support(card, monkeypatch, proxy):
     monkeypatch.setenv("grpc_proxy", proxy)
-    with pytest.raises(InputError, match="gRPC works with proxies of http:// only; give grpc_proxy such an") as error:
+    with pytest.raises(InputError, match="gRPC supports only http:// proxies; set grpc_proxy to such an") as error:
         connect(Endpoint("grpc://tfs.invalid:8500", "small", timeout=3), card)
     one_line(error)

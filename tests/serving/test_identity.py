@@ -1,4 +1,4 @@
-"""What a served model says of itself, held against a card."""
+"""Comparison of a served model's description with a card."""
 
 import json
 from dataclasses import replace
@@ -14,7 +14,7 @@ def card():
     return find("cvae").card
 
 
-def test_a_model_fits_its_own_card_also_after_what_may_change(card):
+def test_a_description_matches_its_card_after_allowed_changes(card):
     assert differences(identity(card), card) == []
     later = replace(card, version=7, metrics={"dice": 1.0}, checksums={}, healthy_levels={"weighted": 0.5})
     assert differences(identity(later), card) == []
@@ -28,14 +28,14 @@ def test_each_difference_is_named(card):
         slices=replace(card.slices, size=64),
         losses={name: value + 1e-9 for name, value in card.losses.items()},
     )
-    found = {name: (theirs, ours) for name, theirs, ours in differences(identity(other), card)}
+    found = {name: (served, expected) for name, served, expected in differences(identity(other), card)}
     assert set(found) == {"architecture", "modalities", "slices.size", "training_sha256"}
     assert found["slices.size"] == (64, card.slices.size)
     assert found["modalities"] == (["flair", "t2"], ["flair"])
 
 
-def test_a_model_of_an_older_version_is_compared_by_what_it_gives(card):
-    """A description without the digest, and without a slice option that was added later."""
+def test_a_description_of_an_older_version_is_compared_by_its_options(card):
+    """Such a description has no digest, and lacks slice options that were added later."""
     older = json.loads(identity(card))
     del older["training_sha256"]
     assert older["slices"].pop("central") == 1.0
@@ -44,7 +44,7 @@ def test_a_model_of_an_older_version_is_compared_by_what_it_gives(card):
     assert differences(json.dumps(older), changed) == [("slices.central", 1.0, 0.5)]
 
 
-def test_an_option_that_is_not_known_here_is_a_difference(card):
+def test_an_unknown_option_is_a_difference(card):
     newer = json.loads(identity(card))
     newer["slices"]["unknown"] = 3
     assert differences(json.dumps(newer), card) == [("slices.unknown", 3, None)]
@@ -65,6 +65,6 @@ def test_an_option_that_is_not_known_here_is_a_difference(card):
         ("x" * 200_000, "200000 characters"),
     ],
 )
-def test_what_is_no_description(card, described, message):
+def test_an_invalid_description_is_refused(card, described, message):
     with pytest.raises(ValueError, match=message):
         differences(described, card)

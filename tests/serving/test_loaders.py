@@ -1,4 +1,4 @@
-"""Who else reads our SavedModels: TensorFlow's C++ loader alone, its command line tool, OpenVINO."""
+"""SavedModels in other programs: TensorFlow's C++ loader, ``saved_model_cli`` and OpenVINO."""
 
 import subprocess
 import sys
@@ -11,14 +11,14 @@ from brainseg_tf import saved_model
 
 NAMES = [model.card.name for model in saved_model.shipped()]
 
-# Nothing of Python's TensorFlow is imported: the shared library that its wheel carries is all that is used.
+# This script uses only the C library in TensorFlow's wheel, and does not import TensorFlow's Python package.
 LOADER = """
 import ctypes, importlib.util, pathlib, sys
 import numpy
 
-place = pathlib.Path(importlib.util.find_spec("tensorflow").submodule_search_locations[0])
-ctypes.CDLL(str(next(place.glob("libtensorflow_framework.so*"))))
-tf = ctypes.CDLL(str(next(place.glob("libtensorflow_cc.so*"))))
+package = pathlib.Path(importlib.util.find_spec("tensorflow").submodule_search_locations[0])
+ctypes.CDLL(str(next(package.glob("libtensorflow_framework.so*"))))
+tf = ctypes.CDLL(str(next(package.glob("libtensorflow_cc.so*"))))
 pointer, size = ctypes.c_void_p, ctypes.c_size_t
 
 
@@ -139,7 +139,7 @@ def test_openvino(name):
     """Opt in: pip install openvino."""
     openvino = pytest.importorskip("openvino")
     found = saved_model.find(name)
-    # Its own choice on many processors is half precision.
+    # On many processors OpenVINO uses half precision by default.
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(openvino.convert_model(str(found.path)), "CPU", exact)
     answer = compiled({"images": slices(found.card)})

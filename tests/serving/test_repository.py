@@ -9,7 +9,7 @@ from brainseg_tf.saved_model import find
 from brainseg_tf.serving.repository import publish, versions_of_models
 
 
-def test_a_version_is_added_beside_the_others(trained, tmp_path):
+def test_versions_are_added(trained, tmp_path):
     model = find(str(trained))
     assert publish(model, tmp_path / "new") == tmp_path / "new" / "small" / "1"
     assert publish(model, tmp_path / "new", 12) == tmp_path / "new" / "small" / "12"
@@ -20,24 +20,24 @@ def test_a_version_is_added_beside_the_others(trained, tmp_path):
 
 def test_a_version_is_never_replaced(trained, tmp_path):
     model = find(str(trained))
-    place = publish(model, tmp_path)
-    before = (place / "saved_model.pb").stat().st_mtime_ns
+    published = publish(model, tmp_path)
+    before = (published / "saved_model.pb").stat().st_mtime_ns
     with pytest.raises(InputError, match=r"small/1: exists already, .* give --version 2"):
         publish(model, tmp_path)
-    assert (place / "saved_model.pb").stat().st_mtime_ns == before
+    assert (published / "saved_model.pb").stat().st_mtime_ns == before
 
 
-def test_who_polls_the_folder_never_sees_half_a_model(trained, tmp_path):
+def test_a_server_that_polls_the_folder_never_finds_an_incomplete_model(trained, tmp_path):
     model = find(str(trained))
-    whole = sorted(file.relative_to(model.path) for file in model.path.rglob("*"))
-    seen, stop = [], threading.Event()
+    complete = sorted(file.relative_to(model.path) for file in model.path.rglob("*"))
+    found, stop = [], threading.Event()
 
     def poll():
-        place = tmp_path / "small"
+        folder = tmp_path / "small"
         while not stop.is_set():
-            # As TensorFlow Serving does: every folder whose name is a number is a version.
-            for version in [one for one in (place.iterdir() if place.is_dir() else ()) if one.name.isdigit()]:
-                seen.append(sorted(file.relative_to(version) for file in version.rglob("*")))
+            # Like TensorFlow Serving, every folder whose name is a number is taken as a version.
+            for version in [one for one in (folder.iterdir() if folder.is_dir() else ()) if one.name.isdigit()]:
+                found.append(sorted(file.relative_to(version) for file in version.rglob("*")))
 
     watcher = threading.Thread(target=poll)
     watcher.start()
@@ -45,8 +45,8 @@ def test_who_polls_the_folder_never_sees_half_a_model(trained, tmp_path):
         publish(model, tmp_path, version)
     stop.set()
     watcher.join()
-    assert seen
-    assert all(files == whole for files in seen)
+    assert found
+    assert all(files == complete for files in found)
 
 
 def test_a_failure_leaves_nothing(trained, tmp_path, monkeypatch):
@@ -65,10 +65,10 @@ def test_models_without_warmup_and_folders_without_models_are_refused(trained, t
     old = tmp_path / "old" / "1"
     shutil.copytree(trained / "1", old)
     (old / "assets.extra" / "tf_serving_warmup_requests").unlink()
-    with pytest.raises(InputError, match="an older brainseg-tf wrote it"):
+    with pytest.raises(InputError, match="because an older brainseg-tf exported it"):
         publish(find(str(old)), tmp_path / "repository")
     assert not (tmp_path / "repository").exists()
     (tmp_path / "empty" / "small" / "1").mkdir(parents=True)
     for folder in (tmp_path / "empty", tmp_path / "nowhere"):
-        with pytest.raises(InputError, match="no NAME/VERSION/saved_model.pb in it"):
+        with pytest.raises(InputError, match="contains no NAME/VERSION/saved_model.pb; add a model with"):
             versions_of_models(folder)

@@ -1,4 +1,4 @@
-"""The REST client against servers on loopback that answer anything, slowly, or without end. No TensorFlow."""
+"""The REST client with local servers that return arbitrary, slow or endless responses. TensorFlow is not used."""
 
 import gc
 import json
@@ -24,7 +24,7 @@ from brainseg_tf.serving.remote import RemoteModel, connect
 from brainseg_tf.serving.rest_client import RestClient
 
 IMAGES = np.linspace(0, 1, 2 * 4 * 4, dtype=np.float32).reshape(2, 4, 4, 1)
-# Seconds beyond the timeout that a loaded machine may take.
+# Seconds by which a busy machine may exceed the timeout.
 SLACK = 1.5
 
 
@@ -34,14 +34,14 @@ def card():
 
 
 @pytest.fixture
-def hasty(monkeypatch):
-    """Does not wait long between tries."""
+def short_delays(monkeypatch):
+    """Shortens the delays between attempts."""
     monkeypatch.setattr(remote, "_FIRST_DELAYS", (0.01,))
     monkeypatch.setattr(remote, "_LATER_DELAYS", (0.01, 0.01))
 
 
 class Server:
-    """What was asked of a server on loopback, and where it is."""
+    """Port and requests of a local server, and the number of bytes that it sent."""
 
     def __init__(self, port: int) -> None:
         self.requests: list[bytes] = []
@@ -69,7 +69,12 @@ def read_request(connection: socket.socket) -> bytes:
 
 @contextmanager
 def serving(*parts: bytes | float | Iterator[bytes], tls: ssl.SSLContext | None = None) -> Iterator[Server]:
-    """Answers each request with these parts: bytes are sent, numbers are seconds to wait, iterators are used up."""
+    """Runs a server that answers each request with these parts in order.
+
+    Args:
+        parts: bytes or an iterator of bytes are sent; a number is a pause in seconds.
+        tls: TLS context; None for plain HTTP.
+    """
     stop = threading.Event()
     listener = socket.create_server(("127.0.0.1", 0))
     server = Server(listener.getsockname()[1])
@@ -103,7 +108,7 @@ def serving(*parts: bytes | float | Iterator[bytes], tls: ssl.SSLContext | None 
         yield server
     finally:
         stop.set()
-        # Wakes accept(), which close() alone does not.
+        # close() alone does not interrupt accept().
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         for thread in threads:
@@ -130,7 +135,7 @@ def reconstructed(server: Server, card: object, timeout: float = 5.0) -> np.ndar
     return RemoteModel(endpoint, card, RestClient(endpoint)).reconstruct(IMAGES).images
 
 
-def test_a_good_answer(card):
+def test_a_valid_response(card):
     with serving(page(outputs({"residual": (0 * IMAGES).tolist(), "reconstruction": IMAGES.tolist()}))) as server:
         np.testing.assert_array_equal(reconstructed(server, card), IMAGES)
     with serving(page(outputs(np.zeros(IMAGES.shape, int).tolist()))) as server:
@@ -141,17 +146,17 @@ def test_a_good_answer(card):
     assert b"Accept-Encoding: identity" in head
 
 
-NOT_REST = "does not speak TensorFlow Serving's REST API; check host and port"
-ROWS, OTHERS, NUMBERS = "rows of different lengths", "JSON values other than numbers", "NaN or infinity in it"
+NOT_REST = "the response is not from TensorFlow Serving's REST API; check host and port"
+ROWS, OTHERS, NUMBERS = "rows of different lengths", "JSON values other than numbers", "contains NaN, infinity"
 
 
-def changed(place: tuple[int, ...], value: object) -> bytes:
-    """An answer that is right but for one value."""
+def changed(position: tuple[int, ...], value: object) -> bytes:
+    """A valid response with one value replaced."""
     values = IMAGES.tolist()
     target = values
-    for index in place[:-1]:
+    for index in position[:-1]:
         target = target[index]
-    target[place[-1]] = value
+    target[position[-1]] = value
     return outputs(values)
 
 
@@ -170,15 +175,15 @@ def changed(place: tuple[int, ...], value: object) -> bytes:
         (b'{"predictions": [1]}', NOT_REST),
         (b"[" * 15_000, NOT_REST),
         (b'{"outputs": 1' + b"0" * 10_000 + b"}", NOT_REST),
-        (b'{"outputs": {}}', "gives no reconstruction"),
-        (b'{"outputs": {"x": 1, "residual": 2}}', "gives no reconstruction"),
+        (b'{"outputs": {}}', "returned no reconstruction"),
+        (b'{"outputs": {"x": 1, "residual": 2}}', "returned no reconstruction"),
         (b'{"outputs": null}', OTHERS),
         (b'{"outputs": "x"}', OTHERS),
         (b'{"outputs": {"reconstruction": {"a": 1}}}', OTHERS),
-        (b'{"outputs": 5}', r"of shape \(\) for slices of \(2, 4, 4, 1\)"),
-        (b'{"outputs": []}', r"of shape \(0,\) for slices"),
-        (outputs(IMAGES[:1].tolist()), r"of shape \(1, 4, 4, 1\) for slices"),
-        (outputs(IMAGES[..., 0].tolist()), r"of shape \(2, 4, 4\) for slices"),
+        (b'{"outputs": 5}', r"has shape \(\) for slices of shape \(2, 4, 4, 1\)"),
+        (b'{"outputs": []}', r"has shape \(0,\) for slices"),
+        (outputs(IMAGES[:1].tolist()), r"has shape \(1, 4, 4, 1\) for slices"),
+        (outputs(IMAGES[..., 0].tolist()), r"has shape \(2, 4, 4\) for slices"),
         (outputs([[0.5] * 4, [0.5] * 3]), ROWS),
         (outputs([[[0.5], [0.5]], [[0.5, 0.5], [0.5]]]), ROWS),
         (changed((1, 2), [[0.5]] * 3), ROWS),
@@ -203,10 +208,10 @@ def test_an_answer_that_is_no_reconstruction(card, body, message):
     assert len(server.requests) == 1
 
 
-def test_a_model_with_too_many_small_values_is_refused_before_python_makes_objects_of_them(card, monkeypatch):
+def test_a_response_with_too_many_values_is_refused_before_it_is_parsed(card, monkeypatch):
     body = b'{"outputs": [' + b"[]," * 30_000 + b"[]]}"
     monkeypatch.setattr(json, "loads", None)
-    with serving(page(body)) as server, pytest.raises(InputError, match="has more than 20,384 values") as error:
+    with serving(page(body)) as server, pytest.raises(InputError, match="response has more than 20,384 val") as error:
         reconstructed(server, card)
     one_line(error, server)
 
@@ -217,32 +222,32 @@ def test_a_model_with_too_many_small_values_is_refused_before_python_makes_objec
         (["no JSON"], "it is not JSON"),
         (["[]"], "it is not a JSON object"),
         (['{"architecture": "cvae"}'], "it lacks modalities, slices"),
-        ([5], "it is not a text"),
-        ([None], "it is not a text"),
+        ([5], "it is not text"),
+        ([None], "it is not text"),
         ([["x"]], "it is not JSON"),
         ([], "it is missing"),
         ({"other": ["x"]}, "it is missing"),
-        ({"card": {}}, "it is not a text"),
-        ([["x"], "y"], "it is not a text"),
+        ({"card": {}}, "it is not text"),
+        ([["x"], "y"], "it is not text"),
         (["\ud800"], "it is not JSON"),
     ],
     ids=count(),
 )
-def test_what_is_no_description(card, described, message):
+def test_an_invalid_description_is_refused(card, described, message):
     with serving(page(outputs(described))) as server, pytest.raises(InputError, match=message) as error:
         connect(Endpoint(server.url, "small"), card)
     one_line(error, server)
 
 
 def test_a_model_of_another_kind(card):
-    theirs = json.loads(identity(card)) | {"architecture": "dae\x1b[31m" + "x" * 5000, "training_sha256": "other"}
-    theirs["slices"] |= {f"\x1b{number}": "y" * 5000 for number in range(10)}
-    with serving(page(outputs([json.dumps(theirs)]))) as server:
+    described = json.loads(identity(card)) | {"architecture": "dae\x1b[31m" + "x" * 5000, "training_sha256": "other"}
+    described["slices"] |= {f"\x1b{number}": "y" * 5000 for number in range(10)}
+    with serving(page(outputs([json.dumps(described)]))) as server:
         with pytest.raises(InputError, match=r"its architecture is dae.*\.\.\., that of cvae is cvae, its sl") as error:
             connect(Endpoint(server.url, "small"), card)
         one_line(error, server)
     retrained = replace(card, losses={name: value + 0.1 for name, value in card.losses.items()})
-    message = "it is of the same kind as cvae, but of another training run; give .* --model"
+    message = "it has the options of cvae, but is from another training run; give .* --model"
     with serving(page(outputs([identity(retrained)]))) as server, pytest.raises(InputError, match=message):
         connect(Endpoint(server.url, "small"), card)
     with serving(page(outputs([identity(card)]))) as server:
@@ -264,7 +269,7 @@ def test_a_model_of_another_kind(card):
     ],
     ids=count(),
 )
-def test_refusals_are_cut_and_escaped(card, answer, message):
+def test_error_messages_are_shortened_and_escaped(card, answer, message):
     with serving(answer) as server, pytest.raises(InputError, match=message) as error:
         reconstructed(server, card)
     one_line(error, server)
@@ -286,20 +291,20 @@ def test_refusals_are_cut_and_escaped(card, answer, message):
     ],
     ids=count(),
 )
-def test_broken_answers_are_tried_again_and_end_in_one_line(card, hasty, answer):
-    with serving(answer) as server, pytest.raises(InputError, match="no answer from TensorFlow Serving") as error:
+def test_broken_responses_are_retried_and_give_a_message_of_one_line(card, short_delays, answer):
+    with serving(answer) as server, pytest.raises(InputError, match="no response from TensorFlow Serving") as error:
         reconstructed(server, card)
     one_line(error, server)
     assert len(server.requests) == 3
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_length_that_is_none(card):
+def test_an_invalid_content_length(card):
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\nhello"
     with serving(answer) as server, pytest.raises(InputError, match=NOT_REST) as error:
         reconstructed(server, card)
     one_line(error, server)
-    # urllib3 leaves the socket of such an answer to the garbage collector, which warns: here, not in a later test.
+    # urllib3 does not close the socket of such a response. Its ResourceWarning must occur here, not in a later test.
     del error
     gc.collect()
 
@@ -308,7 +313,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 
 def drip(text: bytes) -> list[bytes | float]:
-    """A byte each 50 ms, so that no single wait for the socket is long."""
+    """Parts that send one byte every 50 ms, so that no single socket operation times out."""
     return [part for byte in text for part in (bytes([byte]), 0.05)]
 
 
@@ -337,7 +342,7 @@ def test_a_server_that_drips_is_given_up_in_time(parts):
     one_line(error, server)
 
 
-def test_a_server_that_does_not_read_is_given_up_in_time():
+def test_a_server_that_does_not_read_times_out():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = RestClient(Endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}", "small", timeout=0.4))
         start = time.monotonic()
@@ -346,8 +351,7 @@ def test_a_server_that_does_not_read_is_given_up_in_time():
         assert time.monotonic() - start < 2.0 + SLACK
 
 
-def test_tls_that_drips_is_given_up_in_time():
-    """The handshake never ends."""
+def test_a_tls_handshake_without_end_times_out():
     with serving(60.0) as server:
         client = RestClient(Endpoint(server.url.replace("http", "https"), "small", timeout=0.4))
         start = time.monotonic()
@@ -356,7 +360,7 @@ def test_tls_that_drips_is_given_up_in_time():
         assert time.monotonic() - start < 0.4 + SLACK
 
 
-def test_a_body_that_drips_through_tls_is_given_up_in_time(tmp_path):
+def test_a_slow_response_over_tls_times_out(tmp_path):
     authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -370,7 +374,7 @@ def test_a_body_that_drips_through_tls_is_given_up_in_time(tmp_path):
     assert server.requests
 
 
-def test_no_thread_is_left_of_a_request_that_was_given_up():
+def test_the_thread_of_a_request_ends_after_the_timeout():
     with serving(OK, b"\r\n", *drip(b" " * 400)) as server:
         client = RestClient(Endpoint(server.url, "small", timeout=0.2))
         with pytest.raises(RetryableError, match="not complete"):
@@ -396,15 +400,15 @@ def endless(piece: bytes) -> Iterator[bytes]:
     ids=count(),
 )
 def test_an_endless_answer_is_cut_off(card, head, piece):
-    message = "the answer has more than 1,006,144 bytes"
+    message = "the response has more than 1,006,144 bytes"
     with serving(OK, head, endless(piece)) as server, pytest.raises(InputError, match=message) as error:
         reconstructed(server, card)
     one_line(error, server)
-    # What is over the limit is what lies in the buffers between the two.
+    # The client reads 1 MB; more is sent because of the buffers between server and client.
     assert server.sent < 20_000_000
 
 
-def test_an_endless_refusal_is_cut_off(card):
+def test_an_endless_error_message_is_cut_off(card):
     message = r"refused the request \(400: No\)"
     with (
         serving(b"HTTP/1.1 400 No\r\n\r\n", endless(b"0" * 65536)) as server,
@@ -417,9 +421,9 @@ def test_an_endless_refusal_is_cut_off(card):
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
 def test_redirects_are_not_followed(card, status):
     with serving(page(outputs(IMAGES.tolist()))) as other:
-        place = f"Location: {other.url}/v1/models/small:predict"
-        message = f"redirects to {other.url}/v1/models/small:predict, which"
-        with serving(page(b"", status, place)) as server, pytest.raises(InputError, match=message) as error:
+        location = f"Location: {other.url}/v1/models/small:predict"
+        message = f"redirects to {other.url}/v1/models/small:predict, but"
+        with serving(page(b"", status, location)) as server, pytest.raises(InputError, match=message) as error:
             reconstructed(server, card)
         one_line(error, server)
     assert other.requests == []
@@ -437,7 +441,7 @@ def test_no_password_from_netrc(card, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
-def test_loopback_goes_past_the_proxy(card, monkeypatch, variable):
+def test_no_proxy_is_used_for_loopback(card, monkeypatch, variable):
     with serving(page(b"", "502 Bad Gateway")) as proxy, serving(page(outputs(IMAGES.tolist()))) as server:
         monkeypatch.setenv(variable, proxy.url)
         np.testing.assert_array_equal(reconstructed(server, card), IMAGES)
@@ -456,28 +460,28 @@ def no_proxies(monkeypatch):
     [("http", "http_proxy"), ("http", "HTTP_PROXY"), ("http", "all_proxy"), ("https", "https_proxy")],
 )
 def test_other_hosts_go_through_the_proxy_and_a_failure_names_it(
-    card, hasty, no_proxies, monkeypatch, scheme, variable
+    card, short_delays, no_proxies, monkeypatch, scheme, variable
 ):
     with serving(page(b"", "502 Bad Gateway")) as proxy:
         monkeypatch.setenv(variable, proxy.url.replace("//", "//me:secret@"))
-        with pytest.raises(
-            InputError, match=f"through the proxy that {variable} names: add tfs.invalid to no_proxy"
-        ) as e:
+        with pytest.raises(InputError, match=f"through the proxy in {variable}: add tfs.invalid to no_proxy") as e:
             connect(Endpoint(f"{scheme}://tfs.invalid:8501", "small", timeout=5), card)
-    asked = b"POST http://tfs.invalid:8501/v1/models/small:predict" if scheme == "http" else b"CONNECT tfs.invalid:8501"
-    assert proxy.requests[0].startswith(asked)
+    first_line = (
+        b"POST http://tfs.invalid:8501/v1/models/small:predict" if scheme == "http" else b"CONNECT tfs.invalid:8501"
+    )
+    assert proxy.requests[0].startswith(first_line)
     assert "secret" not in str(e.value) and str(e.value).isprintable()
 
 
-def test_what_a_proxy_refuses_names_it_too(card, no_proxies, monkeypatch):
+def test_the_message_about_a_refusal_names_the_proxy(card, no_proxies, monkeypatch):
     with serving(page(b"", "407 Proxy Authentication Required")) as proxy:
         monkeypatch.setenv("http_proxy", proxy.url)
-        with pytest.raises(InputError, match=r"\(407: Proxy Authentication Required\).* that http_proxy names"):
+        with pytest.raises(InputError, match=r"\(407: Proxy Authentication Required\).* in http_proxy"):
             connect(Endpoint("http://tfs.invalid:8501", "small", timeout=5), card)
 
 
-def test_no_proxy_is_heeded(card, no_proxies, monkeypatch):
-    # So that a server on this machine stands for one elsewhere.
+def test_no_proxy_is_respected(card, no_proxies, monkeypatch):
+    # A local server is used as a remote one.
     monkeypatch.setattr(rest_client, "is_loopback", lambda host: False)
     with serving(page(b"", "502 Bad Gateway")) as proxy, serving(page(outputs(IMAGES.tolist()))) as server:
         monkeypatch.setenv("http_proxy", proxy.url)
@@ -487,21 +491,21 @@ def test_no_proxy_is_heeded(card, no_proxies, monkeypatch):
 
 
 @pytest.mark.parametrize("proxy", ["http://[", "socks5://127.0.0.1:1", "http://a b:1", "http://"])
-def test_a_proxy_that_is_none(card, hasty, no_proxies, monkeypatch, proxy):
+def test_an_invalid_proxy_address(card, short_delays, no_proxies, monkeypatch, proxy):
     monkeypatch.setenv("http_proxy", proxy)
-    with pytest.raises(InputError, match="the proxy that http_proxy names") as error:
+    with pytest.raises(InputError, match="the proxy in http_proxy") as error:
         connect(Endpoint("http://tfs.invalid:8501", "small", timeout=5), card)
     assert str(error.value).isprintable()
 
 
-def test_a_certificate_variable_that_names_nothing(card, no_proxies, monkeypatch):
+def test_a_missing_certificate_file_in_the_environment(card, no_proxies, monkeypatch):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
-    with serving() as server, pytest.raises(InputError, match="no request can be sent .*check REQUESTS_CA_BUNDLE"):
+    with serving() as server, pytest.raises(InputError, match="the request cannot be sent .*check REQUESTS_CA_BUNDLE"):
         connect(Endpoint(server.url.replace("http", "https"), "small", timeout=5), card)
 
 
-class Counting:
-    """A client whose requests all take a while and then fail, or fail for good."""
+class CountingClient:
+    """A client that counts its requests and calls ``act`` with the number of each, which can wait or raise an error."""
 
     def __init__(self, act: Callable[[int], None]) -> None:
         self.act, self.calls, self.lock = act, 0, threading.Lock()
@@ -514,7 +518,7 @@ class Counting:
         return {"reconstruction": images}
 
 
-def test_a_server_that_hangs_costs_two_timeouts_and_one_that_refuses_all_tries(card, monkeypatch):
+def test_number_of_attempts_if_requests_time_out_or_fail_at_once(card, monkeypatch):
     monkeypatch.setattr(remote, "_LATER_DELAYS", (0.01,) * 6)
     for seconds, tries in ((0.3, 2), (0.0, 7)):
 
@@ -522,25 +526,25 @@ def test_a_server_that_hangs_costs_two_timeouts_and_one_that_refuses_all_tries(c
             time.sleep(seconds)
             raise RetryableError("a: b; c")
 
-        client = Counting(act)
+        client = CountingClient(act)
         with pytest.raises(InputError, match="a: b; c"):
             RemoteModel(Endpoint("http://x", "small", timeout=0.3), card, client).reconstruct(IMAGES)
         assert client.calls == tries
 
 
 def test_after_the_first_failure_no_other_request_is_sent(card):
-    stuck = threading.Event()
+    never_set = threading.Event()
 
     def act(number: int) -> None:
         if number == 3:
             raise InputError("third")
-        stuck.wait(0.3)
+        never_set.wait(0.3)
         raise RetryableError("others")
 
-    client = Counting(act)
+    client = CountingClient(act)
     start = time.monotonic()
     with pytest.raises(InputError, match="third"):
         RemoteModel(Endpoint("http://x", "small"), card, client).reconstruct(np.zeros((1600, 4, 4, 1), np.float32))
-    # Four requests at once; the worker of the failed one may have begun another before all were stopped.
+    # Four requests run in parallel. The thread of the failed one may start another request before all are stopped.
     assert client.calls <= 6
     assert time.monotonic() - start < 0.3 + SLACK

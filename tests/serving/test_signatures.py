@@ -1,4 +1,4 @@
-"""The contract of docs/serving.md, as the SavedModel that is exported keeps it."""
+"""The signatures of an exported SavedModel, as docs/serving.md describes them."""
 
 import json
 
@@ -15,8 +15,8 @@ from brainseg_tf.serving.signatures import signatures
 def served(trained):
     loaded = tf.saved_model.load(str(trained / "1"))
     return {
-        name: lambda images, ask=ask: {key: value.numpy() for key, value in ask(images=tf.constant(images)).items()}
-        for name, ask in loaded.signatures.items()
+        name: lambda images, call=call: {key: value.numpy() for key, value in call(images=tf.constant(images)).items()}
+        for name, call in loaded.signatures.items()
     }
 
 
@@ -31,9 +31,9 @@ def images(count=3, height=50, width=61):
     return np.random.default_rng(0).random((count, height, width, 1)).astype(np.float32)
 
 
-def test_what_there_is_and_of_which_shape(served):
+def test_names_and_shapes_of_the_outputs(served):
     shapes = {
-        name: {key: values.shape for key, values in ask(images()).items()} for name, ask in sorted(served.items())
+        name: {key: values.shape for key, values in call(images()).items()} for name, call in sorted(served.items())
     }
     assert shapes == {
         "anomaly_score": {"anomaly_score": (3, 50, 61)},
@@ -44,20 +44,20 @@ def test_what_there_is_and_of_which_shape(served):
 
 
 @pytest.mark.parametrize("name", ["serving_default", "encode", "anomaly_score", "describe"])
-def test_an_answer_does_not_depend_on_the_other_images_of_its_batch(served, name):
-    together = served[name](images())
-    alone = served[name](images()[1:2])
-    for key, values in together.items():
+def test_an_output_does_not_depend_on_the_other_images_of_its_batch(served, name):
+    batch = served[name](images())
+    single = served[name](images()[1:2])
+    for key, values in batch.items():
         if values.dtype == object:
-            assert values[1] == alone[key][0]
+            assert values[1] == single[key][0]
         else:
-            np.testing.assert_allclose(values[1], alone[key][0], atol=1e-5)
+            np.testing.assert_allclose(values[1], single[key][0], atol=1e-5)
     for key, values in served[name](images()).items():
-        np.testing.assert_array_equal(values, together[key])
+        np.testing.assert_array_equal(values, batch[key])
 
 
 def test_the_anomaly_score_is_the_residual_times_the_kls_gradient(served, model):
-    """Against finite differences of the closed form of the divergence, in float64's place by a wide step."""
+    """Compared with finite differences of the divergence in closed form; the wide step makes float32 sufficient."""
     image = images(1, 48, 48)
     score = served["anomaly_score"](image)["anomaly_score"][0]
     residual = served["serving_default"](image)["residual"][0, ..., 0]
@@ -75,20 +75,20 @@ def test_the_anomaly_score_is_the_residual_times_the_kls_gradient(served, model)
         assert score[row, column] == pytest.approx(abs(slope * residual[row, column]), rel=0.05)
 
 
-def test_the_model_describes_itself_by_its_card(served, trained):
+def test_describe_returns_options_of_the_card(served, trained):
     card = read_card(trained / "1")
-    (described,) = served["describe"](images(1))["card"]
-    known = json.loads(described)
-    assert known["modalities"] == ["flair"]
-    assert known["architecture"] == "cvae"
-    assert known["slices"]["normalisation"] == card.slices.normalisation
+    (text,) = served["describe"](images(1))["card"]
+    description = json.loads(text)
+    assert description["modalities"] == ["flair"]
+    assert description["architecture"] == "cvae"
+    assert description["slices"]["normalisation"] == card.slices.normalisation
 
 
-def test_only_variational_models_encode_and_only_pointing_ones_give_a_probability(trained):
+def test_selfseg_has_no_variational_signatures_and_returns_a_probability(trained):
     card = read_card(trained / "1")
-    named = signatures(models.create("selfseg", 1), card)
-    assert set(named) == {"serving_default", "describe"}
-    outputs = named["serving_default"](tf.constant(images(2, 33, 40)))
+    by_name = signatures(models.create("selfseg", 1), card)
+    assert set(by_name) == {"serving_default", "describe"}
+    outputs = by_name["serving_default"](tf.constant(images(2, 33, 40)))
     assert {name: tuple(values.shape) for name, values in outputs.items()} == {
         "reconstruction": (2, 33, 40, 1),
         "residual": (2, 33, 40, 1),

@@ -1,4 +1,4 @@
-"""What of the real server's REST API and services the client does not use, but a user's curl does."""
+"""Parts of TensorFlow Serving's API in the stand-in that the client does not use, but for instance curl does."""
 
 import grpc
 import numpy as np
@@ -51,7 +51,7 @@ def test_status_and_metadata(urls):
         ("small:nonsense", b'{"instances": [1]}', 400, "Malformed request"),
     ],
 )
-def test_its_error_codes(urls, path, body, code, message):
+def test_error_codes(urls, path, body, code, message):
     answer = requests.post(f"{urls['http']}/v1/models/{path}", data=body, timeout=10)
     assert answer.status_code == code
     assert message in answer.json()["error"]
@@ -72,7 +72,7 @@ def test_status_and_metadata_over_grpc(server):
         assert [(one.version, one.state) for one in versions] == [(1, 30), (2, 30)]
 
 
-def test_faults_are_off_unless_asked_for():
+def test_faults_are_off_by_default():
     faults = Faults()
-    faults.strike()
+    faults.apply()
     assert faults.spoil({"a": 1}) == {"a": 1}

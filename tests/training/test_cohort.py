@@ -18,14 +18,14 @@ def test_patients_of_both_grades_are_found(brats_like):
 
 
 def test_a_flat_folder_takes_grades_from_the_mapping(brats_like, tmp_path):
-    for place in brats_like.glob("?GG/*"):
-        shutil.copytree(place, tmp_path / place.name)
+    for folder in brats_like.glob("?GG/*"):
+        shutil.copytree(folder, tmp_path / folder.name)
     shutil.copy(brats_like / "name_mapping.csv", tmp_path)
     grades = [patient.grade for patient in read_cohort(tmp_path, ("flair",)).patients]
     assert grades == ["HGG", "HGG", "HGG", "LGG"] * 2
 
 
-def test_a_missing_modality_is_named_and_not_fatal(brats_like, tmp_path):
+def test_a_patient_without_a_modality_is_left_out_and_named(brats_like, tmp_path):
     folder = tmp_path / "data"
     shutil.copytree(brats_like, folder)
     next(folder.glob("HGG/*00_1/*_t2.nii.gz")).unlink()
@@ -61,12 +61,12 @@ def test_the_split_is_by_patient_and_by_seed():
 
 
 def patient(folder: Path, name: str, kinds: tuple[str, ...] = ("flair", "seg")) -> Path:
-    """A patient's folder with empty files: a cohort opens none."""
-    place = folder / name
-    place.mkdir(parents=True)
+    """Makes a patient's folder with empty files, since ``read_cohort`` does not open them."""
+    patient_folder = folder / name
+    patient_folder.mkdir(parents=True)
     for kind in kinds:
-        (place / f"{place.name}_{kind}.nii.gz").touch()
-    return place
+        (patient_folder / f"{patient_folder.name}_{kind}.nii.gz").touch()
+    return patient_folder
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def patient(folder: Path, name: str, kinds: tuple[str, ...] = ("flair", "seg")) 
         ("HGG/p1", "LGG/p1"),
         ("p1", "HGG/p1"),
         ("p1", "LGG/p1"),
-        # File systems that do not tell case, or the ways to write an accent, would make one patient of these.
+        # Some file systems do not distinguish case or the Unicode form of accents: there these are one folder.
         ("HGG/Patient", "LGG/patient"),
         ("HGG/caf\u00e9", "LGG/cafe\u0301"),
     ],
@@ -88,14 +88,14 @@ def test_one_patient_id_twice_is_refused_and_both_places_are_named(tmp_path, one
     assert str(first) in str(caught.value) and str(second) in str(caught.value)
 
 
-def test_a_second_folder_counts_also_where_it_is_not_whole(tmp_path):
+def test_a_duplicate_patient_id_is_refused_even_if_one_patient_is_incomplete(tmp_path):
     patient(tmp_path, "HGG/p1")
     patient(tmp_path, "LGG/p1", ("flair",))
     with pytest.raises(InputError, match="is the same patient as"):
         read_cohort(tmp_path, ("flair",))
 
 
-def test_a_folder_of_that_name_without_scans_is_no_patient(tmp_path):
+def test_a_folder_without_scans_is_not_a_duplicate_patient(tmp_path):
     patient(tmp_path, "HGG/p1")
     patient(tmp_path, "LGG/p1", ())
     assert [one.name for one in read_cohort(tmp_path, ("flair",)).patients] == ["p1"]
@@ -122,34 +122,34 @@ def test_one_file_under_two_names_is_refused(tmp_path, link):
         read_cohort(tmp_path, ("flair",))
 
 
-def test_hidden_folders_are_passed_over(tmp_path):
+def test_hidden_folders_are_ignored(tmp_path):
     for name in ("HGG/p1", "HGG/.p2", "HGG/._p1", ".p3"):
         patient(tmp_path, name)
     cohort = read_cohort(tmp_path, ("flair",))
     assert [one.name for one in cohort.patients] == ["p1"] and cohort.problems == ()
 
 
-def test_a_link_to_nothing_is_named(tmp_path):
+def test_a_patient_with_a_broken_link_is_left_out_and_named(tmp_path):
     patient(tmp_path, "HGG/p1")
     (patient(tmp_path, "HGG/p2", ("seg",)) / "p2_flair.nii.gz").symlink_to("../annex/key")
     cohort = read_cohort(tmp_path, ("flair",))
     assert [one.name for one in cohort.patients] == ["p1"]
-    assert cohort.problems == (f"{tmp_path}/HGG/p2: left out, p2_flair.nii.gz is a link to a file that is not there",)
+    assert cohort.problems == (f"{tmp_path}/HGG/p2: left out, p2_flair.nii.gz is a link to a file that does not exist",)
 
 
 @pytest.mark.parametrize("name", ["", "HGG", "HGG/p2"])
-def test_a_folder_that_may_not_be_read_is_one_line(tmp_path, monkeypatch, name):
-    # Root, as which tests often run, may read everywhere; so the answer is put into the system's mouth.
+def test_an_unreadable_folder_gives_a_message_of_one_line(tmp_path, monkeypatch, name):
+    # Tests often run as root, which may read every folder. So the error is simulated.
     for one in ("HGG/p1", "HGG/p2"):
         patient(tmp_path, one)
-    inside = Path.iterdir
+    iterdir = Path.iterdir
 
-    def refused(place):
-        if place == tmp_path / name:
-            raise PermissionError(13, "Permission denied", str(place))
-        return inside(place)
+    def without_permission(path):
+        if path == tmp_path / name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
 
-    monkeypatch.setattr(Path, "iterdir", refused)
+    monkeypatch.setattr(Path, "iterdir", without_permission)
     if name == "HGG/p2":
         cohort = read_cohort(tmp_path, ("flair",))
         assert [one.name for one in cohort.patients] == ["p1"]
@@ -162,7 +162,7 @@ def test_a_folder_that_may_not_be_read_is_one_line(tmp_path, monkeypatch, name):
         assert str(caught.value) == f"{tmp_path / name}: cannot be read (Permission denied); check its permissions"
 
 
-def test_the_ground_truth_is_no_modality(tmp_path):
+def test_the_ground_truth_is_refused_as_a_modality(tmp_path):
     patient(tmp_path, "HGG/p1")
     with pytest.raises(InputError, match="--modality seg: is the ground truth"):
         read_cohort(tmp_path, ("flair", "seg"))
@@ -175,8 +175,8 @@ HEAD = b"Grade,BraTS_2019_subject_ID\n"
     ("content", "reason"),
     [
         (b"\xff\xfe\x00\x01", "not UTF-8 at byte 0"),
-        (HEAD + b"HGG,p1\nLG", "line 3 has another number of columns than the first"),
-        (HEAD + b"HGG,p1,more\n", "line 2 has another number of columns than the first"),
+        (HEAD + b"HGG,p1\nLG", "line 3 does not have the same number of columns as the first line"),
+        (HEAD + b"HGG,p1,more\n", "line 2 does not have the same number of columns as the first line"),
         (HEAD + b'HGG,"p1', "unexpected end of data"),
         (HEAD + b"HGG," + b"x" * 200_000, "field larger than field limit"),
     ],
@@ -188,21 +188,21 @@ def test_a_damaged_mapping_is_one_line(tmp_path, content, reason):
         read_cohort(tmp_path, ("flair",))
     message = str(caught.value)
     assert message.startswith(f"{tmp_path}/name_mapping.csv: cannot be read as a table ({reason}")
-    assert message.endswith("); repair it, or move it elsewhere") and message.isprintable()
+    assert message.endswith("); repair it or remove it") and message.isprintable()
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"Grade;BraTS_2019_subject_ID\nHGG;p1\n", b"\x00\x01\n"])
-def test_a_mapping_without_the_columns_gives_no_grades_and_says_so(tmp_path, content):
+def test_a_name_mapping_without_its_columns_is_reported_and_grades_are_unknown(tmp_path, content):
     patient(tmp_path, "p1")
     (tmp_path / "name_mapping.csv").write_bytes(content)
     cohort = read_cohort(tmp_path, ("flair",))
     assert [one.grade for one in cohort.patients] == [None]
     assert cohort.problems == (
-        f"{tmp_path}/name_mapping.csv: has no columns BraTS_2019_subject_ID and Grade; the grades are not known",
+        f"{tmp_path}/name_mapping.csv: has no columns BraTS_2019_subject_ID and Grade; the grades are unknown",
     )
 
 
-def test_a_grade_of_another_kind_is_none(tmp_path):
+def test_an_unknown_grade_is_ignored(tmp_path):
     patient(tmp_path, "p1")
     (tmp_path / "name_mapping.csv").write_bytes(HEAD + b"IV,p1\n")
     assert [one.grade for one in read_cohort(tmp_path, ("flair",)).patients] == [None]

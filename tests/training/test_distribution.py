@@ -34,46 +34,46 @@ def cached(*counts: int) -> list[CachedSlices]:
 
 
 def test_patients_are_divided_evenly_and_none_twice():
-    everyone = cached(40, 10, 31, 22, 9, 30)
-    parts = patients_of(everyone, 3)
-    assert sorted(one.patient for part in parts for one in part) == sorted(one.patient for one in everyone)
+    patients = cached(40, 10, 31, 22, 9, 30)
+    parts = patients_of(patients, 3)
+    assert sorted(one.patient for part in parts for one in part) == sorted(one.patient for one in patients)
     sums = [sum(one.healthy for one in part) for part in parts]
-    # The bound of the longest-first rule (Graham 1969), where the mean is within reach.
+    # The bound of the longest-first rule relative to the optimum (Graham 1969); here the mean is near the optimum.
     assert max(sums) <= 4 / 3 * np.mean(sums)
-    assert patients_of(list(reversed(everyone)), 3) == parts
-    with pytest.raises(InputError, match="6 training patients cannot be divided among 7 workers; use fewer"):
-        patients_of(everyone, 7)
+    assert patients_of(list(reversed(patients)), 3) == parts
+    with pytest.raises(InputError, match="6 training patients cannot be divided among 7 workers; use fewer workers"):
+        patients_of(patients, 7)
 
 
-def test_an_epoch_has_a_step_for_every_slice_of_the_fullest_worker():
+def test_an_epoch_uses_every_slice_of_the_worker_with_most_slices():
     assert steps_in_epoch(cached(30, 21), 16) == 4
     assert steps_in_epoch(cached(30, 21), 16, workers=2) == 4
     assert steps_in_epoch(cached(33, 21), 16, workers=2) == 5
 
 
-# Of what the weights moved. Rounding grows about tenfold with every epoch of these networks: 1e-3 was seen, and 1e-4
-# where Keras' own batch norm stands in for the fused one. A gradient of half the size would give 0.5.
+# Largest difference due to rounding, as a share of the weights' change in training. Rounding differences grow about
+# tenfold per epoch: 1e-3 was observed, and 1e-4 without fused batch norm. Half the gradient would give 0.5.
 ROUNDING = 0.02
 
 
 def difference(one: list[np.ndarray], other: list[np.ndarray], options: FitOptions) -> float:
-    """Distance of two ends of a training, as a share of the way from its start."""
-    start = training.compiled(options, 1).get_weights()
-    apart, moved = (
-        np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(those, other, strict=True))) for those in (one, start)
+    """Distance between the final weights of two runs, relative to their distance from the initial weights."""
+    initial = training.compiled(options, 1).get_weights()
+    between, change = (
+        np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(values, other, strict=True))) for values in (one, initial)
     )
-    return float(apart / moved)
+    return float(between / change)
 
 
 @pytest.fixture
 def plain_gradient(monkeypatch) -> None:
-    """As in two_workers."""
+    """Replaces Adam by gradient descent, as in ``two_workers``."""
     monkeypatch.setattr(keras.optimizers, "Adam", partial(keras.optimizers.SGD, momentum=0.9))
 
 
 @pytest.fixture(scope="module")
 def both(brats_like, tmp_path_factory) -> Path:
-    """The run of two workers, undisturbed."""
+    """A run of two workers without interruption."""
     out = tmp_path_factory.mktemp("two") / "run"
     for process in two_workers.start(brats_like, out, EPOCHS):
         _, errors = process.communicate(timeout=200)
@@ -97,11 +97,13 @@ def test_two_workers_end_with_identical_weights(both):
 
 @pytest.mark.slow
 def test_two_workers_equal_one_process_with_the_same_global_batch(both, brats_like, monkeypatch, plain_gradient):
-    """An oracle without any strategy: both workers' batches, corrupted and drawn with their own seeds, as one batch."""
+    """The oracle uses no strategy: it joins both workers' batches, each corrupted and sampled with its own seed."""
     options = small_options(epochs=EPOCHS)
-    everyone = list(cache_slices(read_cohort(brats_like, options.modalities).patients, options.slices, both / "cache"))
+    everything = list(
+        cache_slices(read_cohort(brats_like, options.modalities).patients, options.slices, both / "cache")
+    )
     names = json.loads((both / "run.json").read_text())["split"]["train"]
-    patients = [slices for slices in everyone if slices.patient in names]
+    patients = [slices for slices in everything if slices.patient in names]
     steps = steps_in_epoch(patients, options.batch, 2)
     half = options.batch // 2
     streams = [
@@ -133,14 +135,14 @@ def test_two_workers_equal_one_process_with_the_same_global_batch(both, brats_li
 
     history = read_history(both / "history.csv")
     for row in history:
-        seen = []
+        losses = []
         for _ in range(steps):
-            (ours, seed), (theirs, other) = (next(stream) for stream in streams)
-            assert tuple(seed) != tuple(other)
-            seen.append(
-                float(step(tf.constant(np.concatenate([ours, theirs])), [tf.constant(seed), tf.constant(other)]))
+            (images0, seed0), (images1, seed1) = (next(stream) for stream in streams)
+            assert tuple(seed0) != tuple(seed1)
+            losses.append(
+                float(step(tf.constant(np.concatenate([images0, images1])), [tf.constant(seed0), tf.constant(seed1)]))
             )
-        assert row["loss"] == pytest.approx(np.mean(seen), rel=1e-3)
+        assert row["loss"] == pytest.approx(np.mean(losses), rel=1e-3)
     assert all(next(stream, None) is None for stream in streams)
     assert difference(weights(Path(f"{both}-0.npz")), model.get_weights(), options) < ROUNDING
 
@@ -149,26 +151,24 @@ def test_two_workers_equal_one_process_with_the_same_global_batch(both, brats_li
 def test_a_killed_worker_ends_the_others_with_one_line_and_all_resume(both, brats_like, tmp_path):
     out = tmp_path / "run"
     survivor, victim = two_workers.start(brats_like, out, EPOCHS)
-    until = time.monotonic() + 150
-    while time.monotonic() < until and not (out / "history.csv").exists():
+    deadline = time.monotonic() + 150
+    while time.monotonic() < deadline and not (out / "history.csv").exists():
         time.sleep(0.02)
     victim.send_signal(signal.SIGKILL)
     _, errors = survivor.communicate(timeout=60)
     assert survivor.returncode == 1
-    assert (
-        errors.strip()
-        .splitlines()[-1]
-        .startswith("Error: another worker is gone; start all workers again with --resume")
-    )
+    message = errors.strip().splitlines()[-1]
+    assert message.startswith("Error: another worker has stopped (")
+    assert "; start all workers again with --resume" in message
     assert "Traceback" not in errors
     victim.communicate()
     assert 1 <= len(read_history(out / "history.csv")) < EPOCHS
-    said = []
+    outputs = []
     for process in two_workers.start(brats_like, out, EPOCHS, "--resume"):
         output, errors = process.communicate(timeout=200)
         assert process.returncode == 0, errors[-2000:]
-        said.append(output)
-    assert all("resuming after" in output for output in said)
+        outputs.append(output)
+    assert all("resuming after" in output for output in outputs)
     assert read_history(out / "history.csv") == read_history(both / "history.csv")
     for one, other in zip(weights(Path(f"{out}-0.npz")), weights(Path(f"{both}-1.npz")), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -176,15 +176,15 @@ def test_a_killed_worker_ends_the_others_with_one_line_and_all_resume(both, brat
 
 @pytest.mark.slow
 def test_mirrored_on_one_device_equals_single(brats_like, tmp_path, plain_gradient):
-    ends = []
+    final = []
     for strategy in ("single", "mirrored"):
         keras.backend.clear_session()
         options = small_options(epochs=2, batch=10)
         fit(brats_like, tmp_path / strategy, options, replace(QUIET, strategy=strategy))
         model = models.create("cvae", 1)
         model.load_weights(tmp_path / strategy / "best.weights.h5")
-        ends.append(model.get_weights())
-    assert difference(*ends, options) < ROUNDING
+        final.append(model.get_weights())
+    assert difference(*final, options) < ROUNDING
 
 
 WORKERS = {"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}}
@@ -193,15 +193,15 @@ WORKERS = {"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}}
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (None, "TF_CONFIG is not set; --strategy multi-worker wants it"),
-        ("{", "TF_CONFIG: cannot be read"),
-        ("[]", "TF_CONFIG: cannot be read"),
+        (None, "TF_CONFIG is not set; set it for --strategy multi-worker"),
+        ("{", "TF_CONFIG: is not JSON of the expected form"),
+        ("[]", "TF_CONFIG: is not JSON of the expected form"),
         (json.dumps(WORKERS), "TF_CONFIG: has no 'task'"),
         (json.dumps(WORKERS | {"task": {"type": "worker", "index": 2}}), "not among the cluster's workers"),
         (json.dumps(WORKERS | {"task": {"type": "ps", "index": 0}}), "not among the cluster's workers"),
     ],
 )
-def test_a_bad_tf_config_is_one_line(brats_like, tmp_path, monkeypatch, config, message):
+def test_a_bad_tf_config_gives_a_message_of_one_line(brats_like, tmp_path, monkeypatch, config, message):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if config is not None:
         monkeypatch.setenv("TF_CONFIG", config)

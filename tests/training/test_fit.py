@@ -26,9 +26,9 @@ SHORT = small_options(epochs=4)
 
 
 def run(data: Path, out: Path, options: object = SHORT, **more: object) -> tuple[Path, list[str]]:
-    said: list[str] = []
-    exported = fit(data, out, options, RunSettings(say=said.append, verbose=0, **more))
-    return exported, said
+    lines: list[str] = []
+    exported = fit(data, out, options, RunSettings(say=lines.append, verbose=0, **more))
+    return exported, lines
 
 
 def unfinished(trained: Path, out: Path) -> None:
@@ -43,7 +43,7 @@ def weights(folder: Path) -> list[np.ndarray]:
     return model.get_weights()
 
 
-def test_the_objective_falls_and_all_terms_are_logged(trained):
+def test_the_loss_decreases_and_all_its_terms_are_logged(trained):
     history = read_history(trained / "history.csv")
     assert len(history) == 40
     for term in ("loss", "kl", "reconstruction", "context"):
@@ -52,8 +52,7 @@ def test_the_objective_falls_and_all_terms_are_logged(trained):
         assert history[-1][term] < 0.5 * history[0][term]
 
 
-def test_a_planted_lesion_is_found(trained, tmp_path):
-    """On a patient that was never seen, and better than without a network."""
+def test_a_synthetic_lesion_of_an_unseen_patient_is_found(trained, tmp_path):
     data, truth = make_brain(101)
     scan = read_volume(save(data, tmp_path / "scan.nii"))
     expected = read_mask(save(truth, tmp_path / "truth.nii"), scan)
@@ -62,14 +61,14 @@ def test_a_planted_lesion_is_found(trained, tmp_path):
     assert dice(result.mask, expected) > 0.7
 
 
-def test_everything_a_run_leaves(trained, brats_like):
+def test_the_files_of_a_run(trained, brats_like):
     for name in ("history.csv", "losses.png", "reconstructions.png", "run.json", "best.weights.h5", "1/saved_model.pb"):
         assert (trained / name).stat().st_size > 0
     card = saved_model.find(str(trained)).card
     assert card.modalities == ("flair",)
     assert card.data.patients == 8
     names = [*card.data.train, *card.data.validation, *card.data.test]
-    assert sorted(names) == sorted(place.name for place in brats_like.glob("?GG/*"))
+    assert sorted(names) == sorted(folder.name for folder in brats_like.glob("?GG/*"))
     assert card.training["seed"] == 0
     assert set(card.healthy_levels) == {"absolute", "positive", "weighted", "input"}
     best = min(read_history(trained / "history.csv"), key=lambda row: row["val_loss"])
@@ -81,25 +80,25 @@ def test_everything_a_run_leaves(trained, brats_like):
 
 
 @pytest.fixture(scope="module")
-def whole(brats_like, tmp_path_factory) -> Path:
-    """A run of eight epochs, undisturbed."""
-    out = tmp_path_factory.mktemp("runs") / "whole"
+def uninterrupted(brats_like, tmp_path_factory) -> Path:
+    """A run of eight epochs without interruption."""
+    out = tmp_path_factory.mktemp("runs") / "uninterrupted"
     run(brats_like, out, small_options(epochs=8))
     return out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_seed_makes_two_runs_equal(whole, brats_like, tmp_path, seed):
+def test_two_runs_are_equal_only_with_the_same_seed(uninterrupted, brats_like, tmp_path, seed):
     run(brats_like, tmp_path / "run", small_options(epochs=8, seed=seed))
-    first, other = weights(whole), weights(tmp_path / "run")
-    assert all(np.array_equal(x, y) for x, y in zip(first, other, strict=True)) == (seed == 0)
-    ours, theirs = (read_history(folder / "history.csv") for folder in (whole, tmp_path / "run"))
-    assert (ours == theirs) == (seed == 0)
+    first, second = weights(uninterrupted), weights(tmp_path / "run")
+    assert all(np.array_equal(x, y) for x, y in zip(first, second, strict=True)) == (seed == 0)
+    histories = [read_history(folder / "history.csv") for folder in (uninterrupted, tmp_path / "run")]
+    assert (histories[0] == histories[1]) == (seed == 0)
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_same_weights(whole, brats_like, tmp_path):
+def test_a_killed_run_resumes_to_the_same_weights(uninterrupted, brats_like, tmp_path):
     options = small_options(epochs=8)
     script = (
         "import sys; sys.path.insert(0, sys.argv[3]); from helpers import small_options; from pathlib import Path;"
@@ -109,24 +108,24 @@ def test_a_killed_run_resumes_to_the_same_weights(whole, brats_like, tmp_path):
     command = [sys.executable, "-c", script, str(brats_like), str(tmp_path / "killed"), str(Path(__file__).parents[1])]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     history = tmp_path / "killed" / "history.csv"
-    until = time.monotonic() + 120
-    while time.monotonic() < until and not (history.exists() and len(history.read_text().splitlines()) > 2):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (history.exists() and len(history.read_text().splitlines()) > 2):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     done = len(history.read_text().splitlines()) - 1
     assert 2 <= done < 8
-    _, said = run(brats_like, tmp_path / "killed", options, resume=True)
-    resumed = [line for line in said if line.startswith("resuming after")]
+    _, lines = run(brats_like, tmp_path / "killed", options, resume=True)
+    resumed = [line for line in lines if line.startswith("resuming after")]
     assert int(resumed[0].split()[2]) >= done - 1
-    for one, other in zip(weights(tmp_path / "killed"), weights(whole), strict=True):
+    for one, other in zip(weights(tmp_path / "killed"), weights(uninterrupted), strict=True):
         np.testing.assert_array_equal(one, other)
-    assert read_history(history) == read_history(whole / "history.csv")
+    assert read_history(history) == read_history(uninterrupted / "history.csv")
 
 
 @pytest.mark.slow
 def test_training_stops_early_and_keeps_the_best(brats_like, tmp_path):
-    # A learning rate this high cannot go on improving.
+    # With such a high learning rate the loss soon stops decreasing.
     exported, _ = run(brats_like, tmp_path / "run", small_options(epochs=60, patience=2, learning_rate=0.3))
     history = read_history(tmp_path / "run/history.csv")
     best = min(range(len(history)), key=lambda k: history[k]["val_loss"])
@@ -147,21 +146,21 @@ def test_the_other_architectures_train_with_two_modalities(brats_like, tmp_path,
 
 
 def test_runs_are_neither_overwritten_nor_mixed(brats_like, trained, tmp_path):
-    with pytest.raises(InputError, match="holds a training run already; give --resume"):
+    with pytest.raises(InputError, match="contains a training run already; give --resume"):
         run(brats_like, trained, small_options())
-    with pytest.raises(InputError, match="holds no run to resume"):
+    with pytest.raises(InputError, match="contains no training run to resume"):
         run(brats_like, tmp_path / "new", resume=True)
-    with pytest.raises(InputError, match=r"was begun with batch 8, not 4; give the same options"):
+    with pytest.raises(InputError, match=r"was started with batch 8, not 4; give the same options"):
         run(brats_like, trained, small_options(batch=4), resume=True)
 
 
-def test_another_version_does_not_go_on_with_a_run(brats_like, trained, tmp_path):
+def test_a_run_is_not_resumed_with_another_version(brats_like, trained, tmp_path):
     unfinished(trained, tmp_path / "run")
     file = tmp_path / "run/run.json"
-    begun = json.loads(file.read_text())
-    begun["versions"]["brainseg-tf"] = "0.1.0"
-    file.write_text(json.dumps(begun))
-    with pytest.raises(InputError, match=r"was begun with brainseg-tf 0\.1\.0, .* install 0\.1\.0 to go on"):
+    record = json.loads(file.read_text())
+    record["versions"]["brainseg-tf"] = "0.1.0"
+    file.write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"was started with brainseg-tf 0\.1\.0, .* install 0\.1\.0 to continue"):
         run(brats_like, tmp_path / "run", small_options(), resume=True)
 
 
@@ -174,17 +173,17 @@ def test_a_resumed_run_keeps_its_split(brats_like, trained, tmp_path):
     flair, truth = make_brain(50)
     save(flair, data / "HGG/BraTS19_LATE_1/BraTS19_LATE_1_flair.nii.gz")
     save(truth, data / "HGG/BraTS19_LATE_1/BraTS19_LATE_1_seg.nii.gz")
-    exported, said = run(data, out, small_options(), resume=True)
-    assert said[0].startswith("9 patients")
+    exported, lines = run(data, out, small_options(), resume=True)
+    assert lines[0].startswith("9 patients")
     card = saved_model.find(str(exported)).card
     assert {side: list(getattr(card.data, side)) for side in split} == split
 
 
 def test_resuming_a_finished_run_does_nothing(brats_like, trained):
     before = {file: file.stat().st_mtime_ns for file in trained.rglob("*") if file.is_file()}
-    exported, said = run(brats_like, trained, small_options(), resume=True)
+    exported, lines = run(brats_like, trained, small_options(), resume=True)
     assert exported == trained / "1"
-    assert said == [runs.nothing_to_do(trained)]
+    assert lines == [runs.nothing_to_do(trained)]
     assert {file: file.stat().st_mtime_ns for file in trained.rglob("*") if file.is_file()} == before
 
 
@@ -192,8 +191,8 @@ def test_resuming_a_finished_run_does_nothing(brats_like, trained):
 def test_an_interrupted_export_is_made_up_for_and_its_steps_are_announced(brats_like, trained, tmp_path):
     unfinished(trained, tmp_path / "run")
     before = (trained / "history.csv").read_text()
-    exported, said = run(brats_like, tmp_path / "run", small_options(), resume=True)
-    assert said[-4:] == [
+    exported, lines = run(brats_like, tmp_path / "run", small_options(), resume=True)
+    assert lines[-4:] == [
         "resuming after 40 epochs",
         "measuring the healthy threshold on 1 validation scans",
         "drawing losses.png and reconstructions.png",
@@ -201,9 +200,9 @@ def test_an_interrupted_export_is_made_up_for_and_its_steps_are_announced(brats_
     ]
     assert (tmp_path / "run" / "history.csv").read_text() == before
     saved_model.find(str(exported)).check()
-    ours, theirs = (saved_model.find(str(place)).card for place in (exported, trained))
-    assert ours.healthy_levels == pytest.approx(theirs.healthy_levels)
-    assert ours.losses == theirs.losses
+    again, before = (saved_model.find(str(folder)).card for folder in (exported, trained))
+    assert again.healthy_levels == pytest.approx(before.healthy_levels)
+    assert again.losses == before.losses
 
 
 @pytest.mark.slow
@@ -211,30 +210,32 @@ def test_a_run_is_lengthened(brats_like, trained, tmp_path, monkeypatch):
     out = tmp_path / "run"
     shutil.copytree(trained, out)
     before = read_history(out / "history.csv")
-    rates, seen = [], []
-    restore, end = training.RunState.restore, training.RunState.on_epoch_end
+    rates, compiled_models = [], []
+    restore, on_epoch_end = training.RunState.restore, training.RunState.on_epoch_end
 
-    def watched_restore(self):
+    def recording_restore(self):
         done = restore(self)
-        # In ``compiled`` the model is new; here it is where the run left it.
-        rates.append(float(seen[0].optimizer.learning_rate))
+        # ``compiled`` returns a new model; here it has the state of the resumed run.
+        rates.append(float(compiled_models[0].optimizer.learning_rate))
         return done
 
-    def watched_end(self, epoch, logs=None):
-        end(self, epoch, logs)
+    def recording_epoch_end(self, epoch, logs=None):
+        on_epoch_end(self, epoch, logs)
         rates.append(float(self.model.optimizer.learning_rate))
 
     compiled = training.compiled
-    monkeypatch.setattr(training, "compiled", lambda *given: seen.append(compiled(*given)) or seen[0])
-    monkeypatch.setattr(training.RunState, "restore", watched_restore)
-    monkeypatch.setattr(training.RunState, "on_epoch_end", watched_end)
-    exported, said = run(brats_like, out, small_options(epochs=42), resume=True)
+    monkeypatch.setattr(
+        training, "compiled", lambda *given: compiled_models.append(compiled(*given)) or compiled_models[0]
+    )
+    monkeypatch.setattr(training.RunState, "restore", recording_restore)
+    monkeypatch.setattr(training.RunState, "on_epoch_end", recording_epoch_end)
+    exported, lines = run(brats_like, out, small_options(epochs=42), resume=True)
     assert (
-        "the run continues to 42 epochs instead of 40; from here on the learning rate follows the cosine of 42 epochs"
-    ) in said
+        "the run continues to 42 epochs instead of 40; the learning rate now follows the cosine schedule of 42 epochs"
+    ) in lines
     assert read_history(out / "history.csv")[:40] == before
     assert len(read_history(out / "history.csv")) == 42
-    # From the start to 1 % along a half cosine, after 40, 41 and 42 of 42 epochs.
+    # A half cosine from 100 % to 1 % of the initial learning rate, after 40, 41 and 42 of 42 epochs.
     expected = [0.003 * (0.01 + 0.99 * (1 + np.cos(np.pi * done / 42)) / 2) for done in (40, 41, 42)]
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
     record = json.loads((out / "run.json").read_text())
@@ -242,17 +243,17 @@ def test_a_run_is_lengthened(brats_like, trained, tmp_path, monkeypatch):
     card = saved_model.find(str(exported)).card
     best = min(read_history(out / "history.csv"), key=lambda row: row["val_loss"])
     assert (card.training["epochs"], card.losses["epoch"]) == (42, best["epoch"])
-    with pytest.raises(InputError, match="has 42 epochs behind it, more than 41; give --epochs 42 or more"):
+    with pytest.raises(InputError, match="has 42 finished epochs, more than 41; give --epochs 42 or more"):
         run(brats_like, out, small_options(epochs=41), resume=True)
-    with pytest.raises(InputError, match="was begun with batch 8, not 4"):
+    with pytest.raises(InputError, match="was started with batch 8, not 4"):
         run(brats_like, out, small_options(epochs=50, batch=4), resume=True)
 
 
-def cut(file: Path) -> None:
+def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def nothing_is_a_number(file: Path) -> None:
+def replace_losses_by_nan(file: Path) -> None:
     rows = "".join(f"{epoch},nan,nan\n" for epoch in range(1, 41))
     file.write_text(f"epoch,loss,val_loss\n{rows}")
 
@@ -260,14 +261,14 @@ def nothing_is_a_number(file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        ("best.weights.h5", cut, r"best\.weights\.h5: cannot be read as weights; restore it from a copy, or begin"),
+        ("best.weights.h5", truncate, r"best\.weights\.h5: cannot be read as weights; restore it .* or start"),
         ("best.weights.h5", Path.unlink, r"best\.weights\.h5: cannot be read as weights; restore it from a copy"),
-        ("checkpoints/*.data-*", cut, r"checkpoints: the checkpoint ckpt-40 is damaged; restore it from a copy"),
-        ("checkpoints/*.index", cut, r"checkpoints: the checkpoint ckpt-40 is damaged; restore it from a copy"),
+        ("checkpoints/*.data-*", truncate, r"checkpoints: the checkpoint ckpt-40 is damaged; restore it from a copy"),
+        ("checkpoints/*.index", truncate, r"checkpoints: the checkpoint ckpt-40 is damaged; restore it from a copy"),
         ("checkpoints/checkpoint", lambda file: file.write_bytes(b"\xff\xfe"), r"checkpoints/checkpoint: is damaged"),
-        ("checkpoints/checkpoint", Path.unlink, r"checkpoints: holds no checkpoint of 40 epochs; restore it from"),
-        ("history.csv", Path.unlink, r"history\.csv: has 0 epochs, the checkpoint 40; restore it from a copy"),
-        ("history.csv", nothing_is_a_number, "the validation loss of no epoch is a number; begin anew with a lower"),
+        ("checkpoints/checkpoint", Path.unlink, r"checkpoints: no checkpoint found, but .* 40 epochs; restore it from"),
+        ("history.csv", Path.unlink, r"history\.csv: has 0 epochs, but the checkpoint has 40; restore it from a copy"),
+        ("history.csv", replace_losses_by_nan, "no epoch has a finite validation loss; start a new run with a lower"),
     ],
 )
 def test_what_a_run_needs_to_go_on_and_is_damaged_is_one_line(brats_like, trained, tmp_path, name, damage, message):

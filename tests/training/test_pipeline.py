@@ -21,11 +21,11 @@ def test_only_healthy_slices_are_kept(cached):
         assert images.shape[1:] == (32, 32, 2) or images.shape[1] > 32
         assert len(images) == slices.healthy
         assert 0 < slices.healthy < slices.chosen < slices.slices
-        # Lesions lie at 0.9 and above, tissue around 0.3.
+        # Lesions have intensities of 0.9 and above, healthy tissue about 0.3.
         assert np.mean(images > 0.8, axis=(1, 2, 3)).max() < 0.002
 
 
-def test_decoded_once_unless_options_or_files_change(brats_like, tmp_path):
+def test_slices_are_decoded_once_unless_options_or_files_change(brats_like, tmp_path):
     folder = tmp_path / "data"
     shutil.copytree(brats_like, folder)
     patients = read_cohort(folder, ("flair",)).patients[:2]
@@ -43,7 +43,7 @@ def test_decoded_once_unless_options_or_files_change(brats_like, tmp_path):
     assert changed[1] == first[1]
 
 
-def test_a_broken_file_is_named_and_not_fatal(brats_like, tmp_path):
+def test_a_patient_with_a_damaged_file_is_left_out_and_named(brats_like, tmp_path):
     folder = tmp_path / "data"
     shutil.copytree(brats_like, folder)
     patients = read_cohort(folder, ("flair",)).patients[:3]
@@ -59,7 +59,7 @@ def contents(dataset) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(images, tuple(seed)) for images, seed in dataset.as_numpy_iterator()]
 
 
-def test_an_epoch_holds_every_slice_once_in_an_order_of_its_own(cached):
+def test_an_epoch_has_every_slice_once_and_each_epoch_another_order(cached):
     everything = np.concatenate([np.load(slices.file) for slices in cached])
     per_epoch = -(-len(everything) // 7)
     both = contents(batches(cached, 7, seed=3, first_epoch=0, epochs=2))
@@ -72,17 +72,17 @@ def test_an_epoch_holds_every_slice_once_in_an_order_of_its_own(cached):
     assert keys[0] != keys[1]
 
 
-def test_a_later_epoch_is_the_same_after_a_resume(cached):
-    whole = contents(batches(cached, 7, seed=3, first_epoch=0, epochs=3))
+def test_a_resumed_run_gets_the_same_batches(cached):
+    uninterrupted = contents(batches(cached, 7, seed=3, first_epoch=0, epochs=3))
     resumed = contents(batches(cached, 7, seed=3, first_epoch=2, epochs=3))
-    for (images, seed), (expected, expected_seed) in zip(resumed, whole[-len(resumed) :], strict=True):
+    for (images, seed), (expected, expected_seed) in zip(resumed, uninterrupted[-len(resumed) :], strict=True):
         np.testing.assert_array_equal(images, expected)
         assert seed == expected_seed
     other = contents(batches(cached, 7, seed=4, first_epoch=2, epochs=3))
     assert any((a[0] != b[0]).any() for a, b in zip(resumed, other, strict=True))
 
 
-def test_validation_never_changes(cached):
+def test_validation_batches_are_always_the_same(cached):
     first, second = (contents(ordered_batches(cached[:2], 5)) for _ in range(2))
     assert sum(len(images) for images, _ in first) == sum(slices.healthy for slices in cached[:2])
     for (images, seed), (expected, expected_seed) in zip(first, second, strict=True):

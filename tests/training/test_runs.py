@@ -1,4 +1,7 @@
-"""What a run leaves in its folder, read back. No TensorFlow: the exported model is a shipped one with another card."""
+"""Reading the files of a training run.
+
+To avoid TensorFlow, the exported model is a shipped model with another card.
+"""
 
 import json
 import shutil
@@ -34,12 +37,12 @@ def export(out: Path, options: FitOptions, epoch: int) -> None:
 @pytest.fixture
 def out(tmp_path) -> Path:
     """A finished run of three epochs, of which the second was the best."""
-    place = tmp_path / "run"
-    place.mkdir()
-    runs.write_record(place, OPTIONS, SPLIT)
-    write_history(place, LOSSES)
-    export(place, OPTIONS, 2)
-    return place
+    folder = tmp_path / "run"
+    folder.mkdir()
+    runs.write_record(folder, OPTIONS, SPLIT)
+    write_history(folder, LOSSES)
+    export(folder, OPTIONS, 2)
+    return folder
 
 
 def test_a_record_is_read_as_it_was_written(out):
@@ -75,10 +78,10 @@ def test_epochs_whose_loss_is_no_number_are_not_the_best(out):
         (b"", "not JSON in line 1"),
         (b"\x80\x02binary", "not UTF-8 at byte 0"),
         (b'{"options": ', "not JSON in line 1"),
-        (b"[]", "the whole: expected an object, found a list"),
+        (b"[]", "top level: expected an object, found a list"),
         (b"{}", "options: is missing"),
         (b'{"options": {}, "split": {}, "versions": {}}', "options.epochs: is missing"),
-        (b'{"options": {"epochs": "3"}, "split": {}, "versions": {}}', "options.epochs: expected a whole number"),
+        (b'{"options": {"epochs": "3"}, "split": {}, "versions": {}}', "options.epochs: expected an integer"),
         (b'{"options": {"epochs": 3}, "split": {"train": []}, "versions": {}}', "split.validation: is missing"),
         (b'{"options": {"epochs": 3}, "split": [], "versions": {}}', "split: expected an object, found a list"),
         (
@@ -87,17 +90,18 @@ def test_epochs_whose_loss_is_no_number_are_not_the_best(out):
         ),
         (
             b'{"options": {"epochs": 3}, "split": {"train": ["a"], "validation": [], "test": ["a"]}, "versions": {}}',
-            "split: patient a is on the sides train and test",
+            "split: patient a is in train and in test",
         ),
     ],
 )
-def test_a_damaged_record_is_one_line(out, content, reason):
+def test_a_damaged_record_gives_a_message_of_one_line(out, content, reason):
     (out / "run.json").write_bytes(content)
     with pytest.raises(InputError) as caught:
         runs.check_run(out, OPTIONS, resume=True)
     message = str(caught.value)
     assert message.startswith(f"{out / 'run.json'}: is ") and f"({reason}" in message
-    assert message.endswith("); restore it from a copy, or begin anew with another --out") and message.isprintable()
+    assert message.endswith("); restore it from a copy, or start a new run with another --out")
+    assert message.isprintable()
 
 
 HEAD = b"epoch,loss,val_loss\n"
@@ -107,38 +111,39 @@ HEAD = b"epoch,loss,val_loss\n"
     ("content", "reason"),
     [
         (b"", "the columns epoch and val_loss are missing"),
-        (HEAD, "there is no epoch in it"),
+        (HEAD, "it contains no epoch"),
         (b"epoch,loss\n1,2\n", "the columns epoch and val_loss are missing"),
-        (HEAD + b"1,0.5\n", "epoch 1 has another number of columns"),
-        (HEAD + b"1,0.5,0.5,0.5\n", "epoch 1 has another number of columns"),
+        (HEAD + b"1,0.5\n", "epoch 1 does not have the same number of columns"),
+        (HEAD + b"1,0.5,0.5,0.5\n", "epoch 1 does not have the same number of columns"),
         (HEAD + b"1,0.5,0.", None),
         (HEAD + b"1,0.5,low\n", "could not convert string to float: 'low'"),
         (HEAD + b"1,0.5,\n", "could not convert string to float"),
         (HEAD + b"one,0.5,0.5\n", "invalid literal for int"),
-        (HEAD + b"2,0.5,0.5\n", "epoch 2 is where 1 should be"),
-        (HEAD + b"1,0.5,0.5\n3,0.5,0.5\n", "epoch 3 is where 2 should be"),
+        (HEAD + b"2,0.5,0.5\n", "expected epoch 1, found epoch 2"),
+        (HEAD + b"1,0.5,0.5\n3,0.5,0.5\n", "expected epoch 2, found epoch 3"),
         (HEAD + b"1,\xff,0.5\n", "not UTF-8 at byte"),
         (HEAD + b'1,"0.5', "unexpected end of data"),
         (b"\x00" * 100, "the columns epoch and val_loss are missing"),
     ],
 )
-def test_a_damaged_history_is_one_line(out, content, reason):
+def test_a_damaged_history_gives_a_message_of_one_line(out, content, reason):
     (out / "history.csv").write_bytes(content)
-    if reason is None:  # A number that is cut off can be a number still.
+    if reason is None:  # A truncated number can still be a valid number.
         assert runs.read_history(out / "history.csv") == [{"epoch": 1, "loss": 0.5, "val_loss": 0.0}]
         return
     with pytest.raises(InputError) as caught:
         runs.check_run(out, OPTIONS, resume=True)
     message = str(caught.value)
-    assert message.startswith(f"{out / 'history.csv'}: is not the history of a run ({reason}")
-    assert message.endswith("); restore it from a copy, or begin anew with another --out") and message.isprintable()
+    assert message.startswith(f"{out / 'history.csv'}: is not a valid training history ({reason}")
+    assert message.endswith("); restore it from a copy, or start a new run with another --out")
+    assert message.isprintable()
 
 
 def test_a_finished_run_has_nothing_left_to_do(out):
     found = runs.check_run(out, OPTIONS, resume=True)
     assert found is not None and found.path == out / "1"
     assert runs.nothing_to_do(out) == (
-        f"the run in {out} is finished after 3 epochs; there is nothing to do (--epochs lengthens it)"
+        f"the run in {out} is finished after 3 epochs; there is nothing to do (a larger --epochs continues it)"
     )
 
 
@@ -147,14 +152,14 @@ def test_a_run_that_stopped_early_is_finished(out):
     runs.write_record(out, options, SPLIT)
     export(out, options, 2)
     assert runs.check_run(out, options, resume=True) is not None
-    with pytest.raises(InputError, match=r"stopped after 3 epochs, 1 of them without a better .* larger --patience"):
+    with pytest.raises(InputError, match=r"ended by early stopping after 3 epochs, the last 1 .* larger --patience"):
         runs.check_run(out, replace(options, epochs=61), resume=True)
 
 
-@pytest.mark.parametrize("damage", ["none yet", "weights", "card", "warmup", "of another epoch", "before lengthening"])
-def test_a_run_whose_model_is_not_there_or_not_whole_is_not_finished(out, damage):
+@pytest.mark.parametrize("damage", ["no model", "weights", "card", "warmup", "of another epoch", "of fewer epochs"])
+def test_a_run_whose_model_is_missing_or_damaged_is_not_finished(out, damage):
     options = OPTIONS
-    if damage == "none yet":
+    if damage == "no model":
         shutil.rmtree(out / "1")
     elif damage == "weights":
         (out / "1" / "variables" / "variables.index").write_bytes(b"x")
@@ -165,7 +170,7 @@ def test_a_run_whose_model_is_not_there_or_not_whole_is_not_finished(out, damage
     elif damage == "of another epoch":
         export(out, OPTIONS, 1)
     else:
-        # All epochs of the longer run were there when its export was interrupted: the model is still the shorter one's.
+        # The run was continued to four epochs, but their export was interrupted: the model is that of three epochs.
         options = replace(OPTIONS, epochs=4)
         runs.write_record(out, options, SPLIT, runs.read_record(out))
         write_history(out, (*LOSSES, 0.6))
@@ -178,16 +183,16 @@ def test_a_finished_run_of_another_version_stays_usable(out):
     (out / "run.json").write_text(json.dumps(record))
     assert runs.check_run(out, OPTIONS, resume=True) is not None
     for options in (replace(OPTIONS, epochs=4), OPTIONS):
-        with pytest.raises(InputError, match=r"was begun with brainseg-tf 0\.1\.0, .* install 0\.1\.0 to go on"):
+        with pytest.raises(InputError, match=r"was started with brainseg-tf 0\.1\.0, .* install 0\.1\.0 to continue"):
             runs.check_run(out, options, resume=True)
         shutil.rmtree(out / "1", ignore_errors=True)
 
 
-def test_a_run_can_be_lengthened_but_not_below_what_it_has_behind_it(out):
+def test_the_number_of_epochs_can_change_but_not_below_the_finished_epochs(out):
     assert runs.check_run(out, replace(OPTIONS, epochs=4), resume=True) is None
-    with pytest.raises(InputError, match=r"has 3 epochs behind it, more than 2; give --epochs 3 or more"):
+    with pytest.raises(InputError, match=r"has 3 finished epochs, more than 2; give --epochs 3 or more"):
         runs.check_run(out, replace(OPTIONS, epochs=2), resume=True)
-    # Killed after three of twenty, it can end sooner than was planned.
+    # A run that was killed after three of twenty epochs can be resumed with fewer than twenty.
     runs.write_record(out, replace(OPTIONS, epochs=20), SPLIT)
     assert runs.check_run(out, replace(OPTIONS, epochs=5), resume=True) is None
 
@@ -195,33 +200,33 @@ def test_a_run_can_be_lengthened_but_not_below_what_it_has_behind_it(out):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch": 4}, "was begun with batch 16, not 4; give the same options"),
-        ({"modalities": ("flair", "t2")}, "was begun with modalities flair, not flair and t2; give"),
-        ({"slices": replace(OPTIONS.slices, size=64)}, "was begun with slices.size 128, not 64; give"),
-        ({"corruption": replace(OPTIONS.corruption, kind="noise")}, "begun with corruption.kind shapes, not noise"),
-        ({"architecture": "dae"}, "was begun with architecture cvae, not dae; give"),
+        ({"batch": 4}, "was started with batch 16, not 4; give the same options"),
+        ({"modalities": ("flair", "t2")}, "was started with modalities flair, not flair and t2; give"),
+        ({"slices": replace(OPTIONS.slices, size=64)}, "was started with slices.size 128, not 64; give"),
+        ({"corruption": replace(OPTIONS.corruption, kind="noise")}, "started with corruption.kind shapes, not noise"),
+        ({"architecture": "dae"}, "was started with architecture cvae, not dae; give"),
     ],
 )
-def test_other_options_are_refused_and_named(out, changes, message):
+def test_changed_options_are_refused_and_named(out, changes, message):
     with pytest.raises(InputError) as caught:
         runs.check_run(out, replace(OPTIONS, epochs=4, **changes), resume=True)
     assert message in str(caught.value)
 
 
 def test_a_new_run_does_not_begin_in_what_another_has_left(out, tmp_path):
-    with pytest.raises(InputError, match="holds a training run already; give --resume to go on with it, or another"):
+    with pytest.raises(InputError, match="contains a training run already; give --resume to continue it, or another"):
         runs.check_run(out, OPTIONS, resume=False)
     (out / "run.json").unlink()
     for name in ("history.csv", "1"):
-        with pytest.raises(InputError, match=rf"{name}: is what another run or model has left; choose another --out"):
+        with pytest.raises(InputError, match=rf"{name}: belongs to another run or model; choose another --out"):
             runs.check_run(out, OPTIONS, resume=False)
         (out / name).unlink() if (out / name).is_file() else shutil.rmtree(out / name)
     (out / "checkpoints").mkdir()
-    with pytest.raises(InputError, match="checkpoints: is what another run or model has left"):
+    with pytest.raises(InputError, match="checkpoints: belongs to another run or model"):
         runs.check_run(out, OPTIONS, resume=False)
     assert runs.check_run(tmp_path / "new", OPTIONS, resume=False) is None
     assert not (tmp_path / "new").exists()
-    with pytest.raises(InputError, match="new: holds no run to resume; leave --resume out to start one"):
+    with pytest.raises(InputError, match="new: contains no training run to resume; omit --resume to start one"):
         runs.check_run(tmp_path / "new", OPTIONS, resume=True)
 
 
@@ -229,14 +234,18 @@ def test_a_new_run_does_not_begin_in_what_another_has_left(out, tmp_path):
     ("changes", "name", "message"),
     [
         ({"learning_rate": float("nan")}, "run", "learning_rate: expected a number from 1e-12 to 1000, found nan"),
-        ({"objective": replace(OPTIONS.objective, kl=float("inf"))}, "run", "objective.kl: expected a number from 0"),
-        ({"modalities": ("flair", "flair")}, "run", "modalities: has 'flair' twice"),
+        (
+            {"objective": replace(OPTIONS.objective, kl=float("inf"))},
+            "run",
+            "objective.kl: expected a number of at least 0",
+        ),
+        ({"modalities": ("flair", "flair")}, "run", "modalities: contains 'flair' twice"),
         ({"modalities": ("../flair",)}, "run", "modalities[0]: expected a name"),
-        ({"modalities": ()}, "run", "modalities: expected a list of 1 to 64"),
+        ({"modalities": ()}, "run", "modalities: expected a list of 1 to 64 items"),
         ({}, "a\nb", r"the model's name: expected a name (no path, no control characters), found 'a\nb'"),
     ],
 )
-def test_options_that_no_card_could_hold_are_refused_before_any_work(tmp_path, changes, name, message):
+def test_options_that_are_invalid_in_a_card_are_refused_before_training(tmp_path, changes, name, message):
     with pytest.raises(InputError) as caught:
         runs.check_run(tmp_path / name, replace(OPTIONS, **changes), resume=False)
     assert message in str(caught.value) and str(caught.value).isprintable()

@@ -1,4 +1,4 @@
-"""The page of one scan: an interactive viewer, the figure, the lesions, and what ran. One file, no network."""
+"""The page of one scan: an interactive viewer, the lesions, the figure and the processing steps, in a single file."""
 
 import base64
 import gzip
@@ -19,10 +19,10 @@ from brainseg_tf.prediction import figures, pages
 from brainseg_tf.prediction.pages import wording
 from brainseg_tf.segmentation import Segmentation
 
-# Voxels around the brain that the viewer keeps.
+# Voxels around the brain that are shown in the viewer.
 _MARGIN = 4
-# Residuals this small, on the model's scale, are not drawn.
-_SPECKLE = 0.08
+# Smaller residuals, on the scale of the model's input, are transparent.
+_SMALLEST_RESIDUAL = 0.08
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,13 @@ class Layer:
     """A volume in the viewer.
 
     Attributes:
-        name: for the reader.
-        nifti: the gzipped file, base64.
-        colormap, negative: names of NiiVue's colour maps; ``negative`` for values below 0, "" for none.
-        low, high: the values that they run between.
-        opacity: at the start.
-        shown: whether it can be seen at the start.
+        name: the name on the page.
+        nifti: the gzipped NIfTI file in base64.
+        colormap: name of a colour map of NiiVue.
+        low, high: values at the ends of the colour map.
+        opacity: initial opacity.
+        shown: whether the layer is initially visible.
+        negative: colour map for negative values; empty for none.
     """
 
     name: str
@@ -59,19 +60,19 @@ def write_page(
 ) -> None:
     """Writes the page of a scan.
 
-    The arguments are what a prediction made; each is one whole and none follows from another.
+    There are seven parameters because the results of a prediction are independent objects.
 
     Args:
-        path: HTML, one file.
-        scan: as it was read; its header's free text stays out of the page.
+        path: the HTML file.
+        scan: the scan; the text fields of its header are not written to the page.
         result: of ``segment``.
         card: of the model.
         report: of ``Predictor.run``.
         truth: (N, H, W) bool on the model's slices, for the figure.
-        navigation: the index and the neighbours, for one of many scans.
+        navigation: the index and the neighbouring pages, in a batch of scans.
 
     Raises:
-        InputError: the place cannot be written to.
+        InputError: the file cannot be written.
     """
     figure = io.BytesIO()
     figures.segmentation(result, figure, truth)
@@ -86,7 +87,7 @@ def write_page(
         report=report,
         layers=[vars(layer) for layer in layers(scan, result, top)],
         figure=base64.b64encode(figure.getvalue()).decode("ascii"),
-        ran=wording.what_ran(report, result, card),
+        processing=wording.processing_table(report, result, card),
         software=wording.software(installed),
         methods=wording.methods(report, result, card, installed),
         citations=wording.citations(card),
@@ -95,24 +96,27 @@ def write_page(
 
 
 def _links(path: Path, navigation: pages.Navigation | None) -> dict[str, str | None] | None:
-    """URLs of the index and, through it, of the nearest pages before and after this one, see ``Navigation``."""
+    """URLs of the index and of the previous and next page, which are opened through the index; see ``Navigation``."""
     if navigation is None:
         return None
     index = pages.link(navigation.index, path.parent)
-    own = quote(pages.link(path, navigation.index.parent), safe="")
+    page = quote(pages.link(path, navigation.index.parent), safe="")
     return {
         "index": index,
-        "previous": f"{index}#before={own}" if navigation.previous else None,
-        "next": f"{index}#after={own}" if navigation.next else None,
+        "previous": f"{index}#before={page}" if navigation.previous else None,
+        "next": f"{index}#after={page}" if navigation.next else None,
     }
 
 
 def layers(scan: Volume, result: Segmentation, top: float) -> list[Layer]:
-    """Scan and mask on the scan's grid, cropped to the brain; the maps on the model's, which the viewer resamples.
+    """The layers of the viewer.
+
+    Scan and mask are on the scan's grid, cropped to the brain. The maps are on the model's grid; the viewer resamples
+    them.
 
     Args:
         scan, result: as in ``write_page``.
-        top: residuals beyond half of this look alike.
+        top: upper limit of the input's intensities. The colour map of the residual ends at half of it.
     """
     box = tuple(
         slice(max(0, side.start - _MARGIN), side.stop + _MARGIN)
@@ -127,11 +131,16 @@ def layers(scan: Volume, result: Segmentation, top: float) -> list[Layer]:
     return [
         Layer("scan", _encode(scan.data[box], affine, low, high), "gray", low, high),
         Layer("lesion", _encode(result.mask[box], affine, 0, 1), "red", 0, 1, opacity=0.5),
+        *(
+            [Layer("suspected", _encode(result.suspected[box], affine, 0, 1), "blue", 0, 1, opacity=0.5, shown=False)]
+            if result.suspects
+            else []
+        ),
         Layer(
             "residual",
             _encode(residual.T, result.stack.affine, -top, top),
             "warm",
-            _SPECKLE,
+            _SMALLEST_RESIDUAL,
             top / 2,
             opacity=0.7,
             shown=False,
@@ -150,9 +159,9 @@ def layers(scan: Volume, result: Segmentation, top: float) -> list[Layer]:
 
 
 def _encode(data: np.ndarray, affine: np.ndarray, low: float, high: float) -> str:
-    """A gzipped NIfTI file of bytes between ``low`` and ``high``, without anything else of the scan's header."""
+    """A gzipped NIfTI file with 8 bits per voxel and a new header, in base64; values are clipped to [low, high]."""
     step = (high - low) / 250 or 1.0
-    # Zero stays zero: it is where nothing is drawn.
+    # A multiple of the step, so that 0 is represented exactly: voxels with 0 are transparent.
     start = round(low / step) * step
     levels = np.clip(np.rint((data.astype(np.float32) - start) / step), 0, 255).astype(np.uint8)
     image = nib.Nifti1Image(levels, affine)

@@ -1,4 +1,4 @@
-"""What a run did, in words: the table "What ran" of a scan's page, a paragraph for a methods section, the citation."""
+"""Texts of a scan's page: the table of processing steps, a paragraph for a methods section, and the citation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import SegmentationOptions
 from brainseg_tf.segmentation import Segmentation
 
-# Held against CITATION.cff, which is not installed, by tests/test_pages.py.
+# tests/prediction/test_pages.py compares the citations with CITATION.cff, which is not installed.
 _SOFTWARE = "The brainseg-tf developers. brainseg-tf (version {version}), computer software. {year}."
 _YEAR = 2026
 _METHOD = (
@@ -36,17 +36,17 @@ _NORMALISATIONS = {
 _MODALITIES = {"flair": "FLAIR", "t1": "T1", "t1ce": "contrast-enhanced T1", "t2": "T2"}
 _STAGES = {
     "read": "reading",
-    "slices": "slicing",
+    "slices": "resampling to slices",
     "load_model": "loading the model",
     "model": "network",
-    "grid": "back to the scan's grid",
+    "grid": "resampling to the scan's grid",
     "write": "writing",
 }
 _PACKAGES = {"python": "Python", "tensorflow": "TensorFlow", "keras": "Keras", "numpy": "NumPy", "scipy": "SciPy"}
 
 
-def what_ran(report: Mapping[str, Any], result: Segmentation, card: ModelCard) -> list[tuple[str, list[str]]]:
-    """The rows of the table: what it is about, and its sentences.
+def processing_table(report: Mapping[str, Any], result: Segmentation, card: ModelCard) -> list[tuple[str, list[str]]]:
+    """The table of processing steps: a subject and sentences for each row.
 
     Args:
         report: of ``Predictor.run``.
@@ -67,15 +67,19 @@ def what_ran(report: Mapping[str, Any], result: Segmentation, card: ModelCard) -
 
 
 def software(versions: Mapping[str, str]) -> str:
-    """The packages that numbers depend on, by version."""
+    """The names and versions of packages, as one text.
+
+    Args:
+        versions: of ``model_card.versions``.
+    """
     return ", ".join(f"{_PACKAGES.get(name, name)} {value}" for name, value in versions.items())
 
 
 def methods(report: Mapping[str, Any], result: Segmentation, card: ModelCard, versions: Mapping[str, str]) -> str:
-    """A paragraph for a methods section, filled with what ran.
+    """A paragraph for a methods section, with the model and the options of the run.
 
     Args:
-        report, result, card: as in ``what_ran``.
+        report, result, card: as in ``processing_table``.
         versions: of ``model_card.versions``.
     """
     options = report["options"]
@@ -95,13 +99,13 @@ def methods(report: Mapping[str, Any], result: Segmentation, card: ModelCard, ve
 
 
 def citations(card: ModelCard) -> list[str]:
-    """What to cite: the software, the method, and the training data if the model's terms name it."""
+    """References to cite: the software, the method, and BraTS if the terms of the model name it."""
     software = _SOFTWARE.format(version=__version__, year=_YEAR)
     return [software, _METHOD, *([_DATA] if "BraTS" in card.terms else [])]
 
 
-def words(value: Any) -> str:
-    """A value of any kind for a reader: no quotes, brackets or names of Python."""
+def format_value(value: Any) -> str:
+    """An option's value as text without Python syntax."""
     if value is None:
         return "automatic"
     if isinstance(value, bool):
@@ -109,9 +113,9 @@ def words(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{_spaced(str(name))} {words(one)}" for name, one in value.items())
+        return ", ".join(f"{_spaced(str(name))} {format_value(one)}" for name, one in value.items())
     if isinstance(value, (list, tuple)):
-        return _joined([words(one) for one in value]) if value else "none"
+        return _joined([format_value(one) for one in value]) if value else "none"
     return str(value)
 
 
@@ -119,8 +123,8 @@ def _capitalised(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _spaced(name: str) -> str:
@@ -137,9 +141,9 @@ def _modalities(card: ModelCard) -> list[str]:
 
 def _brain(report: Mapping[str, Any]) -> str:
     brain = report["brain"]
-    told = f"brain of {brain['ml']:.0f} ml, median intensity {brain['median_intensity']:.4g} (the scan's unit)"
+    text = f"brain volume {brain['ml']:.0f} ml, median intensity {brain['median_intensity']:.4g} (in the scan's units)"
     command = report.get("skull_strip")
-    return f'{told}; brain extracted with the command "{command}"' if command else told
+    return f'{text}; brain extracted with the command "{command}"' if command else text
 
 
 def _model(report: Mapping[str, Any], card: ModelCard) -> list[str]:
@@ -159,15 +163,15 @@ def _slices(card: ModelCard) -> str:
 
 
 def _accuracy(card: ModelCard) -> str:
-    own = card.metrics.get("network", {}).get("mixture", {})
-    if own.get("dice") is None:
-        return "not measured yet"
-    low, high = own.get("dice_interval") or (None, None)
+    measured = card.metrics.get("network", {}).get("mixture", {})
+    if measured.get("dice") is None:
+        return "not measured"
+    low, high = measured.get("dice_interval") or (None, None)
     interval = f" (95 % interval {low:.3f} to {high:.3f})" if low is not None and high is not None else ""
-    patients = f" over {_count(own['patients'], 'patient')}" if own.get("patients") is not None else ""
-    alone = card.metrics.get("no network", {}).get("dice")
-    return f"mean Dice {own['dice']:.3f}{patients}{interval}" + (
-        f"; without a network {alone:.3f}" if alone is not None else ""
+    patients = f" over {_count(measured['patients'], 'patient')}" if measured.get("patients") is not None else ""
+    baseline = card.metrics.get("no network", {}).get("dice")
+    return f"mean Dice {measured['dice']:.3f}{patients}{interval}" + (
+        f"; without a network {baseline:.3f}" if baseline is not None else ""
     )
 
 
@@ -177,15 +181,15 @@ def _score(report: Mapping[str, Any], result: Segmentation) -> list[str]:
     window = options.get("median") or SegmentationOptions().median_of(kind)
     slices, rows, columns = (int(edge) for edge in window)
     size_mm = " x ".join(f"{edge * step:.3g}" for edge, step in zip(window, (slice_mm, row_mm, column_mm), strict=True))
-    sentences = [f"lesions were looked for in {_SCORES.get(kind, kind)}"]
+    sentences = [f"lesions were detected in {_SCORES.get(kind, kind)}"]
     if options.get("match_range"):
-        sentences.append("the reconstruction's range was matched to the input's first")
+        sentences.append("the range of the reconstruction was matched to that of the input")
     corrected = options.get("correct_bias_field")
     if kind == "probability" if corrected is None else corrected:
         sentences.append("the bias field was removed from the slices")
     edges = f"{_count(slices, 'slice')} x {rows} x {columns} pixels ({size_mm} mm)"
     sentences += [
-        f"the outermost {options['erosion_mm']:g} mm of the brain were left out" if options.get("erosion_mm") else "",
+        f"the outermost {options['erosion_mm']:g} mm of the brain were excluded" if options.get("erosion_mm") else "",
         f"the score was smoothed by a median filter over {edges}",
     ]
     return [sentence for sentence in sentences if sentence]
@@ -196,48 +200,48 @@ def _mixture_method(report: Mapping[str, Any], result: Segmentation) -> list[str
     options = report["options"]
     mixture = options.get("mixture") or {}
     edge = mixture.get("neighbourhood", 1)
-    weights = f", weighted over {edge} x {edge} x {edge} voxels" if edge > 1 else ""
-    spread = {"tied": " with one common standard deviation", "free": " with a standard deviation each"}
-    offered = [words(count) for count in options.get("components", ())]
-    tried = f" (chosen from {_joined(offered)})" if len(offered) > 1 else ""
+    weights = f", weighted over {edge} x {edge} x {edge} voxels," if edge > 1 else ""
+    spread = {"tied": " with a common standard deviation", "free": " with one standard deviation per component"}
+    candidates = [format_value(count) for count in options.get("components", ())]
+    selected = f" (selected from {_joined(candidates)})" if len(candidates) > 1 else ""
     return [
-        f"a Gaussian mixture of {len(result.outline.mixture.means)} components{tried}"
+        f"a Gaussian mixture of {len(result.outline.mixture.means)} components{selected}"
         f"{spread.get(mixture.get('spread', ''), '')}{weights} separated lesion from healthy tissue",
-        f"the {mixture.get('lesion', 'brightest')} component was taken for the lesion if its mean exceeded "
+        f"the {mixture.get('lesion', 'brightest')} component was classified as lesion if its mean exceeded "
         f"{result.outline.healthy_threshold:.4g}, "
         + (
             "a threshold set by the user"
             if options.get("healthy_threshold") is not None
-            else "the threshold of healthy tissue"
+            else "the threshold for healthy tissue"
         ),
     ]
 
 
 def _mixture(report: Mapping[str, Any], result: Segmentation) -> list[str]:
-    """How the mixture was fitted, and what came of it."""
+    """How the mixture was fitted, and its parameters."""
     fitted = report["mixture"]
     means = _joined([f"{mean:.4g}" for mean in fitted["means"]])
     lesion = float(fitted["means"][fitted["lesion"]])
     threshold = fitted["healthy_threshold"]
-    verdict = "above the threshold: a lesion" if lesion > threshold else "not above the threshold: healthy tissue"
+    conclusion = "above the threshold (lesion)" if lesion > threshold else "not above the threshold (healthy tissue)"
     return [
         *_mixture_method(report, result),
-        f"means {means} (score, no unit), {fitted['separation']:.2f} standard deviations apart; "
-        f"{lesion:.4g} is {verdict}",
+        f"means {means} (score, without unit), separated by {fitted['separation']:.2f} standard deviations; "
+        f"{lesion:.4g} is {conclusion}",
     ]
 
 
 def _morphology(options: Mapping[str, Any]) -> list[str]:
-    """The stages after the mixture, and any option that this module does not know by name."""
-    known: dict[str, Callable[[float], str]] = {
-        "closing_mm": lambda value: f"gaps were closed by a ball with a radius of {value:g} mm",
+    """The stages after the mixture, and the values of options that have no text in this module."""
+    texts: dict[str, Callable[[float], str]] = {
+        "closing_mm": lambda value: f"gaps were closed with a ball with a radius of {value:g} mm",
         "boundary_mm": lambda value: f"the mask's boundary was moved to edges in the image by up to {value:g} mm",
         "faintest": lambda value: (
             f"components with a contrast below {value:g} (score times local contrast) were removed"
         ),
         "min_size_ml": lambda value: f"components below {value:g} ml were removed",
     }
-    elsewhere = {
+    in_other_rows = {
         "score",
         "match_range",
         "correct_bias_field",
@@ -248,11 +252,11 @@ def _morphology(options: Mapping[str, Any]) -> list[str]:
         "mixture",
         "healthy_threshold",
     }
-    sentences = [say(options[name]) for name, say in known.items() if options.get(name)]
-    others = {name: value for name, value in options.items() if name not in known and name not in elsewhere}
-    return sentences + [f"{_spaced(name)}: {words(value)}" for name, value in others.items()]
+    sentences = [text(options[name]) for name, text in texts.items() if options.get(name)]
+    others = {name: value for name, value in options.items() if name not in texts and name not in in_other_rows}
+    return sentences + [f"{_spaced(name)}: {format_value(value)}" for name, value in others.items()]
 
 
 def _time(seconds: Mapping[str, float]) -> str:
     stages = ", ".join(f"{_STAGES.get(name, _spaced(name))} {max(0.0, value):.2f} s" for name, value in seconds.items())
-    return f"{sum(seconds.values()):.1f} s in all: {stages}"
+    return f"{sum(seconds.values()):.1f} s in total: {stages}"

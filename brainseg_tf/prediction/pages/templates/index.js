@@ -4,7 +4,7 @@
   if (!body) return;
   const rows = [...body.rows];
 
-  // Sorting: by number where all filled cells of the column are numbers, else by text. Empty cells come last.
+  // Columns in which all filled cells are numbers are sorted by number, others by text. Empty cells are last.
   const compareText = new Intl.Collator("en", { numeric: true }).compare;
   const headers = [...document.querySelectorAll("#scans th")];
   const sort = (column, descending) => {
@@ -26,27 +26,28 @@
     button.addEventListener("click", () => sort(column, header.getAttribute("aria-sort") === "ascending"));
   });
 
-  // A scan's page asks for its neighbours with #before=PAGE and #after=PAGE: go to the nearest scan that has a page.
+  // The page of a scan links here with #before=PAGE or #after=PAGE. Open the nearest scan before or after it that has a
+  // page.
   const notice = document.getElementById("notice");
   const follow = () => {
-    const [, side, asked] = location.hash.match(/^#(before|after)=(.*)$/) || [];
+    const [, side, encoded] = location.hash.match(/^#(before|after)=(.*)$/) || [];
     if (!side) return;
-    const page = decodeURIComponent(asked);
+    const page = decodeURIComponent(encoded);
     const inOrder = [...rows].sort((a, b) => a.dataset.order - b.dataset.order);
-    const own = inOrder.findIndex((row) => row.dataset.page === page);
-    const others = own < 0 ? [] : side === "after" ? inOrder.slice(own + 1) : inOrder.slice(0, own).reverse();
+    const current = inOrder.findIndex((row) => row.dataset.page === page);
+    const others = current < 0 ? [] : side === "after" ? inOrder.slice(current + 1) : inOrder.slice(0, current).reverse();
     const next = others.find((row) => row.dataset.page);
     if (next) {
       location.replace(next.dataset.page);
       return;
     }
     notice.hidden = false;
-    notice.textContent = own < 0
-      ? "The scan that you came from is not in this index."
-      : `No scan ${side} this one has a page: there is none, it failed, or it is not done yet.`;
-    if (own >= 0) {
-      inOrder[own].classList.add("here");
-      inOrder[own].scrollIntoView({ block: "center" });
+    notice.textContent = current < 0
+      ? "The page that you came from is not in this index."
+      : `No scan ${side} this one has a page: there are no more scans, or they failed or are not finished yet.`;
+    if (current >= 0) {
+      inOrder[current].classList.add("here");
+      inOrder[current].scrollIntoView({ block: "center" });
     }
   };
   window.addEventListener("hashchange", follow);

@@ -1,5 +1,5 @@
 "use strict";
-// Copying and the figure's size come first: they work without WebGL2 too.
+// The copy buttons and the size of the figure are independent of the viewer, which needs WebGL2.
 (() => {
   const select = (element) => getSelection().selectAllChildren(element);
   for (const button of document.querySelectorAll("button[data-copy]")) {
@@ -10,7 +10,7 @@
         await navigator.clipboard.writeText(source.innerText.trim());
         copied = true;
       } catch {
-        // No clipboard here (an old browser, a page inside another one): select the text, and copy that.
+        // There is no clipboard in old browsers and in embedded pages: select the text and copy the selection.
         select(source);
         try {
           copied = document.execCommand("copy");
@@ -29,11 +29,11 @@
   });
 })();
 (async () => {
-  const place = document.getElementById("viewer"), line = document.getElementById("location");
+  const container = document.getElementById("viewer"), line = document.getElementById("location");
   const layers = JSON.parse(document.getElementById("layers").textContent);
   if (!document.createElement("canvas").getContext("webgl2")) {
-    place.style.display = "none";
-    line.textContent = "This browser has no WebGL2, which the viewer needs; the slices below show the same.";
+    container.style.display = "none";
+    line.textContent = "The viewer needs WebGL2, which this browser does not support. See the slices below instead.";
     return;
   }
   const text = (value) => Number(value).toPrecision(3);
@@ -42,11 +42,11 @@
     crosshairWidth: 0.5, crosshairWidthUnit: "mm", crosshairColor: [0.3, 0.8, 1, 0.7], showAllOrientationMarkers: true,
     isOrientCube: true, fontColor: [1, 0.9, 0.4, 1], fontMinPx: 15, multiplanarPadPixels: 20, tileMargin: 10,
     dragAndDropEnabled: false, logLevel: "error",
-    onLocationChange: (at) => {
-      const mm = [...at.mm].slice(0, 3).map((one) => one.toFixed(1)).join(", ");
-      const values = at.values.slice(0, layers.length).map((one, k) => `${layers[k].name} ${text(one.value)}`);
+    onLocationChange: (location) => {
+      const mm = [...location.mm].slice(0, 3).map((one) => one.toFixed(1)).join(", ");
+      const values = location.values.slice(0, layers.length).map((one, k) => `${layers[k].name} ${text(one.value)}`);
       line.textContent = `(${mm}) mm: ` + values.join(", ");
-      place.dataset.mm = mm;
+      container.dataset.mm = mm;
     },
   });
   await viewer.attachToCanvas(document.getElementById("canvas"));
@@ -56,7 +56,7 @@
   });
   for (const layer of layers) viewer.addVolume(await load(layer));
 
-  // The outline is the rim of NiiVue's drawing, one pixel of the screen wide in every plane; the fill is a volume.
+  // The outline is the rim of a NiiVue drawing, which is one screen pixel wide in every plane. The fill is a volume.
   const LESION = 1, HIDDEN = -1, NEARLY_CLEAR = 0.004;
   const drawing = await load(layers[LESION]);
   await viewer.binarize(drawing);
@@ -78,7 +78,7 @@
     input.addEventListener("input", () => fade(Number(input.dataset.layer)));
   }
   style.addEventListener("change", () => {
-    // An outline hides nothing: it starts opaque.
+    // An outline does not hide the scan, so its initial opacity is 1.
     control("range", LESION).value = style.value === "outline" ? 1 : layers[LESION].opacity;
     fade(LESION);
   });
@@ -97,5 +97,5 @@
     row.addEventListener("keydown", (event) => { if (event.key === "Enter") go(row); });
   }
   if (rows.length) go(rows[0]);
-  place.dataset.ready = "yes";
+  container.dataset.ready = "yes";
 })();
