@@ -1,4 +1,4 @@
-"""Packaging. ``cli`` and ``saved_models`` are installed under names that clash with nobody's."""
+"""Packaging. The folders ``cli`` and ``saved_models`` are installed as packages with unique names."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import setup
 
 HERE = Path(__file__).parent
-# The one place of the version number. Read, not imported: what the package imports is not installed yet.
+# The version number is read from the source, because the package cannot be imported before its dependencies exist.
 (VERSION,) = re.findall(r'^__version__ = "(.+)"$', (HERE / "brainseg_tf/__init__.py").read_text("utf-8"), re.MULTILINE)
 MODEL_FILES = ["*/*/saved_model.pb", "*/*/fingerprint.pb", "*/*/variables/*", "*/*/assets.extra/*"]
 SUBPACKAGES = [

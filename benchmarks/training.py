@@ -113,7 +113,7 @@ def pytorch_network(name: str) -> Any:
     from brainseg_tf.models.layers import Conv, mirrored
 
     class Cropped(nn.Module):
-        """A transposed convolution whose output has one row and one column too many, because its kernel size is even."""
+        """A transposed convolution with an even kernel size, whose output has one row and one column too many."""
 
         def __init__(self, layer: nn.Module) -> None:
             super().__init__()
@@ -212,14 +212,14 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     for name in given.models or ["cvae", "dcvae", "dae"]:
         for size in given.sizes:
-            ours, theirs = (measure(library, name, size, given.seconds) for library in ("tensorflow", "pytorch"))
+            tensorflow, pytorch = (measure(library, name, size, given.seconds) for library in ("tensorflow", "pytorch"))
             for stage in ("train", "infer"):
-                speed = ours[stage] * theirs[f"{stage}_flops"]
-                corrupted = f"{ours['corrupted']:.1f}" if stage == "train" else ""
-                ratio = ours[stage] / theirs[stage]
+                speed = tensorflow[stage] * pytorch[f"{stage}_flops"]
+                corrupted = f"{tensorflow['corrupted']:.1f}" if stage == "train" else ""
+                ratio = tensorflow[stage] / pytorch[stage]
                 print(
-                    f"| {name} | {size} | {stage} | {ours[stage]:.1f} | {theirs[stage]:.1f} | {ratio:.2f} "
-                    f"| {speed / 1e9:.1f} | {speed / ours['peak']:.0%} | {corrupted} |",
+                    f"| {name} | {size} | {stage} | {tensorflow[stage]:.1f} | {pytorch[stage]:.1f} | {ratio:.2f} "
+                    f"| {speed / 1e9:.1f} | {speed / tensorflow['peak']:.0%} | {corrupted} |",
                     flush=True,
                 )
 

@@ -39,7 +39,7 @@ from brainseg_tf.slices import Stack, onto_stack, to_stack
 from brainseg_tf.training import fit as training
 from brainseg_tf.training.cohort import Cohort, read_cohort
 
-# On these images squared errors are about a tenth of absolute errors. With this weight the ratio to the KL term is kept.
+# On these images squared errors are about a tenth of absolute errors. This weight keeps the ratio to the KL term.
 _ABSOLUTE = 0.1
 # Minimum of the KL divergence of each latent, in nats.
 _FREE_NATS = 0.05
@@ -198,8 +198,8 @@ VARIANTS: dict[str, Variant] = {
     "shapes-and-noise": kind("both"),
     "lesions": kind("lesions"),
     "lesions-augment": kind("lesions", augment=True),
-    "blobs": Variant(replacements={"brainseg_tf.training.fit.corrupt": blobs}),
-    "foreign": Variant(replacements={"brainseg_tf.training.fit.corrupt": foreign}),
+    "blobs": Variant(replacements={"brainseg_tf.corruption.task.corrupt": blobs}),
+    "foreign": Variant(replacements={"brainseg_tf.corruption.task.corrupt": foreign}),
     "shapes-half-as-large": shapes(smallest=7.5 / 240, largest=20 / 240),
     "shapes-twice-as-large": shapes(smallest=30 / 240, largest=80 / 240),
     "shapes-wide": shapes(spread=0.3),

@@ -225,8 +225,8 @@ class SegmentationOptions:
     )
     faintest: float = option(
         0.24,
-        "Remove components whose local contrast, weighted by their probability, is below this share; half of it next "
-        "to a component that exceeds it. Only if the score is a probability; 0 turns it off.",
+        "Remove components whose local contrast, weighted by their probability, is below this share (62.5 % of it next "
+        "to a component that reaches it). Only if the score is a probability; 0 turns it off.",
         least=0,
     )
     min_size_ml: float = option(2.0, "Remove components smaller than this, in millilitres.", least=0)

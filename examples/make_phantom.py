@@ -1,11 +1,11 @@
-"""Makes the sample scan: a FLAIR-like head phantom with lesions and their ground truth, from real average anatomy.
+"""Makes the sample scan: a phantom of a head with FLAIR contrast and lesions, and its ground truth.
 
     pip install brainseg-tf[examples]
     python examples/make_phantom.py [FOLDER]
 
-The anatomy is the MNI ICBM152 2009a grey- and white-matter map that nilearn's wheel carries (no download; its copyright
-notice stands in ``phantom/README.md``). A smooth random warp makes an individual of the average; tissue contrast, bias
-field, noise and lesions follow a fixed seed. No patient's image went into it.
+The anatomy is the MNI ICBM152 2009a grey and white matter template in nilearn's wheel, which needs no download. Its
+copyright notice is in ``phantom/README.md``. The template is deformed by a smooth random warp. Warp, texture, bias
+field, noise and lesions are random with a fixed seed. No image of a patient is used.
 """
 
 import sys
@@ -20,17 +20,24 @@ from scipy import ndimage
 
 SEED = 7
 SHAPE = (240, 240, 155)
-# LPS axes, 1 mm, the brain near the middle of the grid: the geometry of a BraTS volume.
+# The geometry of a BraTS volume: LPS axes, voxels of 1 mm, the brain near the centre of the grid.
 AFFINE = np.array([[-1, 0, 0, 120], [0, -1, 0, 103], [0, 0, 1, -68], [0, 0, 0, 1]], float)
-# FLAIR: fluid dark, grey matter a little brighter than white, oedema brighter than both.
+# Intensities as in FLAIR: fluid is dark, grey matter slightly brighter than white matter, oedema brighter than both.
 FLUID, WHITE, GREY, LESION = 90.0, 330.0, 400.0, 640.0
-# Millimetres in MNI space, and mean radius in millimetres; (about 38, 9 and 2 ml).
+# Centre in MNI space and mean radius of each lesion, in millimetres.
 Lesions = Sequence[tuple[tuple[float, float, float], float]]
+# The volumes are about 38, 9 and 2 ml.
 LESIONS: Lesions = (((-34, -20, 26), 21.0), ((30, 30, 18), 13.0), ((34, -52, 24), 8.5))
 
 
 def make(folder: Path, seed: int = SEED, lesions: Lesions = LESIONS) -> None:
-    """Writes ``phantom_flair.nii.gz`` and ``phantom_lesions.nii.gz`` into ``folder``."""
+    """Writes ``phantom_flair.nii.gz`` and ``phantom_lesions.nii.gz`` to a folder.
+
+    Args:
+        folder: created if it does not exist.
+        seed: of all random numbers.
+        lesions: centre and radius of each lesion.
+    """
     random = np.random.default_rng(seed)
     warp = [4.0 * _field(random, 12.0) for _ in range(3)]
     grey, white = (_warped(template, warp) for template in (load_mni152_gm_template(1), load_mni152_wm_template(1)))
@@ -42,7 +49,7 @@ def make(folder: Path, seed: int = SEED, lesions: Lesions = LESIONS) -> None:
     lesion = np.zeros(SHAPE)
     for centre, radius in lesions:
         lesion = np.maximum(lesion, _lesion(random, np.array(centre, float), radius))
-    # A lesion spreads in tissue, not in ventricles and sulci.
+    # Lesions are in tissue, not in ventricles and sulci.
     lesion *= np.clip((grey + white - 0.3) / 0.4, 0, 1)
 
     tissue = grey * GREY + white * WHITE + fluid * FLUID
@@ -61,25 +68,25 @@ def make(folder: Path, seed: int = SEED, lesions: Lesions = LESIONS) -> None:
 
 
 def _field(random: np.random.Generator, millimetres: float) -> np.ndarray:
-    """A smooth random field of the given coarseness, mean 0, standard deviation 1."""
+    """A smooth random field with this correlation length, mean 0 and standard deviation 1."""
     coarse = [max(4, round(n / millimetres) + 3) for n in SHAPE]
     field = ndimage.zoom(random.normal(size=coarse), [n / m for n, m in zip(SHAPE, coarse, strict=True)], order=3)
     return (field - field.mean()) / field.std()
 
 
 def _warped(template: nib.Nifti1Image, warp: list[np.ndarray]) -> np.ndarray:
-    """A template on the phantom's grid, displaced by smooth fields (voxels)."""
+    """A template on the grid of the phantom, deformed by displacement fields in voxels."""
     data = resample_from_to(template, (SHAPE, AFFINE), order=1).get_fdata()
-    where = np.indices(SHAPE) + np.stack([ndimage.gaussian_filter(field, 6) for field in warp])
-    return np.clip(ndimage.map_coordinates(data, where, order=1), 0, 1)
+    coordinates = np.indices(SHAPE) + np.stack([ndimage.gaussian_filter(field, 6) for field in warp])
+    return np.clip(ndimage.map_coordinates(data, coordinates, order=1), 0, 1)
 
 
 def _lesion(random: np.random.Generator, centre: np.ndarray, radius: float) -> np.ndarray:
-    """How much of each voxel is lesion: a ball with a rough, soft border."""
+    """The share of lesion in each voxel: a ball with an irregular surface and a gradual boundary."""
     voxel = nib.affines.apply_affine(np.linalg.inv(AFFINE), centre)
     distance = np.sqrt(sum((axis - c) ** 2 for axis, c in zip(np.indices(SHAPE), voxel, strict=True)))
-    rough = radius * (1 + 0.18 * _field(random, 14.0) + 0.08 * _field(random, 6.0))
-    return 1 / (1 + np.exp((distance - rough) / 0.9))
+    irregular_radius = radius * (1 + 0.18 * _field(random, 14.0) + 0.08 * _field(random, 6.0))
+    return 1 / (1 + np.exp((distance - irregular_radius) / 0.9))
 
 
 def _save(data: np.ndarray, path: Path) -> None:

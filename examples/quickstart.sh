@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# From a fresh checkout to a lesion mask in one command: virtual environment, install, predict, figure, Dice.
+# Creates a virtual environment, installs the package, and segments a scan: mask, figure and report.
 #     bash examples/quickstart.sh [scan.nii.gz]
-# Without an argument it takes the sample scan, a phantom with known lesions. PYTHON names another interpreter.
+# The default is the sample scan, a phantom with known lesions, for which the Dice is printed too. The environment variable
+# PYTHON sets the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=.venv out=examples/output
 if [ ! -x "$venv/bin/brainseg-tf" ]; then
-    echo "Installing into $venv (TensorFlow is large: a minute or two) ..."
+    echo "Installing into $venv (one to two minutes, because TensorFlow is large) ..."
     "${PYTHON:-python3}" -m venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check .
 fi

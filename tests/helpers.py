@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from scipy import ndimage
 
 if TYPE_CHECKING:
-    from brainseg_tf.evaluation.case_metrics import Patient
+    from brainseg_tf.evaluation.case_metrics import Case
 
 ROOT = Path(__file__).parents[1]
 # A filter that is fast on small scans.
@@ -193,12 +193,12 @@ DAMAGES = {
 }
 
 
-def random_patient(seed: int = 0) -> "Patient":
+def random_case(seed: int = 0) -> "Case":
     """A small patient of random voxels."""
-    from brainseg_tf.evaluation.case_metrics import Patient
+    from brainseg_tf.evaluation.case_metrics import Case
 
     random = np.random.default_rng(seed)
     truth = random.random((6, 7, 8)) > 0.5
     truth[..., 6:] = False
     brain = truth | (random.random(truth.shape) > 0.2)
-    return Patient("p", truth, brain, np.arange(8) > 1, (1.0, 1.5, 2.0))
+    return Case("p", truth, brain, np.arange(8) > 1, (1.0, 1.5, 2.0))

@@ -80,7 +80,7 @@ def _elliptic_distance(brain: tf.Tensor, draws: Draws, options: LesionOptions) -
     down = tf.range(height, dtype=tf.float32)[None, :, None] - row
     across = tf.range(width, dtype=tf.float32)[None, None, :] - column
     angle, stretch = draws.uniform(0.0, 3.1416), draws.log_uniform(0.67, 1.5)
-    along = (down * tf.cos(angle) + across * tf.sin(angle)) * stretch
-    aside = (across * tf.cos(angle) - down * tf.sin(angle)) / stretch
+    major = (down * tf.cos(angle) + across * tf.sin(angle)) * stretch
+    minor = (across * tf.cos(angle) - down * tf.sin(angle)) / stretch
     smallest, largest = (share * min(height, width) for share in options.radius)
-    return tf.sqrt(along**2 + aside**2) / draws.log_uniform(smallest, largest)
+    return tf.sqrt(major**2 + minor**2) / draws.log_uniform(smallest, largest)

@@ -11,7 +11,7 @@ BINS = 256
 
 
 @dataclass(frozen=True)
-class Patient:
+class Case:
     """Ground truth of a patient.
 
     Attributes:
@@ -77,7 +77,7 @@ class Comparison:
 def compare(
     method: str,
     cut: str,
-    patient: Patient,
+    patient: Case,
     mask: np.ndarray,
     *,
     posterior: np.ndarray | None = None,
@@ -116,7 +116,7 @@ class Histogram:
         score: (X, Y, Z) in [0, 1].
     """
 
-    def __init__(self, patient: Patient, score: np.ndarray) -> None:
+    def __init__(self, patient: Case, score: np.ndarray) -> None:
         slices = score.shape[-1]
         bins = np.clip(np.ceil(score * BINS).astype(np.int64) - 1, 0, BINS - 1)
         z = np.broadcast_to(np.arange(slices), score.shape)
@@ -138,7 +138,7 @@ class Histogram:
         """Number of brain voxels above each of the BINS + 1 thresholds, in the slices without a lesion."""
         return self._above[self._truth == 0].sum(axis=(0, 1))
 
-    def cut(self, method: str, name: str, patient: Patient, threshold: int) -> Comparison:
+    def cut(self, method: str, name: str, patient: Case, threshold: int) -> Comparison:
         """The metrics of the mask ``score > threshold / BINS`` within the brain."""
         outside, inside = self._above[:, 0, threshold], self._above[:, 1, threshold]
         return _from_counts(method, name, patient, inside, inside + outside)
@@ -147,7 +147,7 @@ class Histogram:
 def _from_counts(
     method: str,
     cut: str,
-    patient: Patient,
+    patient: Case,
     overlap: np.ndarray,
     found: np.ndarray,
     hausdorff95: float = float("nan"),

@@ -10,7 +10,7 @@ import numpy as np
 
 from brainseg_tf.brain.mask import brain_mask
 from brainseg_tf.errors import InputError
-from brainseg_tf.evaluation.case_metrics import BINS, Comparison, Histogram, Patient, compare
+from brainseg_tf.evaluation.case_metrics import BINS, Case, Comparison, Histogram, compare
 from brainseg_tf.images.volume import Volume, read_segmentation, read_volume
 from brainseg_tf.metrics import average_precision
 from brainseg_tf.model_card import ModelCard
@@ -100,7 +100,7 @@ class Result:
     """
 
     comparisons: list[Comparison] = field(default_factory=list)
-    test: dict[str, list[tuple[Patient, Histogram]]] = field(default_factory=dict)
+    test: dict[str, list[tuple[Case, Histogram]]] = field(default_factory=dict)
     validation: dict[str, list[Histogram]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -173,7 +173,7 @@ def _run(
     # Axial slices of an LPS volume are along its last axis.
     rule = replace(methods[0].card.slices, min_brain=MIN_BRAIN, central=CENTRAL)
     used = select_slices(np.moveaxis(brain, -1, 0), rule)
-    patient = Patient(name, truth, brain, used, first.spacing)
+    patient = Case(name, truth, brain, used, first.spacing)
     comparisons = []
     for method in methods:
         volumes = [scans[modality] for modality in method.card.modalities]

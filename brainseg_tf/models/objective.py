@@ -187,7 +187,7 @@ class VariationalContextModel(ContextModel):
         clean, training, weights = task.clean, seed is not None, self.objective
         latent = self.encode(pad_to_multiple(clean, self.stride), training=training)
         # Validation decodes the mean: without noise, two validations of the same weights agree.
-        z = latent.mean() if seed is None else latent.sample(seed=_latent_seed(seed))
+        z = latent.mean() if seed is None else _sample(latent, seed)
         kl = kl_per_pixel(latent, clean)
         reconstruction = reconstruction_error(clean, crop_like(self.decode(z, training=training), clean))
         context = reconstruction_error(clean, self(task.corrupted, training=training))
@@ -195,6 +195,6 @@ class VariationalContextModel(ContextModel):
         return {"loss": loss, "kl": kl, "reconstruction": reconstruction, "context": context}
 
 
-def _latent_seed(seed: tf.Tensor) -> tf.Tensor:
-    """A seed whose draws are independent of the corruption's, which splits the same seed."""
-    return tf.random.experimental.stateless_fold_in(seed, 1)
+def _sample(latent: "tfd.Independent", seed: tf.Tensor) -> tf.Tensor:
+    """A sample of z. The corruption splits the same seed; folding in a number gives independent draws."""
+    return latent.sample(seed=tf.random.experimental.stateless_fold_in(seed, 1))

@@ -40,7 +40,7 @@ class RunSettings:
         resume: continue the run in the output folder, with the same options except for the number of epochs. At most
             the interrupted epoch is repeated.
         cache: folder of decoded slices; ``out/cache`` if None.
-        strategy: the devices that train. With several hosts each host calls ``fit``, with folders that all share.
+        strategy: the devices that train. With several hosts each of them calls ``fit``, with shared folders.
         say: called with each progress line for the user.
         verbose: as in ``keras.Model.fit``; 1 shows progress bars.
     """

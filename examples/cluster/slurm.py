@@ -1,9 +1,10 @@
-"""Masks for a folder of scans on a SLURM cluster: pip install 'brainseg-tf[dask]' dask-jobqueue.
+"""Segmentation of a folder of scans on a SLURM cluster.
 
+    pip install 'brainseg-tf[dask]' dask-jobqueue
     python examples/cluster/slurm.py SCANS OUT --nodes 20
 
-All nodes see SCANS, OUT and this Python under the same paths. What a killed worker had under way is done by another;
-run it again and only what is missing is done.
+SCANS, OUT and the Python environment must have the same paths on all nodes. If a worker is killed, its scan is assigned
+to another worker. If the script is started again, only scans without a result are segmented.
 """
 
 import argparse
@@ -20,7 +21,7 @@ parser.add_argument("--nodes", type=int, default=20)
 parser.add_argument("--walltime", default="04:00:00")
 given = parser.parse_args()
 
-# A worker is a process with two cores: TensorFlow gets its threads from there. A scan takes 1.5 GB.
+# Each worker is a process with two cores, which determine the number of threads. A scan needs 1.5 GB of memory.
 with SLURMCluster(cores=2, processes=1, memory="4GB", walltime=given.walltime) as cluster:
     cluster.scale(jobs=given.nodes)
     cluster.wait_for_workers(1)

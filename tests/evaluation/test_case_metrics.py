@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, f1_score, jaccard_score, precision_score, recall_score
 
-from brainseg_tf.evaluation.case_metrics import BINS, Histogram, Patient, compare
-from helpers import random_patient
+from brainseg_tf.evaluation.case_metrics import BINS, Case, Histogram, compare
+from helpers import random_case
 
 
 def test_against_scikit_learn():
-    one = random_patient()
+    one = random_case()
     mask = np.random.default_rng(1).random(one.truth.shape) > 0.4
     result = compare("m", "mixture", one, mask)
     truth, found = one.truth.ravel(), mask.ravel()
@@ -26,7 +26,7 @@ def test_against_scikit_learn():
 
 @pytest.mark.parametrize("threshold", [1, 77, 200, BINS])
 def test_a_cut_histogram_is_the_mask_above_the_threshold(threshold):
-    one = random_patient(2)
+    one = random_case(2)
     score = np.random.default_rng(3).random(one.truth.shape)
     score[0] = threshold / BINS  # Equal to the threshold, so not above it.
     histogram = Histogram(one, score)
@@ -40,8 +40,8 @@ def test_a_cut_histogram_is_the_mask_above_the_threshold(threshold):
 
 
 def test_a_patient_without_a_lesion():
-    one = random_patient()
-    empty = Patient("p", one.truth & False, one.brain, one.used, one.spacing)
+    one = random_case()
+    empty = Case("p", one.truth & False, one.brain, one.used, one.spacing)
     result = compare("m", "mixture", empty, empty.truth)
     assert (result.dice, result.iou, result.hausdorff95, len(result.slices)) == (1, 1, 0, 0)
     assert np.isnan(result.sensitivity) and np.isnan(result.precision)
@@ -49,7 +49,7 @@ def test_a_patient_without_a_lesion():
 
 
 def test_the_posterior_in_the_brain_against_scikit_learn():
-    one = random_patient()
+    one = random_case()
     posterior = np.random.default_rng(5).random(one.truth.shape)
     result = compare("m", "mixture", one, posterior > 0.5, posterior=posterior)
     assert result.brier == pytest.approx(brier_score_loss(one.truth[one.brain], posterior[one.brain]))

@@ -113,13 +113,13 @@ def test_two_workers_equal_one_process_with_the_same_global_batch(both, brats_li
         for number, part in enumerate(patients_of(patients, 2))
     ]
     sample = objective._sample
-    monkeypatch.setattr(
-        objective,
-        "_sample",
-        lambda mean, stddev, seeds: tf.concat(
-            [sample(mean[:half], stddev[:half], seeds[0]), sample(mean[half:], stddev[half:], seeds[1])], axis=0
-        ),
-    )
+
+    def sample_by_worker(latent, seeds):
+        mean, stddev = latent.mean(), latent.stddev()
+        parts = (objective.posterior(mean[part], stddev[part]) for part in (slice(half), slice(half, None)))
+        return tf.concat([sample(part, seed) for part, seed in zip(parts, seeds, strict=True)], axis=0)
+
+    monkeypatch.setattr(objective, "_sample", sample_by_worker)
     model = training.compiled(options, steps)
 
     @tf.function
