@@ -21,7 +21,7 @@ from brainseg_tf.evaluation.methods import (
 )
 from brainseg_tf.images.volume import read_mask, read_volume
 from brainseg_tf.training.cohort import read_cohort
-from helpers import random_patient
+from helpers import random_case
 from synthetic_models import LEVELS, OPTIONS, Healthy, card
 
 
@@ -76,10 +76,10 @@ def test_without_validation_patients_only_mixture_and_oracle_are_measured(brats_
 def test_the_best_threshold_is_the_best():
     histograms = [
         Histogram(one, np.random.default_rng(9).random(one.truth.shape))
-        for one in (random_patient(0), random_patient(1))
+        for one in (random_case(0), random_case(1))
     ]
     mean = [
-        np.mean([h.cut("m", "c", random_patient(k), t).dice for k, h in enumerate(histograms)]) for t in range(1, BINS)
+        np.mean([h.cut("m", "c", random_case(k), t).dice for k, h in enumerate(histograms)]) for t in range(1, BINS)
     ]
     assert mean[best_threshold(histograms) - 1] == max(mean)
 

@@ -1,0 +1,93 @@
+"""Dice of the models on raw heads with given brain masks: low-grade gliomas, multiple sclerosis, white-matter lesions.
+
+    python benchmarks/heads.py [MODEL ...] [--heads FOLDER] [--kinds glioma,ms,wmh,healthy] [--faintest 0.24]
+
+The folder has KIND/ID/ID_flair.nii.gz with ID_seg.nii.gz (lesions; if missing, none are expected) and ID_brain.nii.gz
+(brain mask; if missing, the scan is skull-stripped). BRAINSEG_HEADS names it if --heads is not given. A lesion of more
+than 2 ml is missed if the Dice is below 0.1; a second table shows what is suspected in these scans.
+"""
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from brainseg_tf import saved_model
+from brainseg_tf.images.volume import read_mask, read_volume
+from brainseg_tf.metrics import dice, interval
+from brainseg_tf.model_card import ModelCard
+from brainseg_tf.options import SegmentationOptions
+from brainseg_tf.reconstruction import Reconstructor
+from brainseg_tf.segmentation import segment
+
+_MISSED_DICE, _MISSED_ML = 0.1, 2.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """The result of a scan; volumes in ml."""
+
+    name: str
+    lesion_ml: float
+    found_ml: float
+    suspected_ml: float
+    dice: float
+
+    @property
+    def missed(self) -> bool:
+        """Whether there is a lesion and hardly any of it is in the mask."""
+        return self.lesion_ml > _MISSED_ML and self.dice < _MISSED_DICE
+
+
+def measure(file: Path, model: Reconstructor, card: ModelCard, options: SegmentationOptions) -> Case:
+    """Segments one scan and compares it with its ground truth, if there is one."""
+    name = file.name.partition("_flair")[0]
+    truth_file, brain_file = (file.with_name(f"{name}_{what}.nii.gz") for what in ("seg", "brain"))
+    scan = read_volume(file)
+    brain = read_mask(brain_file, scan) if brain_file.exists() else None
+    result = segment([scan], model, card, options, brain)
+    truth = read_mask(truth_file, scan) if truth_file.exists() else np.zeros(result.mask.shape, bool)
+    volumes = (float(mask.sum() * scan.voxel_ml) for mask in (truth, result.mask, result.suspected))
+    return Case(name, *volumes, dice(result.mask, truth))
+
+
+def main() -> None:
+    """Segments the heads and prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", default=["selfseg-flair"])
+    parser.add_argument("--heads", type=Path, default=os.environ.get("BRAINSEG_HEADS"))
+    parser.add_argument("--kinds", default="glioma,ms,wmh,healthy")
+    parser.add_argument("--faintest", type=float, default=SegmentationOptions().faintest)
+    given = parser.parse_args()
+    if given.heads is None:
+        sys.exit("give --heads FOLDER or set BRAINSEG_HEADS")
+    options = replace(SegmentationOptions(), faintest=given.faintest)
+    cases: list[tuple[str, str, Case]] = []
+    for name in given.models:
+        found = saved_model.find(name)
+        model = found.load()
+        for kind in given.kinds.split(","):
+            for file in sorted((Path(given.heads) / kind).glob("*/*_flair.nii*")):
+                cases.append((name, kind, measure(file, model, found.card, options)))
+    print("| model | kind | scans with lesions | mean Dice (95 %) | median | missed | ml flagged without lesions |")
+    print("|---|---|---|---|---|---|---|")
+    for name, kind in dict.fromkeys((name, kind) for name, kind, _ in cases):
+        some = [case for *names, case in cases if names == [name, kind]]
+        values = [case.dice for case in some if case.lesion_ml > 0]
+        low, high = interval(values)
+        around = f" ({low:.3f} to {high:.3f})" if len(values) > 1 else ""
+        mean = f"{np.mean(values):.3f}{around} | {np.median(values):.3f}" if values else "|"
+        flagged = ", ".join(f"{case.found_ml:.1f}" for case in some if case.lesion_ml == 0)
+        missed = sum(case.missed for case in some)
+        print(f"| {name} | {kind} | {len(values)} | {mean} | {missed} | {flagged} |")
+    print("\n| model | missed | lesion, ml | suspected, ml |\n|---|---|---|---|")
+    for name, _, case in cases:
+        if case.missed:
+            print(f"| {name} | {case.name} | {case.lesion_ml:.1f} | {case.suspected_ml:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
