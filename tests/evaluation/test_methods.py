@@ -75,8 +75,7 @@ def test_without_validation_patients_only_mixture_and_oracle_are_measured(brats_
 
 def test_the_best_threshold_is_the_best():
     histograms = [
-        Histogram(one, np.random.default_rng(9).random(one.truth.shape))
-        for one in (random_case(0), random_case(1))
+        Histogram(one, np.random.default_rng(9).random(one.truth.shape)) for one in (random_case(0), random_case(1))
     ]
     mean = [
         np.mean([h.cut("m", "c", random_case(k), t).dice for k, h in enumerate(histograms)]) for t in range(1, BINS)
