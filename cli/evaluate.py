@@ -169,12 +169,11 @@ def evaluate(
         click.echo(f"{comparison.patient:28} {comparison.method:14} Dice {comparison.dice:.3f}")
 
     options = segmentation_options(context, stages)
+    experiment = experiments.Experiment(cohort, found, baselines, options, say)
     if folds and out:
-        results = experiments.cross_validate(
-            data, cohort, found, baselines, folds, numbers, out, options, say, click.echo
-        )
+        results = experiment.cross_validate(folds, numbers, out, click.echo)
     else:
-        results = {numbers[0]: [experiments.test(cohort, found, baselines, names, options, say)]}
+        results = {numbers[0]: [experiment.test(names)]}
     for problem in {problem for of_seed in results.values() for one in of_seed for problem in one.problems}:
         click.echo(f"Warning: {problem}", err=True)
     comparisons = experiments.all_cuts(results)

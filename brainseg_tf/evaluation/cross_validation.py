@@ -1,21 +1,20 @@
 """k-fold cross-validation of a model's recipe by patient: every patient is tested once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from brainseg_tf import card_schema
-from brainseg_tf.architectures import recipe_of
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable, write_json
 from brainseg_tf.json_file import read_json
-from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import FitOptions
 from brainseg_tf.saved_model import ModelFolder, newest_version, open_folder
 from brainseg_tf.schema import Integer, Items, MismatchError, Record, Text
 from brainseg_tf.training.cohort import Split
+from brainseg_tf.training.runs import RunSettings
 
 _FOLDS = Record(
     {
@@ -85,27 +84,20 @@ def recorded_folds(file: Path, names: Sequence[str], count: int, validation: flo
     return splits
 
 
-def train_fold(
-    data: Path, card: ModelCard, split: Split, seed: int, run: Path, cache: Path, say: Callable[[str], None]
-) -> ModelFolder:
-    """Trains a model's recipe on one split; resumes an interrupted run, and does not repeat a finished one.
+def train_fold(data: Path, run: Path, options: FitOptions, settings: RunSettings) -> ModelFolder:
+    """Trains a network on one split; resumes an interrupted run, and does not repeat a finished one.
 
     Args:
         data: folder of the cohort.
-        card: of the model whose recipe is trained.
-        split: the patients of the fold.
-        seed: of the run.
         run: folder of the run.
-        cache: folder of decoded slices.
-        say: called with each progress line for the user.
+        options: the recipe, with the seed of the run.
+        settings: with the split of the fold.
 
     Returns:
         The trained model.
     """
-    from brainseg_tf.training.fit import RunSettings, fit
+    from brainseg_tf.training.fit import fit
 
     if not run.is_dir() or newest_version(run) is None:
-        options: FitOptions = replace(recipe_of(card), seed=seed)
-        settings = RunSettings(split=split, resume=(run / "run.json").exists(), cache=cache, say=say)
-        fit(data, run, options, settings)
+        fit(data, run, options, replace(settings, resume=(run / "run.json").exists()))
     return open_folder(run)

@@ -1,8 +1,7 @@
 """Training (section 5.2): from a folder of patients to a SavedModel with its card. Runs can be resumed at any point."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from brainseg_tf.files import exclusive_lock, make_folder
 from brainseg_tf.keras_backend import keras
 from brainseg_tf.model_card import ModelCard, TrainingData, training_options, versions
 from brainseg_tf.models.objective import ContextModel
-from brainseg_tf.options import FitOptions, Strategy
+from brainseg_tf.options import FitOptions
 from brainseg_tf.reconstruction import Reconstruction, in_batches
 from brainseg_tf.serving.export import export
 from brainseg_tf.training import figures, runs
@@ -24,33 +23,9 @@ from brainseg_tf.training.cohort import Cohort, Split, read_cohort, split_patien
 from brainseg_tf.training.distribution import Distribution, steps_in_epoch
 from brainseg_tf.training.pipeline import CachedSlices, batches, cache_slices, ordered_batches
 from brainseg_tf.training.run_state import RunState
-from brainseg_tf.training.runs import read_history
+from brainseg_tf.training.runs import RunSettings, Say, read_history
 
 __all__ = ["KerasReconstructor", "RunSettings", "Say", "compiled", "fit", "read_history"]
-
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """How a run is carried out. Only ``split`` changes the trained model.
-
-    Attributes:
-        split: the training, validation and test patients; drawn at random with the options' shares and seed if None.
-        resume: continue the run in the output folder, with the same options except for the number of epochs. At most
-            the interrupted epoch is repeated.
-        cache: folder of decoded slices; ``out/cache`` if None.
-        strategy: the devices that train. With several hosts each of them calls ``fit``, with shared folders.
-        say: called with each progress line for the user.
-        verbose: as in ``keras.Model.fit``; 1 shows progress bars.
-    """
-
-    split: Split | None = None
-    resume: bool = False
-    cache: Path | None = None
-    strategy: Strategy = "single"
-    say: Say = print
-    verbose: int = 2
 
 
 def fit(data: Path, out: Path, options: FitOptions, settings: RunSettings | None = None) -> Path:

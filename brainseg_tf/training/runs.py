@@ -7,7 +7,7 @@ model is exported as version 1.
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable, write_json
 from brainseg_tf.json_file import read_json
 from brainseg_tf.model_card import training_options, versions
-from brainseg_tf.options import FitOptions
+from brainseg_tf.options import FitOptions, Strategy
 from brainseg_tf.saved_model import ModelFolder, open_folder
 from brainseg_tf.schema import Anything, Integer, Items, Map, MismatchError, Record, Text
 from brainseg_tf.serving.warmup import FILE as WARMUP
@@ -36,6 +36,30 @@ _RECORD = Record(
     },
     {"lengthened_from": Items(Integer(1))},
 )
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How a run is carried out. Only ``split`` changes the trained model.
+
+    Attributes:
+        split: the training, validation and test patients; drawn at random with the options' shares and seed if None.
+        resume: continue the run in the output folder, with the same options except for the number of epochs. At most
+            the interrupted epoch is repeated.
+        cache: folder of decoded slices; ``out/cache`` if None.
+        strategy: the devices that train. With several hosts each of them calls ``fit``, with shared folders.
+        say: called with each progress line for the user.
+        verbose: as in ``keras.Model.fit``; 1 shows progress bars.
+    """
+
+    split: Split | None = None
+    resume: bool = False
+    cache: Path | None = None
+    strategy: Strategy = "single"
+    say: Say = print
+    verbose: int = 2
 
 
 @dataclass(frozen=True)
