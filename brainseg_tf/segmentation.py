@@ -142,8 +142,10 @@ def segment(
         mask = remove_small(mask, scan.voxel_ml, options.min_size_ml)
         residual = np.where(stack.brain[..., None], stack.images - images, 0)
         middle = nib.affines.apply_affine(scan.affine, ndimage.center_of_mass(brain))[0]
-        suspected = (from_stack(segmented.outline.suspected, stack, scan) > 0.5) & brain & ~mask
-        suspected = remove_small(suspected, scan.voxel_ml, options.min_size_ml)
+        suspected = np.zeros_like(mask)
+        if segmented.outline.suspected.any():
+            suspected = (from_stack(segmented.outline.suspected, stack, scan) > 0.5) & brain & ~mask
+            suspected = remove_small(suspected, scan.voxel_ml, options.min_size_ml)
         components, suspects = (
             lesions(one, sample(residual.mean(axis=-1), stack, scan, one), scan.affine, middle)
             for one in (mask, suspected)
@@ -286,10 +288,9 @@ def outline(
                 healthy &= ~suspicious_mask
             contrast = score * local_contrast(found, image, healthy, stack.spacing)
             found = remove_low(found, contrast, options.faintest, neighbour_share=_NEIGHBOUR_SHARE)
-        if kind == "probability":
-            # Half the healthy threshold is rare in healthy tissue. For a residual it is not: only what a rule removed
-            # is suspected then.
-            candidates = candidates | (score > _SUSPICIOUS_SHARE * threshold)
+            # Half the card's healthy threshold is rare in healthy tissue, whatever threshold the user gives. For a
+            # residual it is not rare: only what a rule removed is suspected then.
+            candidates = candidates | (score > _SUSPICIOUS_SHARE * card.healthy_levels[kind])
         suspected = suspected_pixels(candidates, found, stack, options)
     return Outline(kind, score, inside, mixture, threshold, found, suspected)
 
@@ -309,7 +310,7 @@ def suspected_pixels(
     Returns:
         (N, H, W) bool.
     """
-    candidates = candidates & stack.brain
+    candidates = candidates & stack.brain & ~found
     if found.any() and candidates.any():
         candidates &= ndimage.distance_transform_edt(~found, stack.spacing) > options.boundary_mm
     return remove_small(candidates, stack.voxel_ml, options.min_size_ml)

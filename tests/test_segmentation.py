@@ -303,3 +303,17 @@ def test_the_surroundings_of_a_mask_are_not_suspected(tmp_path):
     assert "the mask has 1.0 ml; 2.0 ml suspected near (1, 2, 3) mm" in suspicion_warning(scan, [small], [large])
     assert suspicion_warning(scan, [large], [small]) is None
     assert suspicion_warning(scan, [], []) is None
+
+
+def test_the_users_threshold_does_not_make_healthy_tissue_suspected(tmp_path):
+    """With a threshold of 0 every probability exceeds half of it."""
+
+    class Noisy(Pointing):
+        def reconstruct(self, images: np.ndarray) -> Reconstruction:
+            found = super().reconstruct(images)
+            return replace(found, probability=np.maximum(found.probability, np.float32(0.05)))
+
+    scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
+    pointing = card(score="probability", healthy_levels=LEVELS | {"probability": 0.5})
+    result = segment([scan], Noisy(), pointing, replace(OPTIONS, healthy_threshold=0.0))
+    assert result.mask.any() and not result.suspects and result.warnings == []
