@@ -1,5 +1,6 @@
 """Atomic writing of files, locks, checks of output paths, and printable text."""
 
+import csv
 import errno
 import json
 import os
@@ -19,6 +20,30 @@ from brainseg_tf.errors import InputError, InputWarning
 _USUAL_NAME_BYTES = 255
 # Error numbers of file systems without locks.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
+
+
+@contextmanager
+def explain_csv_errors(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """Converts the errors of reading a CSV file into one-line messages.
+
+    Args:
+        path: the file.
+        what: the words after the file name, for instance "cannot be read as a table".
+        remedy: what the user can do.
+
+    Raises:
+        InputError: the file cannot be read, is not UTF-8, or is not the table that was expected (``ValueError``).
+    """
+    try:
+        yield
+        return
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except UnicodeDecodeError as error:
+        reason = f"not UTF-8 at byte {error.start}"
+    except (ValueError, csv.Error) as error:
+        reason = printable(error)
+    raise InputError(f"{printable(path)}: {what} ({reason}); {remedy}")
 
 
 def printable(text: object) -> str:

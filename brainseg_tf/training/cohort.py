@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import printable
+from brainseg_tf.files import explain_csv_errors, printable
 from brainseg_tf.images.formats import NIFTI
 
 GRADES = ("HGG", "LGG")
@@ -230,7 +230,7 @@ def _read_grades(folder: Path) -> tuple[dict[str, str], list[str]]:
         InputError: the file cannot be read.
     """
     table = folder / "name_mapping.csv"
-    try:
+    with explain_csv_errors(table, "cannot be read as a table", "repair it or remove it"):
         if not table.is_file():
             return {}, []
         with table.open(newline="", encoding="utf-8-sig") as lines:
@@ -238,13 +238,6 @@ def _read_grades(folder: Path) -> tuple[dict[str, str], list[str]]:
             if not {_ID, _GRADE} <= set(rows.fieldnames or ()):
                 return {}, [f"{printable(table)}: has no columns {_ID} and {_GRADE}; the grades are unknown"]
             return {row[_ID]: row[_GRADE] for row in rows if _has_known_grade(row, rows.line_num)}, []
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except UnicodeDecodeError as error:
-        reason = f"not UTF-8 at byte {error.start}"
-    except (ValueError, csv.Error) as error:
-        reason = printable(error)
-    raise InputError(f"{printable(table)}: cannot be read as a table ({reason}); repair it or remove it")
 
 
 def _has_known_grade(row: Mapping[str | None, str | None], line: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from brainseg_tf import card_schema
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import printable, write_json
+from brainseg_tf.files import explain_csv_errors, printable, write_json
 from brainseg_tf.json_file import read_json
 from brainseg_tf.model_card import training_options, versions
 from brainseg_tf.options import FitOptions, Strategy
@@ -147,7 +147,7 @@ def read_history(file: Path) -> list[dict[str, float]]:
     Raises:
         InputError: the file cannot be read, or does not have one valid row per epoch from epoch 1 on.
     """
-    try:
+    with explain_csv_errors(file, "is not a valid training history", REMEDY):
         with file.open(newline="", encoding="utf-8") as lines:
             rows = csv.DictReader(lines, strict=True)
             names = rows.fieldnames or []
@@ -157,13 +157,6 @@ def read_history(file: Path) -> list[dict[str, float]]:
         if not history:
             raise ValueError("it contains no epoch")
         return history
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except UnicodeDecodeError as error:
-        reason = f"not UTF-8 at byte {error.start}"
-    except (ValueError, csv.Error) as error:
-        reason = printable(error)
-    raise InputError(f"{printable(file)}: is not a valid training history ({reason}); {REMEDY}")
 
 
 def check_run(out: Path, options: FitOptions, *, resume: bool) -> ModelFolder | None:
