@@ -1,6 +1,5 @@
 """``brainseg-tf predict``."""
 
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from brainseg_tf.options import PredictOptions
-from brainseg_tf_cli.option_factory import GroupedCommand, apply, from_field, option
-from brainseg_tf_cli.options import FILE, post_processing, segmentation_options, shipped_names
+from brainseg_tf_cli.option_factory import GroupedCommand
+from brainseg_tf_cli.options import FILE, post_processing, segmentation_options
+from brainseg_tf_cli.predict_options import input_output_and_model, many_scans_and_server
 from brainseg_tf_cli.tensorflow_import import import_tensorflow
 
 if TYPE_CHECKING:
@@ -36,165 +36,13 @@ _ONE_SCAN = {
     "save_suspicion": "--save-suspicion",
     "report": "--report",
 }
-INPUT, OUTPUT, BRAIN, MODEL = "Input", "Output", "Brain", "Model"
-MANY, SERVER = "Many scans", "Server"
-
-
-def _command(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Checks a skull-stripping command before anything else is done."""
-    if value is None:
-        return None
-    try:
-        words = shlex.split(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{error}; quote it as for a shell") from None
-    for place in ("{scan}", "{mask}"):
-        if not any(place in word for word in words[1:]):
-            raise click.BadParameter(f"has no {place}; say where the tool takes the scan and where it leaves the mask")
-    return value
-
-
-def _modalities(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Path]:
-    """NAME=FILE options by name."""
-    pairs = [value.partition("=") for value in values]
-    for name, equals, file in pairs:
-        if not (name and equals and file):
-            raise click.BadParameter(f"{name}: expected NAME=FILE")
-    return {name: Path(file) for name, _, file in pairs}
-
-
-_options = apply(
-    [
-        option(
-            "--modality",
-            group=INPUT,
-            multiple=True,
-            metavar="NAME=FILE",
-            callback=_modalities,
-            help="Scan of a further modality on the same grid, for instance t2=t2.nii.gz.",
-        ),
-        option("--truth", group=INPUT, type=FILE, help="Ground truth on the scan's grid; adds the Dice and a panel."),
-        option("--out", group=OUTPUT, type=FILE, help="Lesion mask of one scan, .nii or .nii.gz."),
-        option(
-            "--out-dir", group=OUTPUT, type=FILE, help="Folder for the masks, reports and figures of several scans."
-        ),
-        option("--report", group=OUTPUT, type=FILE, help="JSON report: volumes, components, seconds, model, options."),
-        option("--figure", group=OUTPUT, type=FILE, help="PNG of input, reconstruction, residual and result."),
-        option(
-            "--html",
-            group=OUTPUT,
-            type=FILE,
-            help="Page for a browser: viewer, lesions, what was run. With --out-dir: an index, and a page per scan.",
-        ),
-        option(
-            "--save-probability",
-            group=OUTPUT,
-            type=FILE,
-            help="Posterior probability of a lesion, float32, on the scan's grid.",
-        ),
-        option(
-            "--save-suspicion",
-            group=OUTPUT,
-            type=FILE,
-            help="Mask of what is abnormal but not in the lesion mask, on the scan's grid.",
-        ),
-        option(
-            "--save-residual",
-            group=OUTPUT,
-            advanced=True,
-            type=FILE,
-            help="Input minus reconstruction, on the scan's grid.",
-        ),
-        option(
-            "--save-reconstruction",
-            group=OUTPUT,
-            advanced=True,
-            type=FILE,
-            help="The network's reconstruction, on the scan's grid.",
-        ),
-        option(
-            "--save-uncertainty",
-            group=OUTPUT,
-            advanced=True,
-            type=FILE,
-            help="Standard deviation of the score over noisy copies of the scan, on the scan's grid.",
-        ),
-        from_field(PredictOptions, "copies", group=OUTPUT, advanced=True),
-        option(
-            "--save-dicom-seg",
-            group=OUTPUT,
-            advanced=True,
-            type=FILE,
-            help="Lesion mask of a DICOM series as a DICOM segmentation, .dcm.",
-        ),
-        from_field(PredictOptions, "overwrite", group=OUTPUT),
-        option("--brain-mask", group=BRAIN, type=FILE, help="Brain mask on the scan's grid."),
-        from_field(PredictOptions, "skull_strip", group=BRAIN, metavar="COMMAND", callback=_command),
-        option(
-            "--model",
-            group=MODEL,
-            shell_complete=shipped_names,
-            help="Name of a shipped model, or a model folder (./FOLDER). shipped:NAME[/VERSION] is always a shipped "
-            "model.  [default: the best one for FLAIR and what --modality adds]",
-        ),
-    ]
-)
-_run_options = apply(
-    [
-        option(
-            "--workers",
-            group=MANY,
-            type=click.IntRange(1),
-            default=2,
-            show_default=True,
-            help="Number of scans that are processed at the same time.",
-        ),
-        option("--continue", "proceed", group=MANY, is_flag=True, help="Keep what an earlier run finished."),
-        option(
-            "--scheduler", group=MANY, metavar="URL", help="Address of a Dask scheduler to run on, tcp://host:8786."
-        ),
-        option(
-            "--server",
-            group=SERVER,
-            metavar="URL",
-            help="TensorFlow Serving that runs the model: grpc[s]:// or http[s]://host:port.",
-        ),
-        option(
-            "--server-model", group=SERVER, advanced=True, help="Name of the model there.  [default: the model's own]"
-        ),
-        option(
-            "--server-version",
-            group=SERVER,
-            advanced=True,
-            type=click.IntRange(1),
-            help="Version of the model there.  [default: the newest]",
-        ),
-        option("--server-label", group=SERVER, advanced=True, help="Label of the version there, for instance stable."),
-        option(
-            "--server-ca",
-            group=SERVER,
-            advanced=True,
-            type=FILE,
-            help="PEM file of certificates that the server's certificate is checked with.  [default: the system's]",
-        ),
-        option(
-            "--server-timeout",
-            group=SERVER,
-            advanced=True,
-            type=click.FloatRange(0.1, 86400),
-            default=60.0,
-            show_default=True,
-            help="Seconds for one request, from the connection to the last byte of the answer.",
-        ),
-    ]
-)
 
 
 @click.command(cls=GroupedCommand, short_help="Segment the lesions in scans.")
 @click.argument("scans", nargs=-1, required=True, type=FILE)
-@_options
+@input_output_and_model
 @post_processing
-@_run_options
+@many_scans_and_server
 @click.pass_context
 def predict(context: click.Context, /, scans: tuple[Path, ...], **given: Any) -> None:
     """Segment the lesions in SCANS: NIfTI or other files, folders of DICOM slices, or folders of these.
