@@ -1,10 +1,12 @@
-"""Dice of the models on raw heads with given brain masks: low-grade gliomas, multiple sclerosis, white-matter lesions.
+"""Dice of the models on raw heads: low-grade gliomas, multiple sclerosis, white-matter lesions.
 
     python benchmarks/heads.py [MODEL ...] [--heads FOLDER] [--kinds glioma,ms,wmh,healthy] [--faintest 0.24]
+                               [--brain given|network]
 
 The folder has KIND/ID/ID_flair.nii.gz with ID_seg.nii.gz (lesions; if missing, none are expected) and ID_brain.nii.gz
-(brain mask; if missing, the scan is skull-stripped). BRAINSEG_HEADS names it if --heads is not given. A lesion of more
-than 2 ml is missed if the Dice is below 0.1; a second table shows what is suspected in these scans.
+(brain mask; if missing, the scan is skull-stripped). With --brain network the masks are those of the brain network.
+BRAINSEG_HEADS names the folder if --heads is not given. A lesion of more than 2 ml is missed if the Dice is below 0.1;
+a second table shows what is suspected in these scans.
 """
 
 import argparse
@@ -16,6 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from brainseg_tf import saved_model
+from brainseg_tf.brain.mask import find_brain
+from brainseg_tf.brain.network import BrainNetwork
 from brainseg_tf.images.volume import read_mask, read_volume
 from brainseg_tf.metrics import dice, interval
 from brainseg_tf.model_card import ModelCard
@@ -42,12 +46,19 @@ class Case:
         return self.lesion_ml > _MISSED_ML and self.dice < _MISSED_DICE
 
 
-def measure(file: Path, model: Reconstructor, card: ModelCard, options: SegmentationOptions) -> Case:
+def measure(
+    file: Path,
+    model: Reconstructor,
+    card: ModelCard,
+    options: SegmentationOptions,
+    network: BrainNetwork | None = None,
+) -> Case:
     """Segments one scan and compares it with its ground truth, if there is one."""
     name = file.name.partition("_flair")[0]
     truth_file, brain_file = (file.with_name(f"{name}_{what}.nii.gz") for what in ("seg", "brain"))
     scan = read_volume(file)
-    brain = read_mask(brain_file, scan) if brain_file.exists() else None
+    given = read_mask(brain_file, scan) if brain_file.exists() and network is None else None
+    brain = find_brain(scan, given=given, network=None if network is None else lambda: network)
     result = segment([scan], model, card, options, brain)
     truth = read_mask(truth_file, scan) if truth_file.exists() else np.zeros(result.mask.shape, bool)
     volumes = (float(mask.sum() * scan.voxel_ml) for mask in (truth, result.mask, result.suspected))
@@ -61,17 +72,19 @@ def main() -> None:
     parser.add_argument("--heads", type=Path, default=os.environ.get("BRAINSEG_HEADS"))
     parser.add_argument("--kinds", default="glioma,ms,wmh,healthy")
     parser.add_argument("--faintest", type=float, default=SegmentationOptions().faintest)
+    parser.add_argument("--brain", choices=["given", "network"], default="given")
     given = parser.parse_args()
     if given.heads is None:
         sys.exit("give --heads FOLDER or set BRAINSEG_HEADS")
     options = replace(SegmentationOptions(), faintest=given.faintest)
+    network = saved_model.shipped_brain_network().load() if given.brain == "network" else None
     cases: list[tuple[str, str, Case]] = []
     for name in given.models:
         found = saved_model.find(name)
         model = found.load()
         for kind in given.kinds.split(","):
             for file in sorted((Path(given.heads) / kind).glob("*/*_flair.nii*")):
-                cases.append((name, kind, measure(file, model, found.card, options)))
+                cases.append((name, kind, measure(file, model, found.card, options, network)))
     print("| model | kind | scans with lesions | mean Dice (95 %) | median | missed | ml flagged without lesions |")
     print("|---|---|---|---|---|---|---|")
     for name, kind in dict.fromkeys((name, kind) for name, kind, _ in cases):

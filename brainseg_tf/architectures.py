@@ -12,6 +12,10 @@ from brainseg_tf.options import CorruptionOptions, FitOptions, ObjectiveOptions,
 if TYPE_CHECKING:
     from brainseg_tf.model_card import ModelCard
 
+# The brain network, which finds the brain in a head. It is trained by ``training.brain_fit`` and has another kind of
+# card than the networks for lesions.
+BRAIN = "brain"
+
 
 @dataclass(frozen=True)
 class Architecture:

@@ -6,8 +6,8 @@ Cards of older versions do not have all of the optional fields and of the corrup
 import math
 from typing import Any, get_args
 
-from brainseg_tf.architectures import ARCHITECTURES
-from brainseg_tf.options import FitOptions, Score, SliceOptions
+from brainseg_tf.architectures import ARCHITECTURES, BRAIN
+from brainseg_tf.options import BrainFitOptions, FitOptions, HeadGridOptions, Score, SliceOptions
 from brainseg_tf.schema import (
     Anything,
     Choice,
@@ -33,38 +33,51 @@ SIDES = ("train", "validation", "test")
 _SCORES = ("input", "absolute", "positive", "weighted")
 _SHARE = Number(0, 1)
 
-# Options of a run that have a field of their own in the card: of the network and its slices.
-_NETWORK: dict[str, Kind] = {
+_NAMES: dict[str, Kind] = dict.fromkeys(SIDES, Items(Text(), unique=True))
+# Options of a run that have a field of their own in the card: of the network, and how a scan is prepared for it.
+_LESION_NETWORK: dict[str, Kind] = {
     "architecture": Choice(ARCHITECTURES),
     "modalities": Items(Name(), 1, 64, unique=True),
     "slices": Record(of_dataclass(SliceOptions)),
 }
+_BRAIN_NETWORK: dict[str, Kind] = {
+    "architecture": Choice((BRAIN,)),
+    "modalities": Items(Name(), 1, 64, unique=True),
+    "grid": Record(of_dataclass(HeadGridOptions)),
+}
 # The other options of a run, which are in the field ``training``.
-TRAINING = Record(of_dataclass(FitOptions, without=_NETWORK))
-_CARD = Record(
+_LESION_TRAINING = Record(of_dataclass(FitOptions, without=_LESION_NETWORK))
+_BRAIN_TRAINING = Record(of_dataclass(BrainFitOptions, without=_BRAIN_NETWORK))
+_COMMON: dict[str, Kind] = {
+    "name": Name(),
+    "version": Integer(1),
+    "parameters": Integer(1),
+    "losses": Map(Number(-math.inf)),
+    "versions": Map(Text()),
+}
+_OPTIONAL: dict[str, Kind] = {
+    "metrics": Map(Anything()),
+    "terms": Text(0, 10_000),
+    "checksums": Map(Digest(), key=RelativePath()),
+}
+_LESION_CARD = Record(
     {
-        "name": Name(),
-        "version": Integer(1),
-        **_NETWORK,
-        "parameters": Integer(1),
-        "data": Record(
-            {
-                **dict.fromkeys(("patients", "slices", "chosen", "healthy"), Integer()),
-                **dict.fromkeys(SIDES, Items(Text(), unique=True)),
-            }
-        ),
-        "training": TRAINING,
-        "losses": Map(Number(-math.inf)),
+        **_COMMON,
+        **_LESION_NETWORK,
+        "data": Record({**dict.fromkeys(("patients", "slices", "chosen", "healthy"), Integer()), **_NAMES}),
+        "training": _LESION_TRAINING,
         "healthy_levels": Record(dict.fromkeys(_SCORES, Number(0, 10)), {"probability": _SHARE}),
-        "versions": Map(Text()),
     },
+    {**_OPTIONAL, "score": Choice(get_args(Score)), "trim": Integer(0, 1024)},
+)
+_BRAIN_CARD = Record(
     {
-        "score": Choice(get_args(Score)),
-        "trim": Integer(0, 1024),
-        "metrics": Map(Anything()),
-        "terms": Text(0, 10_000),
-        "checksums": Map(Digest(), key=RelativePath()),
+        **_COMMON,
+        **_BRAIN_NETWORK,
+        "data": Record({**dict.fromkeys(("heads", "stripped"), Integer()), **_NAMES}),
+        "training": _BRAIN_TRAINING,
     },
+    _OPTIONAL,
 )
 # Means over no patients and their intervals are null.
 _MEASURED = Record(
@@ -92,7 +105,11 @@ def check(card: Any) -> None:
     Raises:
         MismatchError: a field is missing or unknown, or its type or range is wrong; the message names the field.
     """
-    _CARD.check(card, "")
+    if isinstance(card, dict) and card.get("architecture") == BRAIN:
+        _BRAIN_CARD.check(card, "")
+        check_sides(card["data"], "data")
+        return
+    _LESION_CARD.check(card, "")
     # Metrics are empty until the model is evaluated.
     if card.get("metrics"):
         _METRICS.check(card["metrics"], "metrics")
@@ -108,14 +125,20 @@ def check_options(options: Any, name: str) -> None:
     """Checks the options of a run, so that the card of its model will be valid.
 
     Args:
-        options: ``dataclasses.asdict`` of ``FitOptions``.
+        options: ``dataclasses.asdict`` of ``FitOptions`` or ``BrainFitOptions``.
         name: of the model.
 
     Raises:
         MismatchError: an option or the name is not valid; the message names it.
     """
     Name().check(name, "the model's name")
-    Record({**_NETWORK, **TRAINING.required}).check(options, "")
+    network = _BRAIN_NETWORK if options["architecture"] == BRAIN else _LESION_NETWORK
+    Record({**network, **training_of(options["architecture"]).required}).check(options, "")
+
+
+def training_of(architecture: str) -> Record:
+    """The schema of the field ``training`` in the card of an architecture."""
+    return _BRAIN_TRAINING if architecture == BRAIN else _LESION_TRAINING
 
 
 def check_sides(sides: Any, where: str) -> None:

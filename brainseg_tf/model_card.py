@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from brainseg_tf import card_schema
+from brainseg_tf.architectures import BRAIN
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, printable, replacing, write_json
 from brainseg_tf.json_file import parse_json
-from brainseg_tf.options import FitOptions, Score, SliceOptions
+from brainseg_tf.options import BrainFitOptions, FitOptions, HeadGridOptions, Score, SliceOptions
 from brainseg_tf.schema import MismatchError
 
 FILE = Path("assets.extra", "model_card.json")
@@ -26,6 +27,10 @@ PAPER_IOU = {"cvae": 0.417, "dcvae": 0.392, "dae": 0.326}
 TERMS = (
     "Trained on BraTS 2019 data, which are for research, with citation (Menze 2015, Bakas 2017, Bakas 2018). "
     "Its 'healthy' slices are tumour-free slices of patients, not of healthy people. Not a medical device."
+)
+BRAIN_TERMS = (
+    "Trained on heads with brain masks, and on skull-stripped brains that were wrapped in random heads. Their terms "
+    "apply. Not a medical device."
 )
 # The metrics in the Markdown card, with their headings; the JSON card contains all metrics.
 _MARKDOWN_METRICS = {
@@ -74,26 +79,35 @@ class TrainingData:
 
 
 @dataclass(frozen=True)
-class ModelCard:
-    """The card of a model. It is written at export; predictions read all these options from it.
+class BrainTrainingData:
+    """The subjects of a brain network.
+
+    Attributes:
+        heads: number of subjects with a skull and a brain mask; ``stripped``: of skull-stripped subjects, whose brains
+            were wrapped in random heads.
+        train, validation, test: their names.
+    """
+
+    heads: int
+    stripped: int
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What the cards of all exported models have in common. It is written at export.
 
     Attributes:
         name, version: as in ``saved_models/NAME/VERSION``.
         architecture: name of the network.
         parameters: number of its parameters.
-        modalities: its channels, in order.
-        slices: how a scan is resampled to slices.
-        data: the patients that the model was trained, validated and tested on.
-        training: all other options of the run.
+        modalities: its channels, in order; for a brain network, the modalities that it was trained on.
+        training: all options of the run that have no field of their own.
         losses: training and validation losses of the best epoch.
-        score: the kind of score that the model is used with, see ``residual.score_map``.
-        trim: in a prediction, slices are cropped to the brain, by a multiple of this many pixels, to save time. The
-            pixels thus keep their position relative to the network's strides. 0 turns cropping off, which a network
-            needs whose output depends on the position in the slice.
-        healthy_levels: healthy threshold by kind of score: the mean over validation patients of the 98.5 % quantile of
-            the score in the brain in healthy slices.
         versions: of Python and of the packages that the model was exported with.
-        metrics: on the test patients; written by ``evaluate --update-card``.
+        metrics: what was measured, see the subclasses.
         terms: conditions of use of the training data.
         checksums: SHA-256 of each file of the version folder, by path; added at export. The entry of the card itself is
             its ``digest``, which ``write`` adds. Cards that were written by version 0.8.1 or earlier have no entries
@@ -105,23 +119,12 @@ class ModelCard:
     architecture: str
     parameters: int
     modalities: tuple[str, ...]
-    slices: SliceOptions
-    data: TrainingData
     training: dict[str, Any]
     losses: dict[str, float]
-    healthy_levels: dict[str, float]
     versions: dict[str, str]
-    score: Score = "weighted"
-    trim: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
-    terms: str = TERMS
+    terms: str = ""
     checksums: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def dice(self) -> float:
-        """Mean Dice over the test patients with the cut ``mixture``; 0 if it was not measured."""
-        measured = self.metrics["network"]["mixture"]["dice"] if self.metrics else None
-        return 0.0 if measured is None else measured
 
     def write(self, version_folder: Path) -> None:
         """Writes the card as JSON and Markdown into ``assets.extra`` of a SavedModel, with a checksum of the card.
@@ -146,44 +149,110 @@ class ModelCard:
 
     def markdown(self) -> str:
         """The card as Markdown."""
-        data = self.data
         lines = [
             f"# {self.name}, version {self.version}",
             "",
             f"{self.architecture}, {self.parameters:,} parameters, for {' + '.join(self.modalities)}.",
             "",
             self.terms,
-            "",
-            "## Data",
-            f"- {data.patients} patients, {data.slices} slices; {data.chosen} selected, {data.healthy} tumour-free",
-            *(f"- {side}: {', '.join(getattr(data, side))}" for side in ("train", "validation", "test")),
-            "",
-            "## Slices",
-            *_items(asdict(self.slices)),
-            "",
-            "## Training",
-            *_items(self.training),
-            "",
-            "## Losses of the best epoch",
-            *_items(self.losses),
-            "",
-            "## Healthy thresholds by score",
-            *_items(self.healthy_levels),
-            "",
-            "## Metrics",
-            *(_metrics_table(self.metrics) or ["not measured yet: run `brainseg-tf evaluate DATA --update-card`"]),
-            "",
-            "## Versions",
-            *_items(self.versions),
-            "",
-            "## SHA-256",
-            *_items(self.checksums),
+            *(line for heading, items in self._sections().items() for line in ("", f"## {heading}", *items)),
             "",
         ]
         return "\n".join(lines)
 
+    def _sections(self) -> dict[str, list[str]]:
+        """The lines of the Markdown card by heading."""
+        return {
+            **self._data_sections(),
+            "Training": _items(self.training),
+            "Losses of the best epoch": _items(self.losses),
+            **self._result_sections(),
+            "Versions": _items(self.versions),
+            "SHA-256": _items(self.checksums),
+        }
 
-def read_card(version_folder: Path) -> ModelCard:
+    def _data_sections(self) -> dict[str, list[str]]:
+        """Data, and how a scan is prepared."""
+        raise NotImplementedError
+
+    def _result_sections(self) -> dict[str, list[str]]:
+        """What was measured."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard(Card):
+    """The card of a lesion model. Predictions read all these options from it.
+
+    Attributes:
+        slices: how a scan is resampled to slices.
+        data: the patients that the model was trained, validated and tested on.
+        score: the kind of score that the model is used with, see ``residual.score_map``.
+        trim: in a prediction, slices are cropped to the brain, by a multiple of this many pixels, to save time. The
+            pixels thus keep their position relative to the network's strides. 0 turns cropping off, which a network
+            needs whose output depends on the position in the slice.
+        healthy_levels: healthy threshold by kind of score: the mean over validation patients of the 98.5 % quantile of
+            the score in the brain in healthy slices.
+        metrics: on the test patients; written by ``evaluate --update-card``.
+    """
+
+    slices: SliceOptions
+    data: TrainingData
+    healthy_levels: dict[str, float]
+    score: Score = "weighted"
+    trim: int = 0
+    terms: str = TERMS
+
+    @property
+    def dice(self) -> float:
+        """Mean Dice over the test patients with the cut ``mixture``; 0 if it was not measured."""
+        measured = self.metrics["network"]["mixture"]["dice"] if self.metrics else None
+        return 0.0 if measured is None else measured
+
+    def _data_sections(self) -> dict[str, list[str]]:
+        data = self.data
+        return {
+            "Data": [
+                f"- {data.patients} patients, {data.slices} slices; {data.chosen} selected, {data.healthy} tumour-free",
+                *_sides(data),
+            ],
+            "Slices": _items(asdict(self.slices)),
+        }
+
+    def _result_sections(self) -> dict[str, list[str]]:
+        unmeasured = ["not measured yet: run `brainseg-tf evaluate DATA --update-card`"]
+        return {
+            "Healthy thresholds by score": _items(self.healthy_levels),
+            "Metrics": _metrics_table(self.metrics) or unmeasured,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrainCard(Card):
+    """The card of a brain network.
+
+    Attributes:
+        grid: how a scan is resampled for the network.
+        data: the subjects that it was trained and validated on.
+        metrics: Dice of the brain masks by group of scans.
+    """
+
+    grid: HeadGridOptions
+    data: BrainTrainingData
+    terms: str = BRAIN_TERMS
+
+    def _data_sections(self) -> dict[str, list[str]]:
+        data = self.data
+        return {
+            "Data": [f"- {data.heads} heads with brain masks, {data.stripped} skull-stripped brains", *_sides(data)],
+            "Grid": _items(asdict(self.grid)),
+        }
+
+    def _result_sections(self) -> dict[str, list[str]]:
+        return {"Metrics": _items(self.metrics) or ["not measured"]}
+
+
+def read_card(version_folder: Path) -> ModelCard | BrainCard:
     """Reads the card of a version folder, and checks the type and range of every field.
 
     Raises:
@@ -193,13 +262,12 @@ def read_card(version_folder: Path) -> ModelCard:
     data: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in content["data"].items()
     }
-    converted = {
-        "slices": SliceOptions(**content["slices"]),
-        "data": TrainingData(**data),
-        "modalities": tuple(content["modalities"]),
-        "metrics": _renamed(content.get("metrics", {})),
-    }
-    return ModelCard(**{**content, **converted})
+    modalities, metrics = tuple(content["modalities"]), _renamed(content.get("metrics", {}))
+    common = {**content, "modalities": modalities, "metrics": metrics}
+    if content["architecture"] == BRAIN:
+        grid = HeadGridOptions(**content["grid"])
+        return BrainCard(**{**common, "grid": grid, "data": BrainTrainingData(**data)})
+    return ModelCard(**{**common, "slices": SliceOptions(**content["slices"]), "data": TrainingData(**data)})
 
 
 def _renamed(metrics: Any) -> Any:
@@ -265,9 +333,10 @@ def is_extra(name: str) -> bool:
     return name.startswith(f"{FILE.parent.as_posix()}/")
 
 
-def training_options(options: FitOptions) -> dict[str, Any]:
-    """The content of ``ModelCard.training``: those options of a run that have no field of their own in the card."""
-    return {name: value for name, value in asdict(options).items() if name in card_schema.TRAINING.required}
+def training_options(options: FitOptions | BrainFitOptions) -> dict[str, Any]:
+    """The content of ``Card.training``: those options of a run that have no field of their own in the card."""
+    known = card_schema.training_of(options.architecture).required
+    return {name: value for name, value in asdict(options).items() if name in known}
 
 
 def versions() -> dict[str, str]:
@@ -287,6 +356,11 @@ def _metrics_table(metrics: dict[str, Any]) -> list[str]:
     for name, numbers in rows.items():
         table.append([name, *("" if numbers.get(key) is None else _text(numbers[key]) for key in _MARKDOWN_METRICS)])
     return ["", *(f"| {' | '.join(row)} |" for row in table), "", *_items(others)]
+
+
+def _sides(data: TrainingData | BrainTrainingData) -> list[str]:
+    """The names of the patients by role."""
+    return [f"- {side}: {', '.join(getattr(data, side)) or 'none'}" for side in card_schema.SIDES]
 
 
 def _items(values: dict[str, Any]) -> list[str]:

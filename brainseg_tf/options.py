@@ -64,6 +64,40 @@ class SliceOptions:
 
 
 @dataclass(frozen=True)
+class HeadGridOptions:
+    """The voxels that the brain network sees. Saved in its card."""
+
+    voxel_mm: float = option(2.0, "Edge of a voxel in millimetres.", least=0.5, most=10)
+    most: int = option(128, "Largest number of voxels along an axis; larger fields get larger voxels.", least=32)
+
+
+@dataclass(frozen=True)
+class RandomHeadOptions:
+    """How the training examples of the brain network are varied."""
+
+    no_brain: float = option(0.02, "Share of the examples that show boxes and ellipsoids instead of a head.")
+    wrapped: float = option(0.85, "Share of the stripped brains that are wrapped in a random head.")
+    stripped: float = option(0.1, "Share of the heads that are stripped, with remains of the skull.")
+    rim_mm: float = option(14.0, "Largest width of the remains of the skull, in millimetres.")
+    recoloured: float = option(0.3, "Share of the examples whose intensities are mapped by a random curve.")
+    blobs: float = option(0.2, "Share of the brains with a region of any intensity, as a tumour or a cavity.")
+    rotation: float = option(24.0, "Largest rotation about each axis, in degrees.")
+    scaling: float = option(1.2, "Largest factor of the size.", least=1)
+    height: tuple[float, float] = option(
+        (0.7, 1.4), "Factors of the height: the distance of slices in a header can be wrong."
+    )
+    shift_mm: float = option(12.0, "Standard deviation of the position, in millimetres.")
+    far: float = option(0.08, "Share of the examples with a threefold shift, which cuts the head.")
+    elastic: float = option(0.2, "Share of the examples with an elastic deformation.")
+    cut: float = option(0.04, "Share of the examples in which a side of the field of view is cut off, for each side.")
+    bias: float = option(0.4, "Share of the examples with a bias field.")
+    thick: float = option(0.25, "Share of the examples with thick slices.")
+    blur: float = option(0.2, "Share of the other examples that are blurred.")
+    noise: float = option(0.4, "Share of the examples with Rician noise.")
+    quantised: float = option(0.2, "Share of the examples with few grey levels.")
+
+
+@dataclass(frozen=True)
 class LesionOptions:
     """Ranges that the properties of synthetic lesions are drawn from."""
 
@@ -165,6 +199,31 @@ class FitOptions:
 
 
 @dataclass(frozen=True)
+class BrainFitOptions:
+    """What determines the training of a brain network, together with the data."""
+
+    architecture: str = option("brain", "The network.")
+    modalities: tuple[str, ...] = option(
+        ("flair", "t1", "t1ce", "t2"),
+        "Modality, as in <id>_<modality>.nii.gz; repeat it for several. Each scan is an example of its own.",
+    )
+    epochs: int = option(12, "Largest number of epochs.", least=1)
+    patience: int = option(12, "Stop after this many epochs without a lower validation loss.", least=1)
+    examples: int = option(200, "Random heads in an epoch.", least=1)
+    learning_rate: float = option(
+        1e-3, "Adam's largest learning rate; it follows a cosine to 1 % at the last epoch.", least=1e-12, most=1000
+    )
+    validation: float = option(0.1, "Share of the subjects that select the best epoch, at least one.", least=0, most=1)
+    test: float = option(0.0, "Share of the subjects that are kept for a test.", least=0, most=1)
+    seed: int = option(0, "Seed of the split, the initial weights and the random heads.", least=0, most=2**31 - 2)
+    synthetic: float = option(
+        0.3, "Share of the examples that are made from skull-stripped brains, if there are heads too.", least=0, most=1
+    )
+    grid: HeadGridOptions = option(HeadGridOptions, "The voxels that the network sees.")
+    heads: RandomHeadOptions = option(RandomHeadOptions, "How the examples are varied.")
+
+
+@dataclass(frozen=True)
 class MixtureOptions:
     """The Gaussian mixture with neighbourhood weights (section 5.3, step 3)."""
 
@@ -241,10 +300,11 @@ class PredictOptions:
     """How scans are segmented, apart from the model."""
 
     segmentation: SegmentationOptions = option(SegmentationOptions, "The stages after the network.")
-    skull_strip: str | None = option(
-        None,
-        "Find the brain with a command of your own, for instance 'mri_synthstrip -i {scan} -m {mask}'. Its mask is "
-        "kept as NAME_brain.nii.gz.",
+    brain: str = option(
+        "auto",
+        "How the brain is found. auto: what is not background if the scan is skull-stripped, else the brain network; "
+        "stripped or network: always that; hd-bet, synthstrip, deepbet: that tool, which must be installed; or a "
+        "command of your own, for instance 'mri_synthstrip -i {scan} -m {mask}'.",
     )
     copies: int = option(8, "Number of noisy copies for --save-uncertainty.", least=2)
     overwrite: bool = option(False, "Replace outputs that exist.")

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from brainseg_tf.architectures import BRAIN
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable
-from brainseg_tf.model_card import CARD_KEY, ModelCard, checksums, digest_on_disk, is_extra, read_card
+from brainseg_tf.model_card import CARD_KEY, BrainCard, ModelCard, checksums, digest_on_disk, is_extra, read_card
+from brainseg_tf.options import HeadGridOptions
 from brainseg_tf.reconstruction import Reconstruction, in_batches
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ SHIPPED = "shipped:"
 
 
 @dataclass(frozen=True)
-class ModelFolder:
+class ExportedModel:
     """An exported model on disk.
 
     Attributes:
@@ -34,16 +36,7 @@ class ModelFolder:
     """
 
     path: Path
-    card: ModelCard
-
-    def load(self) -> "LocalModel":
-        """Checks the model and loads it with TensorFlow, without Keras.
-
-        Raises:
-            InputError: see ``check``.
-        """
-        self.check()
-        return LocalModel(self.path)
+    card: ModelCard | BrainCard
 
     def check(self) -> None:
         """Compares the files of the model and its card with the checksums in the card.
@@ -86,6 +79,38 @@ class ModelFolder:
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file()) / 1e6
 
 
+@dataclass(frozen=True)
+class ModelFolder(ExportedModel):
+    """An exported lesion model on disk."""
+
+    card: ModelCard
+
+    def load(self) -> "LocalModel":
+        """Checks the model and loads it with TensorFlow, without Keras.
+
+        Raises:
+            InputError: see ``check``.
+        """
+        self.check()
+        return LocalModel(self.path)
+
+
+@dataclass(frozen=True)
+class BrainModelFolder(ExportedModel):
+    """An exported brain network on disk."""
+
+    card: BrainCard
+
+    def load(self) -> "LocalBrainNetwork":
+        """Checks the network and loads it with TensorFlow, without Keras.
+
+        Raises:
+            InputError: see ``check``.
+        """
+        self.check()
+        return LocalBrainNetwork(self.path, self.card.grid)
+
+
 class LocalModel:
     """A SavedModel that is loaded in this process, as a ``Reconstructor``.
 
@@ -110,13 +135,47 @@ class LocalModel:
         return {name: values.numpy() for name, values in self._serve(images=images).items()}
 
 
+class LocalBrainNetwork:
+    """A brain network that is loaded in this process, see ``brain.network.BrainNetwork``.
+
+    Args:
+        path: its version folder.
+        grid: how a scan is resampled for it.
+    """
+
+    def __init__(self, path: Path, grid: HeadGridOptions) -> None:
+        import tensorflow as tf
+
+        self.grid = grid
+        self._model = tf.saved_model.load(str(path))
+        self._serve = self._model.signatures["serving_default"]
+
+    def probability(self, images: np.ndarray) -> np.ndarray:
+        """The network's output for images (1, x, y, z, 1) uint8."""
+        import tensorflow as tf
+
+        return np.asarray(self._serve(images=tf.constant(images))["brain"].numpy())
+
+
 def shipped() -> list[ModelFolder]:
-    """The newest version of every model in the package, sorted by name.
+    """The newest version of every lesion model in the package, sorted by name.
 
     Raises:
         InputError: a card is damaged.
     """
-    return [open_folder(folder) for folder in shipped_folders().values()]
+    models = [open_any(folder) for folder in shipped_folders().values()]
+    return [model for model in models if isinstance(model, ModelFolder)]
+
+
+def shipped_brain_network() -> BrainModelFolder:
+    """The newest version of the brain network in the package.
+
+    Raises:
+        InputError: the package contains none, or its card is damaged.
+    """
+    found = find_any(f"{SHIPPED}{BRAIN}")
+    assert isinstance(found, BrainModelFolder)
+    return found
 
 
 def shipped_folders() -> dict[str, Path]:
@@ -128,6 +187,18 @@ def shipped_folders() -> dict[str, Path]:
 
 
 def find(name_or_folder: str) -> ModelFolder:
+    """Finds a lesion model: a shipped one by its name, or any exported one by its folder.
+
+    Args:
+        name_or_folder: as for ``find_any``.
+
+    Raises:
+        InputError: there is no such model, the name is ambiguous, or the model is a brain network.
+    """
+    return _lesion_model(find_any(name_or_folder))
+
+
+def find_any(name_or_folder: str) -> ExportedModel:
     """Finds a shipped model by its name, or any exported model by its folder.
 
     Args:
@@ -143,7 +214,7 @@ def find(name_or_folder: str) -> ModelFolder:
     if not text.strip():
         raise InputError(f"the model's name is empty; {_choices()}")
     if text.startswith(SHIPPED):
-        return open_folder(_find_shipped(text))
+        return open_any(_find_shipped(text))
     if "/" in text or os.sep in text or text.startswith((".", "~")):
         path = _expanded(text)
         if not os.path.lexists(path):
@@ -152,19 +223,28 @@ def find(name_or_folder: str) -> ModelFolder:
                 f"{printable(text)}: no such folder; give an existing one, or the name of a shipped model without a "
                 f"path ({names})"
             )
-        return open_folder(path)
+        return open_any(path)
     folder, shipped_one = Path(text), shipped_folders().get(text)
     if shipped_one is None:
-        return open_folder(folder)
+        return open_any(folder)
     if _is_folder(folder) and not folder.samefile(shipped_one.parent):
         raise InputError(
             f"{text}: is both a shipped model and a folder in the working directory; give {SHIPPED}{text} for the "
             f"shipped model, or ./{text} for the folder"
         )
-    return open_folder(shipped_one)
+    return open_any(shipped_one)
 
 
 def open_folder(folder: Path) -> ModelFolder:
+    """The lesion model in a version folder, or the newest version in a model folder.
+
+    Raises:
+        InputError: the folder contains no model or a brain network, or the model's card is missing or damaged.
+    """
+    return _lesion_model(open_any(folder))
+
+
+def open_any(folder: Path) -> ExportedModel:
     """The exported model in a version folder, or the newest version in a model folder.
 
     Raises:
@@ -183,7 +263,8 @@ def open_folder(folder: Path) -> ModelFolder:
         raise InputError(
             f"{name}: contains no SavedModel; give a model folder, or a shipped model (see brainseg-tf models)"
         )
-    return ModelFolder(version, read_card(version))
+    card = read_card(version)
+    return BrainModelFolder(version, card) if isinstance(card, BrainCard) else ModelFolder(version, card)
 
 
 def best_for(modalities: Sequence[str]) -> ModelFolder:
@@ -225,12 +306,19 @@ def newest_version(folder: Path) -> Path | None:
     return next(reversed(version_folders(folder)), None)
 
 
+def _lesion_model(model: ExportedModel) -> ModelFolder:
+    if isinstance(model, ModelFolder):
+        return model
+    raise InputError(f"{printable(model.path)}: is a brain network, which finds the brain and no lesions; {_choices()}")
+
+
 def _home() -> Path:
     return Path(str(resources.files("brainseg_tf_saved_models")))
 
 
 def _choices() -> str:
-    return f"give a shipped model ({', '.join(shipped_folders()) or 'none'}), or the folder of a trained model"
+    names = ", ".join(name for name in shipped_folders() if name != BRAIN)
+    return f"give a shipped model ({names or 'none'}), or the folder of a trained model"
 
 
 def _find_shipped(reference: str) -> Path:

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from brainseg_tf.brain.mask import find_brain
+from brainseg_tf.brain.mask import Brain, find_brain
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import Volume
 from brainseg_tf.model_card import ModelCard
@@ -82,7 +82,7 @@ class Segmentation:
 
     Attributes:
         mask: (X, Y, Z) bool, on the grid of the scan as it was read (LPS).
-        brain: (X, Y, Z) bool, the brain mask that was used.
+        brain: the brain mask that was used.
         stack: the slices that the network saw.
         reconstruction: (N, H, W, C); ``residual``: (N, H, W, C), input minus reconstruction.
         outline: the mask on the model's slices.
@@ -93,7 +93,7 @@ class Segmentation:
     """
 
     mask: np.ndarray
-    brain: np.ndarray
+    brain: Brain
     stack: Stack
     reconstruction: np.ndarray
     residual: np.ndarray
@@ -110,7 +110,7 @@ def segment(
     model: Reconstructor,
     card: ModelCard,
     options: SegmentationOptions | None = None,
-    brain: np.ndarray | None = None,
+    brain: Brain | None = None,
 ) -> Segmentation:
     """Segments the lesions of one patient.
 
@@ -119,7 +119,7 @@ def segment(
         model: reconstructs slices.
         card: of that model.
         options: stages after the network.
-        brain: (X, Y, Z) bool on the scans' grid, from which air is removed; found in the first scan if None.
+        brain: the brain mask on the scans' grid, see ``find_brain``; if None, the scans must be skull-stripped.
 
     Raises:
         InputError: there is no brain in the scan, or the number of scans is not the model's number of modalities.
@@ -129,22 +129,22 @@ def segment(
     seconds: dict[str, float] = {}
     scan = scans[0]
     with _clock(seconds, "slices"):
-        brain, warnings = find_brain(scan, brain)
-        stack = to_stack(scans, brain, card.slices, card.trim)
+        brain = brain or find_brain(scan)
+        stack = to_stack(scans, brain.mask, card.slices, card.trim)
     try:
         segmented = segment_slices(stack, model, card, options, seconds)
     except InputError as error:
         raise InputError(f"{scan.path}: {error}") from error
     stack, images = segmented.stack, segmented.reconstruction.images
     with _clock(seconds, "grid"):
-        mask = (from_stack(segmented.outline.found, stack, scan) > 0.5) & brain
+        mask = (from_stack(segmented.outline.found, stack, scan) > 0.5) & brain.mask
         # A component that is large enough on the model's grid can fall apart on a coarser one.
         mask = remove_small(mask, scan.voxel_ml, options.min_size_ml)
         residual = np.where(stack.brain[..., None], stack.images - images, 0)
-        middle = nib.affines.apply_affine(scan.affine, ndimage.center_of_mass(brain))[0]
+        middle = nib.affines.apply_affine(scan.affine, ndimage.center_of_mass(brain.mask))[0]
         suspected = np.zeros_like(mask)
         if segmented.outline.suspected.any():
-            suspected = (from_stack(segmented.outline.suspected, stack, scan) > 0.5) & brain & ~mask
+            suspected = (from_stack(segmented.outline.suspected, stack, scan) > 0.5) & brain.mask & ~mask
             suspected = remove_small(suspected, scan.voxel_ml, options.min_size_ml)
         components, suspects = (
             lesions(one, sample(residual.mean(axis=-1), stack, scan, one), scan.affine, middle)
@@ -161,7 +161,7 @@ def segment(
         components,
         suspected,
         suspects,
-        [*warnings, *([warning] if warning else [])],
+        [*brain.warnings, *([warning] if warning else [])],
         seconds,
     )
 

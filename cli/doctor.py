@@ -18,7 +18,7 @@ def doctor() -> None:
 
     from brainseg_tf import __version__, installation
     from brainseg_tf.errors import InputError
-    from brainseg_tf.saved_model import open_folder, shipped_folders
+    from brainseg_tf.saved_model import open_any, shipped_folders
 
     problems = 0
     click.echo(f"brainseg-tf {__version__}, Python {platform.python_version()}, {platform.platform()}")
@@ -37,7 +37,7 @@ def doctor() -> None:
     click.echo("\nmodels")
     for name, folder in shipped_folders().items():
         try:
-            model = open_folder(folder)
+            model = open_any(folder)
             model.check()
         except InputError as error:
             click.echo(f"  {name}, version {folder.name}: {error}")

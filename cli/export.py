@@ -23,7 +23,7 @@ def export(model: str, repository: Path, version: int | None) -> None:
 
     A server that polls the repository never reads an incomplete version. An existing version is never replaced.
     """
-    from brainseg_tf.saved_model import find
+    from brainseg_tf.saved_model import find_any
     from brainseg_tf.serving.repository import publish
 
-    click.echo(f"{publish(find(model), repository, version)}: exported")
+    click.echo(f"{publish(find_any(model), repository, version)}: exported")

@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 import click
 
-from brainseg_tf.architectures import ARCHITECTURES, paper_recipe
-from brainseg_tf.options import CorruptionOptions, FitOptions, ObjectiveOptions, SliceOptions, Strategy
+from brainseg_tf.architectures import ARCHITECTURES, BRAIN, paper_recipe
+from brainseg_tf.options import BrainFitOptions, CorruptionOptions, FitOptions, ObjectiveOptions, SliceOptions, Strategy
 from brainseg_tf_cli.option_factory import Decorator, GroupedCommand, apply, from_field, option
 from brainseg_tf_cli.options import FILE
 from brainseg_tf_cli.tensorflow_import import import_tensorflow
@@ -39,7 +39,7 @@ class _Field:
     parameter: str | None = None
     advanced: bool = False
 
-    def value(self, recipe: FitOptions) -> Any:
+    def value(self, recipe: FitOptions | BrainFitOptions) -> Any:
         """The value of the field in a recipe."""
         return getattr(getattr(recipe, self.part) if self.part else recipe, self.name)
 
@@ -53,6 +53,7 @@ _FIELDS = (
     _Field(FitOptions, "patience", OPTIMISER, advanced=True),
     _Field(FitOptions, "batch", OPTIMISER, advanced=True),
     _Field(FitOptions, "learning_rate", OPTIMISER),
+    _Field(BrainFitOptions, "examples", OPTIMISER, advanced=True),
     _Field(SliceOptions, "size", SLICES, "slices", advanced=True),
     _Field(SliceOptions, "normalisation", SLICES, "slices", advanced=True),
     _Field(SliceOptions, "min_brain", SLICES, "slices", advanced=True),
@@ -66,10 +67,14 @@ _FIELDS = (
 )
 
 
+def _flag(field: _Field) -> str:
+    return field.flag or f"--{field.name.replace('_', '-')}"
+
+
 def _recipe_option(field: _Field) -> Decorator:
     """A command line option whose default depends on the network; its help lists the default of every network."""
     parameter = field.parameter or (f"{field.part}_{field.name}" if field.part else field.name)
-    flags = (field.flag or f"--{field.name.replace('_', '-')}", parameter)
+    flags = (_flag(field), parameter)
     more: dict[str, Any] = {"multiple": True} if field.name == "modalities" else {}
     default = () if more else None
     return from_field(
@@ -86,6 +91,8 @@ def _recipe_option(field: _Field) -> Decorator:
 
 def _defaults(field: _Field) -> str:
     """The default of every network, and that of the preset ``paper`` if it differs."""
+    if field.options is BrainFitOptions:
+        return f"{BRAIN}: {_text(field.value(BrainFitOptions()))}"
     networks: dict[str, list[str]] = {}
     for name, architecture in ARCHITECTURES.items():
         networks.setdefault(_text(field.value(architecture.recipe)), []).append(name)
@@ -110,7 +117,7 @@ def _or(values: Iterable[str]) -> str:
     return " or ".join(values)
 
 
-@click.command(cls=GroupedCommand, short_help="Train a network on the healthy slices of a cohort.")
+@click.command(cls=GroupedCommand, short_help="Train a network on a cohort.")
 @click.argument("data", type=FILE)
 @option("--out", group="Run", required=True, type=FILE, help="Folder of the run; the model is OUT/1.")
 @option(
@@ -141,7 +148,7 @@ def _or(values: Iterable[str]) -> str:
     "--model",
     "architecture",
     group=NETWORK,
-    type=click.Choice(list(ARCHITECTURES)),
+    type=click.Choice([*ARCHITECTURES, BRAIN]),
     default="cvae",
     show_default=True,
     help="Network. Its recipe determines the defaults of the options below.",
@@ -167,6 +174,9 @@ def fit(
 ) -> None:
     """Train a network on the healthy slices of DATA, a folder in the BraTS 2019 layout.
 
+    With --model brain, train the brain network on DATA, a folder of subjects ID/ID_MODALITY.nii.gz: heads with
+    ID_brain.nii.gz, and skull-stripped brains, around which random heads are drawn.
+
     Checkpoints, history.csv, losses.png, reconstructions.png and the model (OUT/1) are written to OUT. Use the model
     with `brainseg-tf predict --model OUT`.
 
@@ -174,12 +184,14 @@ def fit(
     """
     # Arguments and data are checked first, because the import of TensorFlow takes seconds.
     from brainseg_tf.training import runs
-    from brainseg_tf.training.cohort import read_cohort
     from brainseg_tf.training.tf_config import check_tf_config
 
+    brain = architecture == BRAIN
+    if brain and (strategy != "single" or preset != "best"):
+        raise click.UsageError(f"--strategy and --preset do not go with --model {BRAIN}")
     if strategy == "multi-worker":
         check_tf_config()
-    options = _options(architecture, preset, given)
+    options = _brain_options(given) if brain else _options(architecture, preset, given)
     if resume and given["epochs"] is None:
         options = replace(options, epochs=runs.read_record(out).epochs)
     finished = runs.check_run(out, options, resume=resume)
@@ -187,32 +199,63 @@ def fit(
         click.echo(runs.nothing_to_do(out))
         click.echo(f"model: {finished.path}")
         return
-    read_cohort(data, options.modalities)
+    if brain:
+        from brainseg_tf.training.brain_cohort import read_heads
+
+        read_heads(data, options.modalities)
+    else:
+        from brainseg_tf.training.cohort import read_cohort
+
+        read_cohort(data, options.modalities)
     import_tensorflow()
 
     from brainseg_tf.keras_backend import use_defaults
     from brainseg_tf.resources import limit_threads
-    from brainseg_tf.training.fit import RunSettings
-    from brainseg_tf.training.fit import fit as train
 
     use_defaults()
     limit_threads()
 
     # Progress bars on a terminal, one line per epoch in a log file.
-    settings = RunSettings(
+    settings = runs.RunSettings(
         resume=resume, cache=cache, strategy=strategy, say=click.echo, verbose=1 if sys.stdout.isatty() else 2
     )
-    click.echo(f"model: {train(data, out, options, settings)}")
+    if isinstance(options, BrainFitOptions):
+        from brainseg_tf.training.brain_fit import fit_brain
+
+        model = fit_brain(data, out, options, settings)
+    else:
+        from brainseg_tf.training.fit import fit as train
+
+        model = train(data, out, options, settings)
+    click.echo(f"model: {model}")
+
+
+def _brain_options(given: dict[str, Any]) -> BrainFitOptions:
+    """The options of the brain network, with the values from the command line."""
+    options = BrainFitOptions()
+    for field, value in _given(given):
+        if field.part or not hasattr(options, field.name):
+            raise click.UsageError(f"{_flag(field)} does not go with --model {BRAIN}")
+        options = replace(options, **{field.name: value})
+    return options
+
+
+def _given(given: dict[str, Any]) -> list[tuple[_Field, Any]]:
+    """The fields with a value from the command line."""
+    values = [
+        (field, given[field.parameter or (f"{field.part}_{field.name}" if field.part else field.name)])
+        for field in _FIELDS
+    ]
+    return [(field, value) for field, value in values if value not in (None, ())]
 
 
 def _options(architecture: str, preset: str, given: dict[str, Any]) -> FitOptions:
     """The recipe, with the values from the command line."""
     entry = ARCHITECTURES[architecture]
     options = paper_recipe(architecture) if preset == "paper" else entry.recipe
-    for field in _FIELDS:
-        value = given[field.parameter or (f"{field.part}_{field.name}" if field.part else field.name)]
-        if value in (None, ()):
-            continue
+    for field, value in _given(given):
+        if field.options is BrainFitOptions:
+            raise click.UsageError(f"{_flag(field)} goes with --model {BRAIN} only")
         change = {field.name: value}
         if field.part:
             change = {field.part: replace(getattr(options, field.part), **change)}

@@ -8,8 +8,9 @@ import click
 @click.command(short_help="List the shipped models.")
 def models() -> None:
     """List the shipped models with size, modalities, training data, accuracy and terms of the data."""
-    from brainseg_tf.saved_model import shipped
+    from brainseg_tf.saved_model import shipped, shipped_brain_network
 
+    brain = shipped_brain_network()
     for model in shipped():
         card = model.card
         click.echo(f"{card.name}, version {card.version}")
@@ -33,6 +34,14 @@ def models() -> None:
                 f"{_number(interval, 'high')}), without network {_number(baseline, 'dice')}; {card.metrics['patients']}"
             )
         click.echo(f"  terms      {card.terms}")
+    found = brain.card
+    click.echo(f"{found.name}, version {found.version}")
+    click.echo(f"  network    finds the brain in a head, {found.parameters:,} parameters, {brain.megabytes:.1f} MB")
+    click.echo(f"  modality   any of {', '.join(found.modalities)}")
+    click.echo(f"  data       {found.data.heads} heads with brain masks, {found.data.stripped} skull-stripped brains")
+    for group, measured in found.metrics.items():
+        click.echo(f"  measured   {group}: {measured}")
+    click.echo(f"  terms      {found.terms}")
 
 
 def _number(metrics: dict[str, Any], name: str) -> str:

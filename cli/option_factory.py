@@ -81,7 +81,7 @@ class GroupedCommand(click.Command):
         for place, word in enumerate(args):
             name, equals, value = word.partition("=")
             if place < end and name in renamed:
-                click.echo(f"Warning: {name} is deprecated and will be removed in 0.11; use {renamed[name]}", err=True)
+                click.echo(f"Warning: {name} is deprecated and will be removed in 0.12; use {renamed[name]}", err=True)
                 word = f"{renamed[name]}{equals}{value}"
             current.append(word)
         return current

@@ -38,7 +38,6 @@ post_processing = apply(
             SegmentationOptions,
             "min_size_ml",
             group=POST,
-            renamed_from=("--min-size",),
         ),
         from_field(SegmentationOptions, "faintest", group=POST),
         from_field(
@@ -55,10 +54,9 @@ post_processing = apply(
             "correct_bias_field",
             group=POST,
             advanced=True,
-            renamed_from=("--flatten", "--no-flatten"),
             default_text="only if the score is a probability",
         ),
-        from_field(SegmentationOptions, "erosion_mm", group=POST, advanced=True, renamed_from=("--rim",)),
+        from_field(SegmentationOptions, "erosion_mm", group=POST, advanced=True),
         option(
             "--median",
             group=POST,
@@ -82,11 +80,10 @@ post_processing = apply(
             "healthy_threshold",
             group=POST,
             advanced=True,
-            renamed_from=("--level",),
             default_text="measured on healthy slices, from the model card",
         ),
-        from_field(SegmentationOptions, "closing_mm", group=POST, advanced=True, renamed_from=("--closing",)),
-        from_field(SegmentationOptions, "boundary_mm", group=POST, advanced=True, renamed_from=("--edge",)),
+        from_field(SegmentationOptions, "closing_mm", group=POST, advanced=True),
+        from_field(SegmentationOptions, "boundary_mm", group=POST, advanced=True),
     ]
 )
 

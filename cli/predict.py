@@ -16,11 +16,13 @@ from brainseg_tf_cli.predict_options import input_output_and_model, many_scans_a
 from brainseg_tf_cli.tensorflow_import import import_tensorflow
 
 if TYPE_CHECKING:
+    from brainseg_tf.brain.network import BrainNetwork
     from brainseg_tf.prediction.batch import Batch, Progress
     from brainseg_tf.prediction.jobs import Job, Outcome
     from brainseg_tf.prediction.predictor import Predictor
     from brainseg_tf.reconstruction import Reconstructor
     from brainseg_tf.saved_model import ModelFolder
+    from brainseg_tf.serving.endpoint import Endpoint
 
 # Options for one scan with --out, by parameter.
 _ONE_SCAN = {
@@ -34,6 +36,7 @@ _ONE_SCAN = {
     "save_dicom_seg": "--save-dicom-seg",
     "save_reconstruction": "--save-reconstruction",
     "save_suspicion": "--save-suspicion",
+    "save_brain_mask": "--save-brain-mask",
     "report": "--report",
 }
 
@@ -64,12 +67,10 @@ def predict(context: click.Context, /, scans: tuple[Path, ...], **given: Any) ->
     found = find(name) if name is not None else best_for(["flair", *given["modality"]])
     if server:
         found.check()  # A model that is loaded here is checked when it is loaded.
-    options = PredictOptions(
-        segmentation_options(context, given), given["skull_strip"], given["copies"], given["overwrite"]
-    )
+    options = PredictOptions(segmentation_options(context, given), given["brain"], given["copies"], given["overwrite"])
     # A server joins requests of many clients into one batch, whose slices must be of one size.
     card = replace(found.card, trim=0) if server else found.card
-    predictor = Predictor(card, _loader(found, given), options, server=server)
+    predictor = Predictor(card, _loader(found, given), options, load_brain=_brain_loader(given), server=server)
     if given["out"] is not None:
         job = _job(scans[0], given)
         _show(job, predictor.run(job))
@@ -88,8 +89,8 @@ def _check_usage(scans: tuple[Path, ...], given: dict[str, Any]) -> None:
         raise click.UsageError("give --out FILE for one scan, or --out-dir FOLDER for several")
     if out is not None and (len(scans) > 1 or _is_folder_of_scans(scans[0])):
         raise click.UsageError("--out takes one scan; give --out-dir for several scans or a folder of them")
-    if given["brain_mask"] and given["skull_strip"]:
-        raise click.UsageError("give --brain-mask or --skull-strip, not both")
+    if given["brain_mask"] and given["brain"] not in ("auto", "stripped"):
+        raise click.UsageError(f"give --brain-mask or --brain {given['brain']}, not both")
     if out is not None and (given["proceed"] or given["scheduler"]):
         raise click.UsageError("--continue and --scheduler go with --out-dir")
     if given["scheduler"] and given["server"]:
@@ -113,38 +114,52 @@ def _loader(found: "ModelFolder", given: dict[str, Any]) -> "Callable[[], Recons
         limit_threads()
         if given["server"] is None:
             return found.load()
-        from brainseg_tf.serving.endpoint import Endpoint
         from brainseg_tf.serving.remote import connect
 
-        endpoint = Endpoint(
-            given["server"],
-            given["server_model"] or found.card.name,
-            given["server_version"],
-            given["server_label"],
-            given["server_ca"],
-            given["server_timeout"],
-        )
-        return connect(endpoint, found.card)
+        name = given["server_model"] or found.card.name
+        return connect(_endpoint(given, name, given["server_version"], given["server_label"]), found.card)
 
     return load
 
 
+def _brain_loader(given: dict[str, Any]) -> "Callable[[], BrainNetwork | None]":
+    """What loads the brain network in this process, or connects to the server that has it."""
+
+    def load() -> "BrainNetwork | None":
+        from brainseg_tf.resources import limit_threads
+        from brainseg_tf.saved_model import shipped_brain_network
+
+        import_tensorflow()
+        limit_threads()
+        found = shipped_brain_network()
+        if given["server"] is None:
+            return found.load()
+        from brainseg_tf.serving.remote import connect_brain_network
+
+        return connect_brain_network(_endpoint(given, found.card.name), found.card)
+
+    return load
+
+
+def _endpoint(given: dict[str, Any], model: str, version: int | None = None, label: str | None = None) -> "Endpoint":
+    from brainseg_tf.serving.endpoint import Endpoint
+
+    return Endpoint(given["server"], model, version, label, given["server_ca"], given["server_timeout"])
+
+
 def _job(scan: Path, given: dict[str, Any]) -> "Job":
     """The job of one scan with --out."""
-    from brainseg_tf.images.formats import stem
-    from brainseg_tf.prediction.batch import BRAIN as BRAIN_MASK
     from brainseg_tf.prediction.jobs import Job, Outputs
 
-    out = given["out"]
     outputs = Outputs(
-        out,
+        given["out"],
         figure=given["figure"],
         residual=given["save_residual"],
         reconstruction=given["save_reconstruction"],
         probability=given["save_probability"],
         uncertainty=given["save_uncertainty"],
         suspicion=given["save_suspicion"],
-        brain_mask=out.with_name(f"{stem(out)}{BRAIN_MASK}") if given["skull_strip"] else None,
+        brain_mask=given["save_brain_mask"],
         dicom=given["save_dicom_seg"],
         page=given["html"],
         report=given["report"],
@@ -187,7 +202,7 @@ def _plan(scans: tuple[Path, ...], modality: str, given: dict[str, Any]) -> "Bat
     overwrite = given["overwrite"] or given["proceed"]
     if html is not None:
         check_index(html, overwrite=overwrite)
-    batch = plan_batch(scans, out_dir, index=html, strip=given["skull_strip"] is not None, modality=modality)
+    batch = plan_batch(scans, out_dir, index=html, brain_masks=given["brain"] != "stripped", modality=modality)
     check(out_dir / SUMMARY, [job.outputs.mask for job in batch.jobs], overwrite=overwrite)
     if html is not None:
         check_writable(html, overwrite=True)

@@ -13,17 +13,22 @@ INPUT, OUTPUT, BRAIN, MODEL = "Input", "Output", "Brain", "Model"
 MANY, SERVER = "Many scans", "Server"
 
 
-def _command(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Checks a skull-stripping command before anything else is done."""
-    if value is None:
-        return None
+def brain_method(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Checks how the brain is found before anything else is done."""
+    from brainseg_tf.brain.mask import METHODS
+    from brainseg_tf.brain.tools import CHOICES, command_of
+
+    if value in METHODS:
+        return value
+    command = command_of(value)
+    if command is None:
+        raise click.BadParameter(f"{value}: {CHOICES}")
     try:
-        words = shlex.split(value)
+        words = shlex.split(command)
     except ValueError as error:
         raise click.BadParameter(f"{error}; quote it as for a shell") from None
-    for place in ("{scan}", "{mask}"):
-        if not any(place in word for word in words[1:]):
-            raise click.BadParameter(f"has no {place}; say where the tool takes the scan and where it leaves the mask")
+    if not words or any(place in words[0] for place in ("{scan}", "{mask}")):
+        raise click.BadParameter(f"{value}: does not begin with a program; {CHOICES}")
     return value
 
 
@@ -71,6 +76,7 @@ input_output_and_model = apply(
             type=FILE,
             help="Mask of what is abnormal but not in the lesion mask, on the scan's grid.",
         ),
+        option("--save-brain-mask", group=OUTPUT, type=FILE, help="Mask of the brain, on the scan's grid."),
         option(
             "--save-residual",
             group=OUTPUT,
@@ -102,7 +108,14 @@ input_output_and_model = apply(
         ),
         from_field(PredictOptions, "overwrite", group=OUTPUT),
         option("--brain-mask", group=BRAIN, type=FILE, help="Brain mask on the scan's grid."),
-        from_field(PredictOptions, "skull_strip", group=BRAIN, metavar="COMMAND", callback=_command),
+        from_field(
+            PredictOptions,
+            "brain",
+            group=BRAIN,
+            metavar="METHOD",
+            callback=brain_method,
+            renamed_from=("--skull-strip",),
+        ),
         option(
             "--model",
             group=MODEL,

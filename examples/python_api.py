@@ -7,14 +7,16 @@ Run it with ``python examples/python_api.py``, or open it as a notebook with cel
 from pathlib import Path
 
 from brainseg_tf import saved_model
+from brainseg_tf.brain.mask import find_brain
 from brainseg_tf.images.volume import read_mask, read_volume, write_map
 from brainseg_tf.metrics import dice, iou
 from brainseg_tf.options import SegmentationOptions
 from brainseg_tf.prediction import figures
 from brainseg_tf.segmentation import segment
+from brainseg_tf.slices import onto_stack
 
 examples = Path(__file__).parent
-scan = read_volume(examples / "phantom" / "phantom_flair.nii.gz")
+scan = read_volume(examples / "phantom" / "head_flair.nii.gz")
 print(scan.data.shape, f"{scan.voxel_ml * 1000:g} mm3 per voxel")
 
 # %% Load a model, a shipped one by its name or your own by its folder. The card describes the slices that it needs.
@@ -22,8 +24,12 @@ found = saved_model.find("cvae")
 model = found.load()
 print(found.card.name, found.card.modalities, found.card.slices)
 
+# %% Find the brain: the head has a skull, so the brain network is used.
+brain = find_brain(scan, network=saved_model.shipped_brain_network().load)
+print(f"{brain.mask.sum() * scan.voxel_ml:.0f} ml of brain, source: {brain.source}")
+
 # %% Segment the lesions.
-result = segment([scan], model, found.card, SegmentationOptions(min_size_ml=0.5))
+result = segment([scan], model, found.card, SegmentationOptions(min_size_ml=0.5), brain)
 for lesion in result.lesions:
     print(f"{lesion.ml:6.1f} ml at {lesion.centroid_mm} mm")
 print("seconds:", result.seconds)
@@ -39,9 +45,10 @@ print(
 )
 
 # %% Compare the mask with the ground truth, and write it on the grid of the scan.
-truth = read_mask(examples / "phantom" / "phantom_lesions.nii.gz", scan)
+truth = read_mask(examples / "phantom" / "head_lesions.nii.gz", scan)
 print(f"Dice {dice(result.mask, truth):.3f}, IoU {iou(result.mask, truth):.3f}")
 output = examples / "output"
 output.mkdir(exist_ok=True)
 write_map(output / "api_mask.nii.gz", result.mask, scan)
-figures.segmentation(result, output / "api_figure.png")
+backdrop = figures.Backdrop(scan=onto_stack(scan.data, scan, result.stack))
+figures.segmentation(result, output / "api_figure.png", backdrop)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Creates a virtual environment, installs the package, and segments a scan: mask, figure and report.
 #     bash examples/quickstart.sh [scan.nii.gz]
-# The default is the sample scan, a phantom with known lesions, for which the Dice is printed too. The environment variable
+# The default is the sample head, a phantom with skull and known lesions, for which the Dice is printed too. The environment variable
 # PYTHON sets the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -15,7 +15,7 @@ mkdir -p "$out"
 if [ $# -gt 0 ]; then
     scan=$1 truth=()
 else
-    scan=examples/phantom/phantom_flair.nii.gz truth=(--truth examples/phantom/phantom_lesions.nii.gz)
+    scan=examples/phantom/head_flair.nii.gz truth=(--truth examples/phantom/head_lesions.nii.gz)
 fi
 "$venv/bin/brainseg-tf" predict "$scan" --out "$out/mask.nii.gz" --figure "$out/figure.png" \
     --report "$out/report.json" --overwrite "${truth[@]}"

@@ -33,7 +33,8 @@ def make_brain(
     index = np.stack(np.indices(shape), axis=-1)
     middle = (np.array(shape) - 1) / 2
     radius = np.linalg.norm((index - middle) / (0.42 * np.array(shape)), axis=-1)
-    brain = radius < 1
+    # Without a piece at the front and below: a brain is not symmetric along these axes.
+    brain = (radius < 1) & ((index[..., 1] > middle[1] - 5) | (index[..., 2] > middle[2] - 3))
     texture = ndimage.gaussian_filter(random.normal(size=shape), 1.5)
     scan = 300 + 40 * texture / texture.std() - 60 * (radius < 0.35)
     truth = np.zeros(shape, bool)

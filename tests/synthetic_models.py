@@ -32,5 +32,17 @@ class Pointing(Healthy):
 
 def card(**changes: object) -> ModelCard:
     data = TrainingData(3, 30, 20, 10, ("a",), ("b",), ("c",))
-    base = ModelCard("perfect", 1, "cvae", 1, ("flair",), SLICES, data, {}, {}, LEVELS, {})
+    base = ModelCard(
+        name="perfect",
+        version=1,
+        architecture="cvae",
+        parameters=1,
+        modalities=("flair",),
+        slices=SLICES,
+        data=data,
+        training={},
+        losses={},
+        healthy_levels=LEVELS,
+        versions={},
+    )
     return replace(base, **changes)

@@ -28,7 +28,7 @@ def test_the_site_has_every_command_and_every_model(site):
     commands = (site / "commands" / "index.html").read_text(encoding="utf-8")
     for name in COMMANDS:
         assert f'id="brainseg-tf-{name}"' in commands or f'id="{name}"' in commands, name
-    assert "--skull-strip" in commands
+    assert "--save-brain-mask" in commands
     models = (site / "models" / "index.html").read_text(encoding="utf-8")
     for place in (ROOT / "saved_models").iterdir():
         if (place / "1").is_dir() or (place / "2").is_dir():

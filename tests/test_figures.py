@@ -13,6 +13,7 @@ from brainseg_tf.evaluation import figures as evaluation_figures
 from brainseg_tf.evaluation.case_metrics import Comparison
 from brainseg_tf.images.volume import read_volume
 from brainseg_tf.prediction import figures as prediction_figures
+from brainseg_tf.prediction.figures import Backdrop
 from brainseg_tf.segmentation import Segmentation, segment
 from brainseg_tf.training import figures as training_figures
 from helpers import make_brain, save
@@ -48,7 +49,7 @@ def texts(monkeypatch) -> list[str]:
 
 def test_the_lesion_is_drawn_on_result_and_truth(result, tmp_path):
     prediction_figures.segmentation(result, tmp_path / "four.png")
-    prediction_figures.segmentation(result, tmp_path / "five.png", truth=result.outline.found)
+    prediction_figures.segmentation(result, tmp_path / "five.png", Backdrop(truth=result.outline.found))
     four, five = (image.imread(tmp_path / f"{name}.png") for name in ("four", "five"))
     assert five.shape[1] > four.shape[1]
     last = red(four)[:, -four.shape[1] // 4 :].sum()

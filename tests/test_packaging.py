@@ -60,4 +60,5 @@ def test_the_command_finds_its_models_from_anywhere(place):
         "dcvae",
         "selfseg-flair",
         "selfseg-flair-t2",
+        "brain",
     ]

@@ -99,7 +99,7 @@ def test_a_path_is_never_a_shipped_model(working_folder):
         with pytest.raises(InputError) as caught:
             saved_model.find(text)
         assert str(caught.value).startswith(f"{text}: no such folder; give an existing one, or the name of a shipped ")
-        assert "(cvae, " in str(caught.value)
+        assert "(brain, cvae, " in str(caught.value)
 
 
 def test_an_ambiguous_name_is_refused_and_both_models_are_named(working_folder):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from brainseg_tf.brain.mask import Brain
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import read_volume
 from brainseg_tf.metrics import dice
@@ -97,7 +98,7 @@ def test_a_brain_mask_limits_the_search(tmp_path):
     data, truth = make_brain(3)
     scan = read_volume(save(data, tmp_path / "scan.nii"))
     brain = (scan.data > 0) & ~truth
-    assert not (segment([scan], Healthy(), card(), OPTIONS, brain).mask & truth).any()
+    assert not (segment([scan], Healthy(), card(), OPTIONS, Brain(brain, "given")).mask & truth).any()
 
 
 def test_nothing_is_found_outside_the_brain(tmp_path):
@@ -107,7 +108,9 @@ def test_nothing_is_found_outside_the_brain(tmp_path):
     middle = int(np.argwhere(truth).mean(axis=0)[0])
     brain = scan.data > 0
     brain[middle : middle + 2] = False
-    result = segment([scan], Healthy(), card(), replace(OPTIONS, closing_mm=12.0, erosion_mm=0.0), brain)
+    result = segment(
+        [scan], Healthy(), card(), replace(OPTIONS, closing_mm=12.0, erosion_mm=0.0), Brain(brain, "given")
+    )
     assert result.outline.found.any()
     assert not (result.outline.found & ~result.stack.brain).any()
 

@@ -1,38 +1,96 @@
-"""Brain masks: computed from a skull-stripped scan, or given by the user and checked."""
+"""The brain mask of a scan: given, taken from a stripped scan, found by the brain network, or made by another tool."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from scipy import ndimage
 
+from brainseg_tf.brain.checks import LARGEST_BRAIN_ML, mask_warnings
+from brainseg_tf.brain.network import BrainNetwork, NetworkMask, largest_component, network_mask
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.background import find_background, foreground_mask, head_mask
 from brainseg_tf.images.volume import Volume
 
-# The largest brains that were measured are below 2100 ml. A head with skull and neck is larger.
-LARGEST_BRAIN_ML = 2200.0
+# How the brain is found without a mask or a tool, see ``find_brain``.
+METHODS = ("auto", "stripped", "network")
+Source = Literal["given", "tool", "stripped", "cleaned", "network"]
+
 # A given brain mask is restricted to the head if a larger share of it is air.
 _LARGEST_AIR_SHARE = 0.1
+# A mask is loose if a larger share of it is more than this distance outside what the network finds. Masks of different
+# tools differ by less.
+_LOOSE_SHARE, _MARGIN_MM = 0.1, 6.0
+# Mean probabilities of the network's mask below this mean that the image is not like any head it has seen.
+_LEAST_CERTAINTY = 0.9
 
 
-def find_brain(scan: Volume, given: np.ndarray | None = None) -> tuple[np.ndarray, list[str]]:
+@dataclass(frozen=True)
+class Brain:
+    """A brain mask, and where it comes from.
+
+    Attributes:
+        mask: (X, Y, Z) bool, on the grid of the scan.
+        source: given: by the user; tool: by a skull-stripping tool; stripped: what is not background in a
+            skull-stripped scan; cleaned: the same without what the network does not take for brain; network: what the
+            brain network found.
+        warnings: sentences for the user.
+    """
+
+    mask: np.ndarray
+    source: Source
+    warnings: list[str] = field(default_factory=list)
+
+
+def find_brain(
+    scan: Volume,
+    *,
+    given: np.ndarray | None = None,
+    tool: bool = False,
+    method: str = "auto",
+    network: Callable[[], BrainNetwork | None] | None = None,
+) -> Brain:
     """Finds the brain in a scan.
 
     Args:
         scan: the scan.
-        given: (X, Y, Z) bool, a brain mask from the user; without it the scan must be skull-stripped.
-
-    Returns:
-        The brain mask, (X, Y, Z) bool; and warnings if the mask seems to include more than the brain.
+        given: (X, Y, Z) bool, a brain mask from the user or from a tool.
+        tool: whether ``given`` is from a tool.
+        method: if no mask is given: ``stripped``: what is not background; ``network``: the brain network's mask;
+            ``auto``: the first for a skull-stripped scan, else the second.
+        network: loads the brain network; gives None if a server does not have it. Without it nothing is compared with
+            the network's mask, and ``auto`` is ``stripped``.
 
     Raises:
         InputError: there is no brain.
     """
-    if given is None:
-        brain = brain_mask(scan)
-        warnings = [skull_warning(scan, brain)]
+    loaded = None if network is None or method == "stripped" else network()
+    if loaded is None and method == "network":
+        raise InputError(
+            "--brain network: there is no brain network; add it to the server with brainseg-tf export brain, or give a "
+            "brain mask with --brain-mask"
+        )
+    found = None if loaded is None else network_mask(scan, loaded)
+    if given is not None:
+        brain = _checked(given, scan, found, "tool" if tool else "given")
+    elif found is None:
+        brain = Brain(brain_mask(scan), "stripped")
+        warning = skull_warning(scan, brain.mask)
+        if warning:
+            return replace(brain, warnings=[warning])
+    elif method == "auto" and is_stripped(scan):
+        brain = _cleaned(brain_mask(scan), scan, found)
     else:
-        brain, air_warning = cut_to_head(given, scan)
-        warnings = [air_warning, volume_warning(scan, brain)]
-    return brain, [warning for warning in warnings if warning]
+        brain = _from_network(scan, found)
+    return replace(brain, warnings=[*brain.warnings, *mask_warnings(scan, brain.mask)])
+
+
+def is_stripped(scan: Volume) -> bool:
+    """Whether a scan seems to be skull-stripped: a constant background, and not more tissue than a brain."""
+    if find_background(scan.data) is None:
+        return False
+    return bool(np.count_nonzero(brain_mask(scan)) * scan.voxel_ml <= LARGEST_BRAIN_ML)
 
 
 def brain_mask(volume: Volume) -> np.ndarray:
@@ -44,11 +102,7 @@ def brain_mask(volume: Volume) -> np.ndarray:
     Raises:
         InputError: no brain was found.
     """
-    mask = foreground_mask(volume.data)
-    labels, count = ndimage.label(mask)
-    if count > 1:
-        mask = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    mask = ndimage.binary_fill_holes(mask)
+    mask = ndimage.binary_fill_holes(largest_component(foreground_mask(volume.data)))
     if mask.sum() < 8:
         raise InputError(f"{volume.path}: no brain found in the scan; give a brain mask with --brain-mask")
     return mask
@@ -79,17 +133,6 @@ def cut_to_head(brain: np.ndarray, volume: Volume) -> tuple[np.ndarray, str | No
     return inside, f"{volume.path}: {air:.0%} of the brain mask is background, which was removed; check --brain-mask"
 
 
-def volume_warning(volume: Volume, brain: np.ndarray) -> str | None:
-    """A warning if a brain mask is larger than any brain, else None."""
-    ml = brain.sum() * volume.voxel_ml
-    if ml <= LARGEST_BRAIN_ML:
-        return None
-    return (
-        f"{volume.path}: the brain mask has {ml:.0f} ml, more than any brain, so the lesion mask is probably wrong; "
-        "check --brain-mask"
-    )
-
-
 def skull_warning(volume: Volume, brain: np.ndarray) -> str | None:
     """A warning if a scan seems not to be skull-stripped, else None."""
     ml = brain.sum() * volume.voxel_ml
@@ -100,6 +143,63 @@ def skull_warning(volume: Volume, brain: np.ndarray) -> str | None:
     else:
         return None
     return (
-        f"{volume.path}: the scan seems not to be skull-stripped ({reason}), so the mask is probably wrong; give "
-        "--skull-strip with an external tool (HD-BET, SynthStrip), or --brain-mask"
+        f"{volume.path}: the scan seems not to be skull-stripped ({reason}), so the mask is probably wrong; find "
+        "the brain with --brain auto (a server needs the model brain for it), or give --brain-mask"
     )
+
+
+def _checked(given: np.ndarray, scan: Volume, found: NetworkMask | None, source: Source) -> Brain:
+    """A given mask without air, and without what is far outside the network's mask if that is much."""
+    mask, air_warning = cut_to_head(given, scan)
+    warnings = [air_warning] if air_warning else []
+    loose = 0.0 if found is None else _share_outside(mask, found, scan)
+    if found is not None and loose > _LOOSE_SHARE:
+        mask = mask & found.mask
+        warnings.append(
+            f"{scan.path}: {loose:.0%} of the brain mask is outside the brain that the brain network finds, and was "
+            "removed; check --brain-mask"
+        )
+    return Brain(mask, source, warnings)
+
+
+def _cleaned(foreground: np.ndarray, scan: Volume, found: NetworkMask) -> Brain:
+    """What is not background in a stripped scan, without orbits, dura and skull if there are remains of them."""
+    if not found.mask.any():
+        warning = f"{scan.path}: the brain network finds no brain in this scan, so the mask may be meaningless"
+        return Brain(foreground, "stripped", [warning])
+    remains = _share_outside(foreground, found, scan)
+    if remains <= _LOOSE_SHARE:
+        return Brain(foreground, "stripped")
+    warning = (
+        f"{scan.path}: {remains:.0%} of what is not background is outside the brain that the brain network finds, and "
+        "was removed; --brain stripped keeps it"
+    )
+    return Brain(foreground & found.mask, "cleaned", [warning])
+
+
+def _from_network(scan: Volume, found: NetworkMask) -> Brain:
+    if np.count_nonzero(found.mask) < 8:
+        raise InputError(
+            f"{scan.path}: the brain network finds no brain in the scan; check that it shows a head, or give a brain "
+            "mask with --brain-mask"
+        )
+    warnings = []
+    if found.certainty < _LEAST_CERTAINTY:
+        warnings.append(
+            f"{scan.path}: the brain network is uncertain (mean probability {found.certainty:.2f}), so the brain mask "
+            "may be wrong; check it (--save-brain-mask), or give one with --brain-mask"
+        )
+    return Brain(found.mask, "network", warnings)
+
+
+def _share_outside(mask: np.ndarray, found: NetworkMask, scan: Volume) -> float:
+    """The share of a mask that is outside the network's mask by more than the margin."""
+    outside = mask & ~found.mask
+    size = np.count_nonzero(mask)
+    # Measuring distances takes a second; most masks agree.
+    if not size or np.count_nonzero(outside) <= _LOOSE_SHARE * size:
+        return 0.0
+    if not found.mask.any():
+        return 1.0
+    distance = ndimage.distance_transform_edt(~found.mask, scan.spacing)
+    return float(np.count_nonzero(outside & (distance > _MARGIN_MM)) / size)

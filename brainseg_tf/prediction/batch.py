@@ -53,7 +53,12 @@ class Batch:
 
 
 def plan_batch(
-    places: Sequence[Path], out: Path, *, index: Path | None = None, strip: bool = False, modality: str = "flair"
+    places: Sequence[Path],
+    out: Path,
+    *,
+    index: Path | None = None,
+    brain_masks: bool = False,
+    modality: str | None = "flair",
 ) -> Batch:
     """Finds scans and plans a job for each of them, with mask, report and figure in ``out``.
 
@@ -66,8 +71,8 @@ def plan_batch(
             ``brainseg_tf.prediction.scan_search``.
         out: the folder for results.
         index: the index page; if given, each scan gets a page and a thumbnail too.
-        strip: whether the brain mask of each scan is written too.
-        modality: the model's first modality.
+        brain_masks: whether the brain mask of each scan is written too.
+        modality: the model's first modality; None for scans of any modality in folders that are no BIDS dataset.
 
     Raises:
         InputError: there is no scan, two scans have the same output file, or ``out`` cannot be created.
@@ -93,7 +98,7 @@ def plan_batch(
             raise InputError(_no_scan_message(place, in_place, bids=root is not None))
         found.failed += in_place.failed
         found.left_out += in_place.left_out
-    jobs = [_without_unwanted(job, pages=index is not None, strip=strip) for job in jobs]
+    jobs = [_without_unwanted(job, pages=index is not None, brain_masks=brain_masks) for job in jobs]
     for mask, count in Counter(job.outputs.mask for job in jobs).items():
         if count > 1:
             raise InputError(f"{mask}: is the mask of two scans; rename one of them, or segment them separately")
@@ -288,10 +293,10 @@ def _job(scan: Path, out: Path) -> Job:
     return Job(scan, outputs, dicom_required=False)
 
 
-def _without_unwanted(job: Job, *, pages: bool, strip: bool) -> Job:
+def _without_unwanted(job: Job, *, pages: bool, brain_masks: bool) -> Job:
     """The job without page and thumbnail, or without brain mask, if these are not wanted."""
     outputs = job.outputs if pages else replace(job.outputs, page=None, thumbnail=None)
-    return replace(job, outputs=outputs if strip else replace(outputs, brain_mask=None))
+    return replace(job, outputs=outputs if brain_masks else replace(outputs, brain_mask=None))
 
 
 def _bids_job(scan: Path, dataset: Path, out: Path) -> Job:

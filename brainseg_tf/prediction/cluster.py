@@ -15,7 +15,7 @@ from brainseg_tf.prediction.batch import attempt
 from brainseg_tf.prediction.jobs import Job, Outcome, Outputs
 from brainseg_tf.prediction.pages import Navigation
 from brainseg_tf.prediction.predictor import Predictor
-from brainseg_tf.saved_model import find
+from brainseg_tf.saved_model import find, shipped_brain_network
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -140,4 +140,4 @@ def _predictor(model: str, options: PredictOptions) -> Predictor:
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     limit_threads()
     found = find(model)
-    return Predictor(found.card, found.load, options)
+    return Predictor(found.card, found.load, options, load_brain=lambda: shipped_brain_network().load())

@@ -1,5 +1,6 @@
 """Figures of a segmented scan: the stages of the segmentation, and a thumbnail."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,38 +16,58 @@ from brainseg_tf.segmentation import Segmentation
 # Rows of pixels between two slices in a column.
 _GAP = 4
 _LESION = ListedColormap(["#e8202a"])
+_BRAIN = "#30c8e0"
+# Pixels around the brain that are shown if the figure shows the head.
+_HEAD_MARGIN = 14
 _OPPOSITE = dict(zip("LRAPSI", "RLPAIS", strict=True))
 
 
-def segmentation(result: Segmentation, path: Path | BinaryIO, truth: np.ndarray | None = None, rows: int = 3) -> None:
+@dataclass(frozen=True)
+class Backdrop:
+    """What is drawn besides the result, on the model's slices.
+
+    Attributes:
+        scan: (N, H, W), the scan with what is outside the brain; drawn with the brain's outline if given.
+        truth: (N, H, W) bool, the ground truth.
+    """
+
+    scan: np.ndarray | None = None
+    truth: np.ndarray | None = None
+
+
+def segmentation(result: Segmentation, path: Path | BinaryIO, backdrop: Backdrop | None = None, rows: int = 3) -> None:
     """Draws input, reconstruction, residual and result (figure 3 of the paper) as a PNG.
 
-    There is a further panel for the probability, if the network gives one. The letters at the edges of the input panel
+    There is a further panel for the scan with the brain's outline, if the scan is given, and for the probability, if
+    the network gives one. The letters at the edges of the input panel
     are the patient's directions: right, left, anterior and posterior.
 
     Args:
         result: of ``segment``.
         path: the file, by its path or opened in binary mode.
-        truth: (N, H, W) bool on the model's slices, for a further panel.
+        backdrop: the scan and the ground truth, for further panels.
         rows: number of slices: those with the largest lesion area, or with the largest brain area if there is no
             lesion.
     """
+    backdrop = backdrop or Backdrop()
     images = result.stack.images[..., 0]
     if images.size == 0:
         save(message("no slices"), path)
         return
     selected = _slices_to_show(result, rows)
-    box = _bounding_box(result.stack.brain)
+    box = _bounding_box(result.stack.brain, 4 if backdrop.scan is None else _HEAD_MARGIN)
     top = upper_limit(images[result.stack.brain])
     grey, diverging = {"cmap": "gray", "vmin": 0, "vmax": top}, {"cmap": "RdBu_r", "vmin": -top / 2, "vmax": top / 2}
+    head = {} if backdrop.scan is None else {"scan and brain": (backdrop.scan, _grey_of(backdrop.scan, result))}
     columns: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
+        **head,
         "input": (images, grey),
         "reconstruction": (result.reconstruction[..., 0], grey),
         "residual": (result.residual.mean(axis=-1), diverging),
     }
     if result.outline.kind == "probability":
         columns["probability"] = (result.outline.score, {"cmap": "magma", "vmin": 0, "vmax": 1})
-    masks = {"result": result.outline.found} | ({"ground truth": truth} if truth is not None else {})
+    masks = {"result": result.outline.found} | ({"ground truth": backdrop.truth} if backdrop.truth is not None else {})
 
     def in_one_column(volume: np.ndarray) -> np.ndarray:
         """The selected slices below each other as one image, which is twice as fast to draw as one axis per slice."""
@@ -61,6 +82,9 @@ def segmentation(result: Segmentation, path: Path | BinaryIO, truth: np.ndarray 
         if name in masks:
             lesion = in_one_column(np.where(masks[name], 1.0, np.nan))
             axis.imshow(finite(lesion), interpolation="nearest", cmap=_LESION, alpha=0.5, vmin=0, vmax=1)
+        if name in head:
+            brain = np.nan_to_num(in_one_column(result.stack.brain))
+            axis.contour(brain, [0.5], colors=[_BRAIN], linewidths=0.8)
         axis.set_axis_off()
         axis.set_title(name, fontsize=10)
         if name == "residual":
@@ -70,6 +94,12 @@ def segmentation(result: Segmentation, path: Path | BinaryIO, truth: np.ndarray 
     for row, z in enumerate(selected):
         _label_slice(axes[0][0], result.stack.affine, z, row * height, (height - _GAP, width))
     save(figure, path)
+
+
+def _grey_of(scan: np.ndarray, result: Segmentation) -> dict[str, Any]:
+    """The grey scale for a scan: up to the brightest brain tissue, because fat around the brain can be brighter."""
+    low, high = (float(value) for value in np.percentile(scan[result.stack.brain], [0, 99.8]))
+    return {"cmap": "gray", "vmin": min(low, float(scan.min())), "vmax": high}
 
 
 def _label_slice(axis: Axes, affine: np.ndarray, z: int, upper: int, shape: tuple[int, int]) -> None:

@@ -18,7 +18,7 @@ class Outputs:
         figure: PNG of the stages of the segmentation.
         residual, reconstruction, probability, uncertainty: maps on the scan's grid.
         suspicion: mask of what is suspected but not in the lesion mask, on the scan's grid.
-        brain_mask: the brain mask of the skull-stripping command, on the scan's grid.
+        brain_mask: the brain mask, on the scan's grid.
         dicom: the lesion mask as a DICOM segmentation; for DICOM series only.
         page: the HTML page.
         thumbnail: PNG for the index page.

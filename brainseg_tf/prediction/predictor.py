@@ -7,12 +7,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from threading import Lock
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from brainseg_tf import __version__
-from brainseg_tf.brain.skull_strip import strip
+from brainseg_tf.brain.mask import METHODS, Brain, find_brain
+from brainseg_tf.brain.network import BrainNetwork
+from brainseg_tf.brain.tools import strip
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import check_writable, replacing, write_json
 from brainseg_tf.images import dicom
@@ -37,16 +39,19 @@ from brainseg_tf.reconstruction import Reconstruction, Reconstructor
 from brainseg_tf.segmentation import Segmentation, segment
 from brainseg_tf.slices import from_stack, onto_stack
 
+Loaded = TypeVar("Loaded")
+
 
 class Predictor:
     """Runs jobs with one model. Several threads can run jobs at the same time.
 
-    The model is loaded when the files of the first scan have been read.
+    The networks are loaded when the files of the first scan have been read.
 
     Args:
         card: of the model.
         load: loads the model.
         options: how scans are segmented.
+        load_brain: loads the brain network; without it, scans must be skull-stripped or have a brain mask.
         server: the address of the model's server, for the report; None if the model runs in this process.
     """
 
@@ -56,11 +61,12 @@ class Predictor:
         load: Callable[[], Reconstructor],
         options: PredictOptions,
         *,
+        load_brain: Callable[[], BrainNetwork | None] | None = None,
         server: str | None = None,
     ) -> None:
-        self._card, self._load, self._options, self._server = card, load, options, server
-        self._model: Future[Reconstructor] | None = None
-        self._loading_lock = Lock()
+        self._card, self._options, self._server = card, options, server
+        self._model = _Loading(load)
+        self._brain_network = None if load_brain is None else _Loading(load_brain)
 
     def run(self, job: Job, *, overwrite: bool = False) -> dict[str, Any]:
         """Segments a scan and writes the outputs of the job.
@@ -79,11 +85,16 @@ class Predictor:
         self._check_outputs(job, self._options.overwrite or overwrite)
         job, dicom_warnings = _without_impossible_dicom(job)
         scans = self._read(job)
-        brain = self._brain(job, scans[0])
+        given = self._given_brain(job, scans[0])
         truth = read_segmentation(job.truth, scans[0]) if job.truth else None
         read = time.perf_counter()
-        # The model is loaded in another thread, which takes seconds, while the slices are resampled.
-        model = _LazyModel(self._start_loading())
+        # Both networks are loaded in other threads, which takes seconds, while the slices are resampled.
+        network = None
+        if self._brain_network is not None and self._options.brain != "stripped":
+            network = _Lazy(self._brain_network)
+        model = _LazyModel(self._model)
+        brain = self._find_brain(scans[0], given, network)
+        found = time.perf_counter()
         try:
             result = segment(scans, model, self._card, self._options.segmentation, brain)
         except InputError:
@@ -92,8 +103,13 @@ class Predictor:
         result.warnings.extend(
             [*(warning for scan in scans for warning in scan.warnings), *dicom_warnings, *self._name_warnings(job)]
         )
+        waited = network.waited if network else 0.0
         result.seconds["model"] = round(result.seconds["model"] - model.waited, 3)
-        result.seconds.update(read=round(read - start, 3), load_model=round(model.waited, 3))
+        result.seconds.update(
+            read=round(read - start, 3),
+            brain=round(found - read - waited, 3),
+            load_model=round(model.waited + waited, 3),
+        )
         uncertainty = None
         if job.outputs.uncertainty:
             start = time.perf_counter()
@@ -115,29 +131,30 @@ class Predictor:
         return {
             "model": {"name": card.name, "version": card.version, "modalities": list(card.modalities)},
             "options": asdict(self._options.segmentation),
-            "skull_strip": self._options.skull_strip,
+            "brain_method": self._options.brain,
             "brainseg_tf": __version__,
         }
 
-    def _start_loading(self) -> Future[Reconstructor]:
-        """Starts to load the model in another thread, once; if loading failed, the next scan tries again."""
-        with self._loading_lock:
-            if self._model is None or (self._model.done() and self._model.exception()):
-                pool = ThreadPoolExecutor(1)
-                self._model = pool.submit(self._load)
-                pool.shutdown(wait=False)
-        return self._model
+    def _given_brain(self, job: Job, scan: Volume) -> np.ndarray | None:
+        """The brain mask from a file or from a skull-stripping tool; None if neither was given."""
+        if job.brain is not None:
+            brain = read_mask(job.brain, scan)
+            if not brain.any():
+                raise InputError(f"{job.brain}: is empty; give a mask that covers the brain")
+            return brain
+        return None if self._options.brain in METHODS else strip(self._options.brain, scan)
 
-    def _brain(self, job: Job, scan: Volume) -> np.ndarray | None:
-        """The brain mask from the skull-stripping command or from a file; None if neither was given."""
-        if self._options.skull_strip is not None:
-            return strip(self._options.skull_strip, scan)
-        if job.brain is None:
-            return None
-        brain = read_mask(job.brain, scan)
-        if not brain.any():
-            raise InputError(f"{job.brain}: is empty; give a mask that covers the brain")
-        return brain
+    def _find_brain(
+        self, scan: Volume, given: np.ndarray | None, network: "_Lazy[BrainNetwork | None] | None"
+    ) -> Brain:
+        tool = self._options.brain not in METHODS
+        return find_brain(
+            scan,
+            given=given,
+            tool=tool,
+            method="auto" if tool else self._options.brain,
+            network=None if network is None else network.wait,
+        )
 
     def _check_outputs(self, job: Job, overwrite: bool) -> None:
         """Checks the names of the outputs, and that they can be written."""
@@ -191,8 +208,9 @@ class Predictor:
             "suspected_ml": round(sum(one.ml for one in result.suspects), 4),
             "suspects": [asdict(one) for one in result.suspects],
             "brain": {
-                "ml": round(float(result.brain.sum()) * scan.voxel_ml, 1),
-                "median_intensity": float(np.median(scan.data[result.brain])),
+                "source": result.brain.source,
+                "ml": round(float(result.brain.mask.sum()) * scan.voxel_ml, 1),
+                "median_intensity": float(np.median(scan.data[result.brain.mask])),
             },
             "mixture": {
                 "means": result.outline.mixture.means.round(4).tolist(),
@@ -253,15 +271,18 @@ class Predictor:
             return
         from brainseg_tf.prediction import figures
 
-        truth_on_stack = None if truth is None else onto_stack(truth, scan, result.stack) > 0.5
+        backdrop = figures.Backdrop(
+            None if result.brain.source == "stripped" else onto_stack(scan.data, scan, result.stack),
+            None if truth is None else onto_stack(truth, scan, result.stack) > 0.5,
+        )
         if outputs.figure:
-            figures.segmentation(result, outputs.figure, truth_on_stack)
+            figures.segmentation(result, outputs.figure, backdrop)
         if outputs.thumbnail:
             figures.thumbnail(result, outputs.thumbnail)
         if outputs.page:
             from brainseg_tf.prediction.pages.scan import write_page
 
-            write_page(outputs.page, scan, result, self._card, report, truth_on_stack, navigation)
+            write_page(outputs.page, scan, result, self._card, report, backdrop, navigation)
 
 
 def _write_maps(outputs: Outputs, scan: Volume, result: Segmentation, uncertainty: np.ndarray | None) -> None:
@@ -276,7 +297,7 @@ def _write_maps(outputs: Outputs, scan: Volume, result: Segmentation, uncertaint
             channels = [from_stack(maps[..., c], result.stack, scan) for c in range(maps.shape[-1])]
             write_map(path, channels[0] if len(channels) == 1 else np.stack(channels, axis=-1), scan)
     if outputs.brain_mask:
-        write_map(outputs.brain_mask, result.brain, scan)
+        write_map(outputs.brain_mask, result.brain.mask, scan)
     if outputs.suspicion:
         write_map(outputs.suspicion, result.suspected, scan)
     if outputs.dicom:
@@ -304,25 +325,51 @@ def _without_impossible_dicom(job: Job) -> tuple[Job, list[str]]:
     return job, []
 
 
-class _LazyModel:
-    """A model that is being loaded in another thread; ``reconstruct`` waits for it.
+class _Loading(Generic[Loaded]):
+    """Loads a network in another thread, once; if loading failed, the next scan tries again."""
+
+    def __init__(self, load: Callable[[], Loaded]) -> None:
+        self._load = load
+        self._future: Future[Loaded] | None = None
+        self._lock = Lock()
+
+    def start(self) -> Future[Loaded]:
+        """Starts loading unless that was done before."""
+        with self._lock:
+            if self._future is None or (self._future.done() and self._future.exception()):
+                pool = ThreadPoolExecutor(1)
+                self._future = pool.submit(self._load)
+                pool.shutdown(wait=False)
+        return self._future
+
+
+class _Lazy(Generic[Loaded]):
+    """A network that is being loaded in another thread.
 
     Attributes:
-        waited: seconds that ``reconstruct`` has waited for the model.
+        waited: seconds that were spent in waiting for it.
     """
 
-    def __init__(self, future: Future[Reconstructor]) -> None:
-        self._future = future
+    def __init__(self, loading: _Loading[Loaded]) -> None:
+        self._future = loading.start()
         self.waited = 0.0
 
     def check(self) -> None:
-        """Raises the exception with which loading the model failed, if it did."""
+        """Raises the exception with which loading failed, if it did."""
         if self._future.done():
             self._future.result()
 
+    def wait(self) -> Loaded:
+        """The network as soon as it is loaded."""
+        start = time.perf_counter()
+        loaded = self._future.result()
+        self.waited += time.perf_counter() - start
+        return loaded
+
+
+class _LazyModel(_Lazy[Reconstructor]):
+    """A lesion model that is being loaded; ``reconstruct`` waits for it."""
+
     def reconstruct(self, images: np.ndarray) -> Reconstruction:
         """Reconstructs slices as soon as the model is loaded."""
-        start = time.perf_counter()
-        model = self._future.result()
-        self.waited += time.perf_counter() - start
-        return model.reconstruct(images)
+        return self.wait().reconstruct(images)

@@ -14,7 +14,10 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.files import file_lock, printable, replacing
 
 NAME = "summary.csv"
-COLUMNS = ("scan", "status", "lesion_ml", "lesions", "suspected_ml", "seconds", "warnings", "mask", "error", "report")
+COLUMNS = (
+    *("scan", "status", "lesion_ml", "lesions", "suspected_ml", "brain_ml", "brain_source"),
+    *("seconds", "warnings", "mask", "error", "report"),
+)
 
 Row = dict[str, str]
 
@@ -44,6 +47,9 @@ def row(
             "lesions": report["components"],
             # Reports of versions up to 0.9 do not have it.
             "suspected_ml": report.get("suspected_ml", ""),
+            "brain_ml": report["brain"]["ml"],
+            # Reports of versions up to 0.10 do not have it.
+            "brain_source": report["brain"].get("source", ""),
             "seconds": round(sum(report["seconds"].values()), 2),
             "warnings": len(report["warnings"]),
             "mask": mask,

@@ -58,7 +58,7 @@ class Search:
     failed: list[tuple[Path, str]] = field(default_factory=list)
     left_out: list[tuple[Path, str]] = field(default_factory=list)
 
-    def add(self, file: Path, modality: str) -> None:
+    def add(self, file: Path, modality: str | None) -> None:
         """Adds a file to the list to which it belongs."""
         if file.is_symlink() and not file.exists():
             problem = "is a link to a file that does not exist; fetch it (git annex get, datalad get)"
@@ -89,12 +89,12 @@ def members(folder: Path) -> list[Path]:
         raise InputError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
 
 
-def search_folder(folder: Path, modality: str, results: Path) -> Search:
+def search_folder(folder: Path, modality: str | None, results: Path) -> Search:
     """Searches a folder for scans.
 
     Args:
         folder: the folder; subfolders with DICOM slices are scans too.
-        modality: the model's first modality; scans with another modality in their name are left out.
+        modality: the model's first modality; scans with another modality in their name are left out. None for any.
         results: the folder for results, which is ignored if it is in ``folder``.
 
     Raises:
@@ -171,7 +171,7 @@ def _bids_ignored(root: Path) -> Callable[[str], bool]:
     return GitIgnoreSpec.from_lines(lines).match_file
 
 
-def _reason_to_leave_out(file: Path, modality: str) -> str | None:
+def _reason_to_leave_out(file: Path, modality: str | None) -> str | None:
     """Why a file is not a scan to segment; None if it is one."""
     if is_folder(file):
         return None
@@ -182,7 +182,7 @@ def _reason_to_leave_out(file: Path, modality: str) -> str | None:
         return "is a mask according to its name; give the file itself if it is a scan"
     if parts[-1] in _PHASES or "part-phase" in file.name:
         return "is a phase image according to its name; give the file itself if it is a scan"
-    if other := other_modality(file, modality):
+    if modality is not None and (other := other_modality(file, modality)):
         return f"is {other} according to its name, but the model needs {modality}; give the file itself to segment it"
     if parts[-1] == "brain" and _has_two_values(file):
         return "is a brain mask, because it contains only two values"

@@ -115,6 +115,10 @@ class Endpoint:
         return f"{self.url}: model {self.model}{version}"
 
 
+class NotServedError(InputError):
+    """The server does not have the model, or not this version of it."""
+
+
 class RetryableError(Exception):
     """A temporary failure: no response, a busy server, or a batch that the server could not form."""
 

@@ -18,6 +18,7 @@ from brainseg_tf.serving.endpoint import (
     MIXED_SIZES,
     SERVE_EXPORTED,
     Endpoint,
+    NotServedError,
     RetryableError,
     Route,
     excerpt,
@@ -138,7 +139,7 @@ class GrpcClient:
             )
         if code == grpc.StatusCode.NOT_FOUND or "version label" in text:
             remedy = "check --server-model, --server-version and --server-label"
-            return InputError(self._route.failure(f"is not served ({details})", remedy, of_model=True))
+            return NotServedError(self._route.failure(f"is not served ({details})", remedy, of_model=True))
         return InputError(
             self._route.failure(f"refused the request ({code.name}: {details})", SERVE_EXPORTED, of_model=True)
         )

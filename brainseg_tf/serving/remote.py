@@ -10,12 +10,13 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.model_card import ModelCard
+from brainseg_tf.model_card import BrainCard, ModelCard
 from brainseg_tf.reconstruction import Reconstruction, joined
 from brainseg_tf.serving.endpoint import (
     MESSAGE_BYTES,
     SERVE_EXPORTED,
     Endpoint,
+    NotServedError,
     RetryableError,
     excerpt,
     wrong_shape,
@@ -41,7 +42,7 @@ class Client(Protocol):
 
         Args:
             signature: name of the signature.
-            images: (N, H, W, C) float32.
+            images: (N, H, W, C) float32, or (1, x, y, z, 1) uint8 for a brain network.
             outputs: names of the requested outputs.
 
         Returns:
@@ -55,6 +56,22 @@ class Client(Protocol):
 
 
 def connect(endpoint: Endpoint, card: ModelCard) -> "RemoteModel":
+    """Connects to a served lesion model, see ``_client``."""
+    black = np.zeros((1, 16, 16, len(card.modalities)), np.float32)
+    return RemoteModel(endpoint, card, _client(endpoint, card, black, "give the served model with --model"))
+
+
+def connect_brain_network(endpoint: Endpoint, card: BrainCard) -> "RemoteBrainNetwork | None":
+    """Connects to a served brain network, see ``_client``; None if the server does not have it."""
+    black = np.zeros((1, 16, 16, 16, 1), np.uint8)
+    try:
+        client = _client(endpoint, card, black, f"add {card.name} to the server again with brainseg-tf export")
+    except NotServedError:
+        return None
+    return RemoteBrainNetwork(endpoint, card, client)
+
+
+def _client(endpoint: Endpoint, card: ModelCard | BrainCard, black: np.ndarray, remedy: str) -> Client:
     """Connects to a served model and compares its description with a card.
 
     It takes at most twice the endpoint's timeout plus four seconds.
@@ -62,6 +79,8 @@ def connect(endpoint: Endpoint, card: ModelCard) -> "RemoteModel":
     Args:
         endpoint: address of the model.
         card: of the expected model.
+        black: images for the request.
+        remedy: what the user can do if it is another model.
 
     Raises:
         InputError: the endpoint is invalid, the server does not respond or does not serve the model, or the served
@@ -77,7 +96,6 @@ def connect(endpoint: Endpoint, card: ModelCard) -> "RemoteModel":
         from brainseg_tf.serving.rest_client import RestClient
 
         client = RestClient(endpoint)
-    black = np.zeros((1, 16, 16, len(card.modalities)), np.float32)
     response = _with_retries(
         lambda: client.predict("describe", black, ["card"]), _FIRST_DELAYS, endpoint.timeout, Event()
     )
@@ -96,8 +114,8 @@ def connect(endpoint: Endpoint, card: ModelCard) -> "RemoteModel":
             if name != TRAINING
         ]
         problem = ", ".join(options[:4]) or f"it has the options of {card.name}, but is from another training run"
-        raise InputError(f"{endpoint}: {problem}; give the served model with --model")
-    return RemoteModel(endpoint, card, client)
+        raise InputError(f"{endpoint}: {problem}; {remedy}")
+    return client
 
 
 class RemoteModel:
@@ -148,32 +166,66 @@ class RemoteModel:
             stop,
         )
         shapes = {"reconstruction": images.shape, "probability": images.shape[:3]}
-        return {name: self._checked(response, name, shapes[name], images.shape) for name in self._outputs}
+        return {name: _checked(self._endpoint, response, name, shapes[name], images.shape) for name in self._outputs}
 
-    def _checked(
-        self, response: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...], images: tuple[int, ...]
-    ) -> np.ndarray:
-        """An output as float32, after a check of its type, shape and values."""
-        if name not in response:
-            raise InputError(f"{self._endpoint}: returned no {name}; export the model again with brainseg-tf export")
-        values = response[name]
-        problem = _wrong_type(values)
-        if problem is not None:
-            raise InputError(f"{self._endpoint}: the output {name} contains {problem}; {SERVE_EXPORTED}")
-        if values.shape != shape:
-            raise wrong_shape(self._endpoint, name, values.shape, images)
-        try:
-            with np.errstate(over="ignore"):
-                numbers = values.astype(np.float64).astype(np.float32)
-        except OverflowError:
-            # An integer in JSON can be larger than any float.
-            numbers = np.full(shape, np.inf, np.float32)
-        if not np.isfinite(numbers).all():
-            raise InputError(
-                f"{self._endpoint}: the output {name} contains NaN, infinity or numbers too large for float32; check "
-                "the served model"
-            )
-        return numbers
+
+class RemoteBrainNetwork:
+    """A served brain network, see ``brain.network.BrainNetwork``.
+
+    Args:
+        endpoint: its address.
+        card: its card.
+        client: sends the requests.
+    """
+
+    def __init__(self, endpoint: Endpoint, card: BrainCard, client: Client) -> None:
+        self.grid = card.grid
+        self._endpoint, self._client = endpoint, client
+
+    def probability(self, images: np.ndarray) -> np.ndarray:
+        """The network's output for images (1, x, y, z, 1) uint8; a request that fails temporarily is sent again.
+
+        Raises:
+            InputError: the server does not respond, refuses the request, or its response is not such an output.
+        """
+        response = _with_retries(
+            lambda: self._client.predict("serving_default", images, ["brain"]),
+            _LATER_DELAYS,
+            self._endpoint.timeout,
+            Event(),
+        )
+        values = _checked(self._endpoint, response, "brain", images.shape[:-1], images.shape)
+        return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def _checked(
+    endpoint: Endpoint,
+    response: Mapping[str, np.ndarray],
+    name: str,
+    shape: tuple[int, ...],
+    images: tuple[int, ...],
+) -> np.ndarray:
+    """An output as float32, after a check of its type, shape and values."""
+    if name not in response:
+        raise InputError(f"{endpoint}: returned no {name}; export the model again with brainseg-tf export")
+    values = response[name]
+    problem = _wrong_type(values)
+    if problem is not None:
+        raise InputError(f"{endpoint}: the output {name} contains {problem}; {SERVE_EXPORTED}")
+    if values.shape != shape:
+        raise wrong_shape(endpoint, name, values.shape, images)
+    try:
+        with np.errstate(over="ignore"):
+            numbers = values.astype(np.float64).astype(np.float32)
+    except OverflowError:
+        # An integer in JSON can be larger than any float.
+        numbers = np.full(shape, np.inf, np.float32)
+    if not np.isfinite(numbers).all():
+        raise InputError(
+            f"{endpoint}: the output {name} contains NaN, infinity or numbers too large for float32; check the served "
+            "model"
+        )
+    return numbers
 
 
 def _wrong_type(values: np.ndarray) -> str | None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, replacing
-from brainseg_tf.saved_model import ModelFolder, version_folders
+from brainseg_tf.saved_model import ExportedModel, version_folders
 from brainseg_tf.serving.warmup import FILE as WARMUP
 
 
-def publish(model: ModelFolder, repository: Path, version: int | None = None) -> Path:
+def publish(model: ExportedModel, repository: Path, version: int | None = None) -> Path:
     """Adds a model to a repository.
 
     The folder is written under a temporary name and renamed, so a server that polls the repository never reads an

@@ -22,6 +22,7 @@ from brainseg_tf.serving.endpoint import (
     MIXED_SIZES,
     SERVE_EXPORTED,
     Endpoint,
+    NotServedError,
     RetryableError,
     Route,
     excerpt,
@@ -107,7 +108,7 @@ class RestClient:
             raise RetryableError.of_mixed_sizes(self._endpoint)
         if response.status == _NOT_FOUND or "version label" in text:
             remedy = "check --server-model, --server-version and --server-label"
-            raise InputError(self._route.failure(f"is not served ({reason})", remedy, of_model=True))
+            raise NotServedError(self._route.failure(f"is not served ({reason})", remedy, of_model=True))
         raise InputError(
             self._route.failure(f"refused the request ({response.status}: {reason})", SERVE_EXPORTED, of_model=True)
         )

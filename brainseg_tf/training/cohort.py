@@ -102,7 +102,7 @@ def read_cohort(folder: Path, modalities: Sequence[str]) -> Cohort:
         truth = files.pop(TRUTH)
         grade = candidate.parent.name if candidate.parent.name in GRADES else grades.get(candidate.name)
         patients.append(Patient(candidate.name, grade, files, truth))
-    _check_ids(patient_folders)
+    check_ids(patient_folders)
     _check_files(patients)
     if not patients:
         wanted = ", ".join((*modalities, TRUTH))
@@ -189,7 +189,7 @@ def _find_files(folder: Path, modalities: Sequence[str]) -> tuple[dict[str, Path
     return ({}, []) if no_files else (found, missing)
 
 
-def _check_ids(folders: Iterable[Path]) -> None:
+def check_ids(folders: Iterable[Path]) -> None:
     """Checks that no two folders have the same patient id.
 
     Case and the Unicode form of accents are ignored: some file systems do not distinguish them, and copying a cohort

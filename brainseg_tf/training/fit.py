@@ -104,7 +104,8 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
             )
     target = out / "1"
     if writes_files:
-        losses, best = state.best, state.best_network(options)
+        losses = state.best
+        best = state.load_best(models.create(options.architecture, len(options.modalities)))
         say(f"measuring the healthy threshold on {len(cohort.named(split.validation))} validation scans")
         card = _card(best, out.resolve().name, options, cohort, cached, split, losses)
         say("drawing losses.png and reconstructions.png")

@@ -2,17 +2,17 @@
 
 import csv
 from pathlib import Path
+from typing import TypeVar
 
 import tensorflow as tf
 
-from brainseg_tf import models
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable, replacing
 from brainseg_tf.keras_backend import keras
-from brainseg_tf.models.objective import ContextModel
-from brainseg_tf.options import FitOptions
 from brainseg_tf.serving.export import explain_write_errors
 from brainseg_tf.training import runs
+
+Network = TypeVar("Network", bound=keras.Model)
 
 
 class RunState(keras.callbacks.Callback):
@@ -28,7 +28,7 @@ class RunState(keras.callbacks.Callback):
         writes: whether this process writes the files; True for one of several workers.
     """
 
-    def __init__(self, folder: Path, model: ContextModel, patience: int, *, writes: bool = True) -> None:
+    def __init__(self, folder: Path, model: keras.Model, patience: int, *, writes: bool = True) -> None:
         super().__init__()
         self.folder, self.patience, self.writes = folder, patience, writes
         self.history = runs.History()
@@ -98,15 +98,14 @@ class RunState(keras.callbacks.Callback):
         self.history = runs.History(rows[:done])
         return done
 
-    def best_network(self, options: FitOptions) -> ContextModel:
-        """A new network with the best weights.
+    def load_best(self, network: Network) -> Network:
+        """Loads the best weights into a new network and returns it.
 
         It is not the trained model itself, because one worker cannot export variables that several devices share.
 
         Raises:
             InputError: the weights are damaged or missing.
         """
-        network = models.create(options.architecture, len(options.modalities))
         try:
             network.load_weights(self.best_weights)
         except (OSError, ValueError, KeyError) as error:

@@ -17,8 +17,8 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.files import explain_csv_errors, printable, write_json
 from brainseg_tf.json_file import read_json
 from brainseg_tf.model_card import training_options, versions
-from brainseg_tf.options import FitOptions, Strategy
-from brainseg_tf.saved_model import ModelFolder, open_folder
+from brainseg_tf.options import BrainFitOptions, FitOptions, Strategy
+from brainseg_tf.saved_model import ExportedModel, open_any
 from brainseg_tf.schema import Anything, Integer, Items, Map, MismatchError, Record, Text
 from brainseg_tf.serving.warmup import FILE as WARMUP
 from brainseg_tf.training.cohort import Split
@@ -67,7 +67,7 @@ class RunRecord:
     """The content of ``run.json``.
 
     Attributes:
-        options: of the run, ``asdict`` of ``FitOptions`` as JSON stores it.
+        options: of the run, ``asdict`` of ``FitOptions`` or ``BrainFitOptions`` as JSON stores it.
         split: the training, validation and test patients.
         versions: of the packages that the run was started with.
         lengthened_from: earlier values of the option ``epochs``, if it was changed by resuming.
@@ -123,7 +123,9 @@ def read_record(out: Path) -> RunRecord:
     return RunRecord(**{**content, "split": Split(**content["split"])})
 
 
-def write_record(out: Path, options: FitOptions, split: Split, before: RunRecord | None = None) -> None:
+def write_record(
+    out: Path, options: FitOptions | BrainFitOptions, split: Split, before: RunRecord | None = None
+) -> None:
     """Writes ``run.json`` for a new run, or for a resumed run with another number of epochs.
 
     Args:
@@ -159,7 +161,7 @@ def read_history(file: Path) -> list[dict[str, float]]:
         return history
 
 
-def check_run(out: Path, options: FitOptions, *, resume: bool) -> ModelFolder | None:
+def check_run(out: Path, options: FitOptions | BrainFitOptions, *, resume: bool) -> ExportedModel | None:
     """Checks before any computation that a run can be started or resumed in a folder.
 
     A resumed run must have the same options as before, except for the number of epochs.
@@ -214,7 +216,7 @@ def _check_new(out: Path) -> None:
             raise InputError(f"{printable(out / name)}: belongs to another run or model; choose another --out")
 
 
-def _check_epochs(out: Path, options: FitOptions, record: RunRecord, history: History) -> None:
+def _check_epochs(out: Path, options: FitOptions | BrainFitOptions, record: RunRecord, history: History) -> None:
     done = len(history.rows)
     if options.epochs < done:
         raise InputError(
@@ -236,13 +238,13 @@ def _check_version(out: Path, record: RunRecord) -> None:
         )
 
 
-def _finished(out: Path, options: FitOptions, history: History) -> ModelFolder | None:
+def _finished(out: Path, options: FitOptions | BrainFitOptions, history: History) -> ExportedModel | None:
     """The exported model of a finished run; None if it is missing, damaged or not from the run's best epoch."""
     ended = len(history.rows) == options.epochs or (history.rows and history.exhausted(options.patience))
     if not ended or history.best is None:
         return None
     try:
-        model = open_folder(out / "1")
+        model = open_any(out / "1")
         model.check()
     except InputError:
         return None  # The caller exports it again.

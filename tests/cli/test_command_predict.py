@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from brainseg_tf.metrics import dice
-from helpers import AFFINE, DAMAGES, FAST, call, damaged, fails, make_brain, save
+from helpers import AFFINE, DAMAGES, FAST, ROOT, call, damaged, fails, make_brain, save
 
 PHANTOM = Path(__file__).parents[2] / "examples" / "phantom" / "phantom_flair.nii.gz"
 
@@ -33,7 +33,7 @@ def test_help_and_version_import_nothing_heavy():
 def test_help_lists_the_commands():
     result = call("--help")
     assert result.exit_code == 0
-    for name in ("fit", "predict", "evaluate", "models"):
+    for name in ("fit", "predict", "brain", "evaluate", "models"):
         assert f"\n  {name} " in result.stdout
     assert "not a medical device" in result.stdout
 
@@ -87,6 +87,7 @@ def test_predict_writes_all_outputs(trained, tmp_path):
     assert {
         "read",
         "load_model",
+        "brain",
         "slices",
         "model",
         "residual",
@@ -155,16 +156,36 @@ def test_bad_scans_are_one_line_and_leave_nothing(what, trained, tmp_path):
     assert set(tmp_path.iterdir()) == before
 
 
-def test_a_skull_is_a_warning(trained, tmp_path):
+def test_a_skull_is_a_warning_without_the_network(trained, tmp_path):
     data, _ = make_brain(3)
     head = save(data + np.random.default_rng(0).normal(0, 3, data.shape).astype(np.float32), tmp_path / "head.nii.gz")
-    result = call("predict", head, "--out", tmp_path / "mask.nii.gz", "--model", trained, *FAST)
+    out = ("--out", tmp_path / "mask.nii.gz", "--model", trained, "--overwrite", *FAST)
+    result = call("predict", head, *out, "--brain", "stripped")
     assert result.exit_code == 0
     assert result.stderr.startswith(f"Warning: {head}: the scan seems not to be skull-stripped")
     brain = save((data > 0).astype(np.uint8), tmp_path / "brain.nii.gz")
-    options = ("--brain-mask", brain, "--overwrite", *FAST)
-    result = call("predict", head, "--out", tmp_path / "mask.nii.gz", "--model", trained, *options)
+    result = call("predict", head, *out, "--brain-mask", brain)
     assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_a_head_goes_in_and_its_lesions_come_out(tmp_path):
+    phantom = ROOT / "examples" / "phantom"
+    report, kept = tmp_path / "report.json", tmp_path / "brain.nii.gz"
+    outputs = ("--out", tmp_path / "mask.nii.gz", "--report", report, "--save-brain-mask", kept)
+    drawn = ("--figure", tmp_path / "figure.png", "--html", tmp_path / "page.html")
+    truth = ("--truth", phantom / "head_lesions.nii.gz")
+    result = call("predict", phantom / "head_flair.nii.gz", *outputs, *drawn, *truth)
+    assert (result.exit_code, result.stderr) == (0, ""), result.output
+    content = json.loads(report.read_text())
+    assert content["dice"] > 0.7 and content["components"] == 3
+    assert content["brain"]["source"] == "network"
+    brain, expected = (nib.load(file).get_fdata() > 0 for file in (kept, phantom / "head_brain.nii.gz"))
+    assert dice(brain, expected) > 0.94
+    assert content["brain"]["ml"] == pytest.approx(brain.sum() * 3 / 1000, rel=1e-3)
+    page = (tmp_path / "page.html").read_text()
+    assert "brain mask by the brain network" in page and '"name": "brain"' in page.replace(
+        '"name":"brain"', '"name": "brain"'
+    )
 
 
 def test_a_name_of_another_modality_is_a_warning(trained, tmp_path):
@@ -277,7 +298,9 @@ def test_one_bad_scan_does_not_stop_the_others(trained, tmp_path):
     assert result.stderr.splitlines()[0].startswith(f"Error: [2/3] {bad}: is not a readable NIfTI file")
     assert result.stderr.splitlines()[1] == "Error: 1 of 3 scans failed"
     stems = ("sub-01_FLAIR", "sub-02_FLAIR")
-    expected = {f"{stem}_{kind}" for stem in stems for kind in ("mask.nii.gz", "report.json", "figure.png")}
+    expected = {
+        f"{stem}_{kind}" for stem in stems for kind in ("mask.nii.gz", "brain.nii.gz", "report.json", "figure.png")
+    }
     expected |= {"summary.csv", ".summary.csv.lock"}
     assert {file.name for file in out.iterdir()} == expected
     assert len(result.stdout.splitlines()) == 2

@@ -78,7 +78,7 @@ def test_old_names_work_with_a_warning():
         result = run(*arguments)
         assert eval(result.stdout)[name] == value
         old = str(arguments[0]).partition("=")[0]
-        assert result.stderr.startswith(f"Warning: {old} is deprecated and will be removed in 0.11; use --")
+        assert result.stderr.startswith(f"Warning: {old} is deprecated and will be removed in 0.12; use --")
     # A file of that name is a file.
     result = run("--", "--edge")
     assert eval(result.stdout)["files"] == ("--edge",) and result.stderr == ""
@@ -113,29 +113,15 @@ def test_the_stages_options_are_the_fields_of_their_classes():
             assert options[field.name].default == field.default, field.name
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        (("--rim", 4.5), ("--erosion-mm", 4.5)),
-        (("--level", 0.2), ("--healthy-threshold", 0.2)),
-        (("--no-flatten",), ("--no-correct-bias-field",)),
-        (("--closing", 1), ("--closing-mm", 1)),
-        (("--edge", 0), ("--boundary-mm", 0)),
-        (("--min-size", 0.5), ("--min-size-ml", 0.5)),
-    ],
-)
-def test_names_of_older_versions_set_the_same_options(scan, trained, tmp_path, old, new):
+def test_the_former_name_of_the_brain_option_works(scan, trained, tmp_path):
     import json
 
-    reports = []
-    for name, arguments in (("old", old), ("new", new)):
-        report = tmp_path / f"{name}.json"
-        out = ("--out", tmp_path / f"{name}.nii.gz", "--report", report)
-        result = call("predict", scan, *out, "--model", trained, *FAST, *arguments)
-        assert result.exit_code == 0, result.output
-        assert (f"{old[0]} is deprecated" in result.stderr) == (name == "old")
-        reports.append(json.loads(report.read_text())["options"])
-    assert reports[0] == reports[1]
+    report = tmp_path / "report.json"
+    out = ("--out", tmp_path / "mask.nii.gz", "--report", report)
+    result = call("predict", scan, *out, "--model", trained, *FAST, "--skull-strip", "stripped")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == "Warning: --skull-strip is deprecated and will be removed in 0.12; use --brain\n"
+    assert json.loads(report.read_text())["brain_method"] == "stripped"
 
 
 def test_an_even_median_is_refused(scan, trained, tmp_path):

@@ -147,9 +147,11 @@ def test_a_bids_dataset_gives_a_bids_derivative(trained, tmp_path):
         "summary.csv",
         "sub-01/anat/sub-01_label-lesion_mask.nii.gz",
         "sub-01/anat/sub-01_label-lesion_mask.json",
+        "sub-01/anat/sub-01_desc-brain_mask.nii.gz",
         "sub-01/figures/sub-01_label-lesion_mask.png",
         "sub-02/ses-a/anat/sub-02_ses-a_run-1_label-lesion_mask.nii.gz",
         "sub-02/ses-a/anat/sub-02_ses-a_run-1_label-lesion_mask.json",
+        "sub-02/ses-a/anat/sub-02_ses-a_run-1_desc-brain_mask.nii.gz",
         "sub-02/figures/sub-02_ses-a_run-1_label-lesion_mask.png",
     }
     description = json.loads((out / "dataset_description.json").read_text())

@@ -97,7 +97,7 @@ def test_the_page_contains_the_scan_and_its_maps_but_no_header_text(page):
     assert "&lt;img src=x onerror=alert(1)&gt;.nii.gz" in text
     assert "not a medical device" in text
     found = layers(page)
-    assert list(found) == ["scan", "lesion", "residual", "probability"]
+    assert list(found) == ["scan", "lesion", "brain", "residual", "probability"]
     for layer in found.values():
         assert b"DOE^JOHN" not in gzip.decompress(base64.b64decode(layer["nifti"]))
     scan, lesion = volume(found["scan"]), volume(found["lesion"])
@@ -245,9 +245,10 @@ def test_a_scans_own_page_shows_any_name_and_links_back(name, tmp_path):
     job = Job(scan, Outputs(tmp_path / "m.nii.gz", report=tmp_path / "r.json", figure=None))
     result, written = segmented(scan), predictor().run(job)
     navigation = Navigation(tmp_path / "i ndex#.html", None, tmp_path / "out" / "next.html")
+    from brainseg_tf.prediction.figures import Backdrop
     from brainseg_tf.prediction.pages.scan import write_page
 
-    write_page(page, *result, card(), written, navigation=navigation)
+    write_page(page, *result, card(), written, Backdrop(), navigation)
     found = read(page)
     assert name.replace("\n", r"\n").replace("\udcff", r"\xff") in found.text
     links = {each["rel"]: each["href"] for tag, each in found.elements if tag == "a"}
@@ -543,6 +544,7 @@ def batch(tmp_path_factory) -> Path:
     ]
     outcomes = []
     around = pages.navigation([job.outputs.page for job in jobs], index)
+    from brainseg_tf.prediction.figures import Backdrop
     from brainseg_tf.prediction.pages.scan import write_page
 
     for number, (job, navigation) in enumerate(zip(jobs[:-1], around, strict=False)):
@@ -552,7 +554,7 @@ def batch(tmp_path_factory) -> Path:
         save(make_brain(number, lesion=number != 1)[0], job.scan)
         written = predictor().run(replace(job, outputs=replace(job.outputs, page=None)))
         volume, result = segmented(job.scan)
-        write_page(job.outputs.page, volume, result, card(), written, navigation=navigation)
+        write_page(job.outputs.page, volume, result, card(), written, Backdrop(), navigation)
         outcomes.append(Outcome(job, written))
     write_index(index, outcomes, total=len(jobs))
     return index

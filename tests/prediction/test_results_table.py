@@ -11,7 +11,9 @@ from brainseg_tf.prediction import results_table
 
 
 def report(ml=1.5, lesions=2):
-    return {"lesion_ml": ml, "components": lesions, "seconds": {"read": 1.25, "model": 2.5}, "warnings": ["x"]}
+    brain = {"source": "network", "ml": 1400.5}
+    seconds = {"read": 1.25, "model": 2.5}
+    return {"lesion_ml": ml, "components": lesions, "brain": brain, "seconds": seconds, "warnings": ["x"]}
 
 
 def test_rows_are_added_and_replaced(tmp_path):

@@ -19,8 +19,8 @@ from brainseg_tf.prediction import figures, pages
 from brainseg_tf.prediction.pages import wording
 from brainseg_tf.segmentation import Segmentation
 
-# Voxels around the brain that are shown in the viewer.
-_MARGIN = 4
+# Millimetres around the brain that are shown in the viewer: of a stripped scan, and of a head.
+_MARGIN_MM, _HEAD_MARGIN_MM = 4.0, 30.0
 # Smaller residuals, on the scale of the model's input, are transparent.
 _SMALLEST_RESIDUAL = 0.08
 
@@ -55,7 +55,7 @@ def write_page(
     result: Segmentation,
     card: ModelCard,
     report: dict[str, Any],
-    truth: np.ndarray | None = None,
+    backdrop: figures.Backdrop,
     navigation: pages.Navigation | None = None,
 ) -> None:
     """Writes the page of a scan.
@@ -68,14 +68,14 @@ def write_page(
         result: of ``segment``.
         card: of the model.
         report: of ``Predictor.run``.
-        truth: (N, H, W) bool on the model's slices, for the figure.
+        backdrop: the scan and the ground truth, for the figure.
         navigation: the index and the neighbouring pages, in a batch of scans.
 
     Raises:
         InputError: the file cannot be written.
     """
     figure = io.BytesIO()
-    figures.segmentation(result, figure, truth)
+    figures.segmentation(result, figure, backdrop)
     images = result.stack.images[..., 0]
     top = drawing.upper_limit(images[result.stack.brain])
     installed = versions()
@@ -118,14 +118,17 @@ def layers(scan: Volume, result: Segmentation, top: float) -> list[Layer]:
         scan, result: as in ``write_page``.
         top: upper limit of the input's intensities. The colour map of the residual ends at half of it.
     """
+    margins = np.rint((_MARGIN_MM if result.brain.source == "stripped" else _HEAD_MARGIN_MM) / np.array(scan.spacing))
     box = tuple(
-        slice(max(0, side.start - _MARGIN), side.stop + _MARGIN)
-        for side in ndimage.find_objects(result.brain.astype(np.uint8))[0]
+        slice(max(0, side.start - int(margin)), side.stop + int(margin))
+        for side, margin in zip(
+            ndimage.find_objects(result.brain.mask.astype(np.uint8))[0], np.maximum(margins, 2), strict=True
+        )
     )
     corner = np.eye(4)
     corner[:3, 3] = [side.start for side in box]
     affine = scan.affine @ corner
-    low, high = (float(value) for value in np.quantile(scan.data[result.brain], [0.001, 0.998]))
+    low, high = (float(value) for value in np.quantile(scan.data[result.brain.mask], [0.001, 0.998]))
     low = min(low, float(scan.data[box].min()))
     residual = result.residual.mean(axis=-1)
     return [
@@ -136,6 +139,7 @@ def layers(scan: Volume, result: Segmentation, top: float) -> list[Layer]:
             if result.suspects
             else []
         ),
+        Layer("brain", _encode(result.brain.mask[box], affine, 0, 1), "green", 0, 1, opacity=0.3, shown=False),
         Layer(
             "residual",
             _encode(residual.T, result.stack.affine, -top, top),

@@ -34,8 +34,16 @@ _NORMALISATIONS = {
     "robust": "scaled by the 1st percentile and the median of the brain",
 }
 _MODALITIES = {"flair": "FLAIR", "t1": "T1", "t1ce": "contrast-enhanced T1", "t2": "T2"}
+_SOURCES = {
+    "given": "brain mask given",
+    "tool": 'brain mask by the tool "{tool}"',
+    "stripped": "the scan is skull-stripped",
+    "cleaned": "the scan is skull-stripped with remains outside the brain, which the brain network removed",
+    "network": "brain mask by the brain network",
+}
 _STAGES = {
     "read": "reading",
+    "brain": "brain mask",
     "slices": "resampling to slices",
     "load_model": "loading the model",
     "model": "network",
@@ -88,7 +96,7 @@ def methods(report: Mapping[str, Any], result: Segmentation, card: ModelCard, ve
     sentences = [
         f"Lesions were segmented in the {scans} with brainseg-tf {report['brainseg_tf']} "
         f"(model {card.name}, version {card.version}: a {network} trained without lesion labels).",
-        f'The brain was extracted with the command "{report["skull_strip"]}".' if report.get("skull_strip") else "",
+        _brain_sentence(report),
         f"The {'images were' if len(card.modalities) > 1 else 'image was'} resampled to {_slices(card)}.",
         *(f"{_capitalised(one)}." for one in (*_score(report, result), *_mixture_method(report, result))),
         *(f"{_capitalised(one)}." for one in _morphology(options)),
@@ -142,8 +150,22 @@ def _modalities(card: ModelCard) -> list[str]:
 def _brain(report: Mapping[str, Any]) -> str:
     brain = report["brain"]
     text = f"brain volume {brain['ml']:.0f} ml, median intensity {brain['median_intensity']:.4g} (in the scan's units)"
-    command = report.get("skull_strip")
-    return f'{text}; brain extracted with the command "{command}"' if command else text
+    return f"{text}; {_source(report)}" if _source(report) else text
+
+
+def _source(report: Mapping[str, Any]) -> str:
+    """A phrase about where the brain mask comes from; empty for reports of version 0.10 or earlier."""
+    source = report["brain"].get("source", "")
+    return _SOURCES.get(source, "").format(tool=report.get("brain_method"))
+
+
+def _brain_sentence(report: Mapping[str, Any]) -> str:
+    source = report["brain"].get("source", "")
+    if source in ("network", "cleaned"):
+        return "The brain was extracted with the package's brain network."
+    if source == "tool":
+        return f'The brain was extracted with the tool "{report.get("brain_method")}".'
+    return "A brain mask was given." if source == "given" else ""
 
 
 def _model(report: Mapping[str, Any], card: ModelCard) -> list[str]:

@@ -1,14 +1,14 @@
+import json
 import shlex
 import sys
 import time
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import psutil
 import pytest
 
-from brainseg_tf.brain import skull_strip
+from brainseg_tf.brain import tools
 from helpers import AFFINE, FAST, call, fails, make_brain, save
 
 # A replacement for a skull-stripping tool: the brain mask is every voxel above 200.
@@ -47,12 +47,12 @@ def tool(tmp_path):
 
 
 def test_the_mask_of_the_users_tool_is_used_and_saved(head, tool, trained, tmp_path):
-    without = call("predict", head, "--out", tmp_path / "bad.nii.gz", "--model", trained, *FAST)
-    assert "the scan seems not to be skull-stripped" in without.stderr
-    assert "--skull-strip" in without.stderr
-    result = call("predict", head, "--out", tmp_path / "m.nii.gz", "--model", trained, "--skull-strip", tool, *FAST)
+    kept = tmp_path / "m_brain.nii.gz"
+    outputs = ("--out", tmp_path / "m.nii.gz", "--save-brain-mask", kept, "--report", tmp_path / "m.json")
+    result = call("predict", head, *outputs, "--model", trained, "--brain", tool, *FAST)
+    assert json.loads((tmp_path / "m.json").read_text())["brain"]["source"] == "tool"
     assert (result.exit_code, result.stderr) == (0, "")
-    kept, mask = nib.load(tmp_path / "m_brain.nii.gz"), nib.load(tmp_path / "m.nii.gz")
+    kept, mask = nib.load(kept), nib.load(tmp_path / "m.nii.gz")
     np.testing.assert_array_equal(kept.get_fdata(), nib.load(head).get_fdata() > 200)
     np.testing.assert_array_equal(kept.affine, mask.affine)
     assert mask.get_fdata().sum() > 100
@@ -71,7 +71,7 @@ def test_a_scan_of_another_format_is_converted_for_the_tool(tool, trained, tmp_p
         tmp_path / "out",
         "--model",
         trained,
-        "--skull-strip",
+        "--brain",
         tool,
         *FAST,
     )
@@ -90,73 +90,81 @@ def test_a_scan_of_another_format_is_converted_for_the_tool(tool, trained, tmp_p
 )
 def test_errors_of_the_tool_are_reported(scan, tool, trained, tmp_path, kind, message):
     before = sorted(tmp_path.iterdir())
-    result = call(
-        "predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained, "--skull-strip", f"{tool} {kind}"
-    )
+    result = call("predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained, "--brain", f"{tool} {kind}")
     assert message in fails(result)
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_missing_tool_is_named(scan, trained, tmp_path):
     command = "no-such-tool {scan} {mask}"
-    result = call("predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained, "--skull-strip", command)
+    result = call("predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained, "--brain", command)
     assert "no-such-tool cannot be started" in fails(result)
     assert list(tmp_path.iterdir()) == [scan]
 
 
 @pytest.mark.parametrize("command", ["tool {scan}", "tool {mask}", "tool '{scan} {mask}", "{scan}"])
 def test_a_command_must_name_both_files(scan, tmp_path, command):
-    result = call("predict", scan, "--out", tmp_path / "m.nii.gz", "--skull-strip", command)
+    result = call("predict", scan, "--out", tmp_path / "m.nii.gz", "--brain", command)
     assert result.exit_code == 2
-    assert "--skull-strip" in result.stderr
+    assert "--brain" in result.stderr
 
 
 def test_brain_mask_and_skull_strip_exclude_each_other(scan, tmp_path):
-    options = ("--brain-mask", scan, "--skull-strip", "tool {scan} {mask}")
+    options = ("--brain-mask", scan, "--brain", "tool {scan} {mask}")
     assert call("predict", scan, "--out", tmp_path / "m.nii.gz", *options).exit_code == 2
 
 
-def test_the_example_script_for_hd_bet(scan, trained, tmp_path, monkeypatch):
-    """Runs the script with a replacement that has the options and output names of HD-BET."""
-    tool = tmp_path / "bin" / "hd-bet"
+@pytest.mark.parametrize(
+    ("name", "program", "script"),
+    [
+        ("hd-bet", "hd-bet", "assert a.save_bet_mask and a.device == 'cpu'\nname = a.o[:-7] + '_bet.nii.gz'"),
+        ("synthstrip", "mri_synthstrip", "name = a.m"),
+        ("deepbet", "deepbet-cli", "assert a.no_gpu and a.o\nname = a.m"),
+    ],
+)
+def test_known_tools_are_run_by_name(scan, trained, tmp_path, monkeypatch, name, program, script):
+    """With a replacement that has the options and output names of the tool."""
+    tool = tmp_path / "bin" / program
     tool.parent.mkdir()
     tool.write_text(
         f"#!{sys.executable}\n"
         "import argparse, nibabel as nib, numpy as np\n"
         "p = argparse.ArgumentParser()\n"
-        "for name in ('-i', '-o', '-device'): p.add_argument(name)\n"
-        "flags = ('disable_tta', 'save_bet_mask', 'no_bet_image')\n"
+        "for name in ('-i', '-o', '-m', '-device'): p.add_argument(name)\n"
+        "flags = ('disable_tta', 'save_bet_mask', 'no_bet_image', 'no_gpu')\n"
         "for name in flags: p.add_argument(f'--{name}', action='store_true')\n"
         "a = p.parse_args()\n"
-        "assert a.i.endswith('.nii.gz') and a.save_bet_mask and a.device == 'cpu'\n"
         "image = nib.load(a.i)\n"
+        "assert nib.aff2axcodes(image.affine) == ('R', 'A', 'S')\n"
+        f"{script}\n"
         "mask = nib.Nifti1Image((image.get_fdata() > 0).astype(np.uint8), image.affine)\n"
-        "nib.save(mask, a.o[:-7] + '_bet.nii.gz')\n"
+        "nib.save(mask, name)\n"
     )
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tool.parent), prepend=":")
-    script = Path(__file__).parents[2] / "examples" / "skull_strip" / "hd-bet.sh"
-    command = f"{shlex.quote(str(script))} {{scan}} {{mask}}"
-    result = call("predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained, "--skull-strip", command, *FAST)
+    kept = tmp_path / "brain.nii.gz"
+    outputs = ("--out", tmp_path / "m.nii.gz", "--save-brain-mask", kept)
+    result = call("predict", scan, *outputs, "--model", trained, "--brain", name, *FAST)
     assert result.exit_code == 0, result.output
-    assert nib.load(tmp_path / "m_brain.nii.gz").get_fdata().any()
+    # On the grid of the scan, whatever the tool was given.
+    np.testing.assert_array_equal(nib.load(kept).get_fdata(), nib.load(scan).get_fdata() > 0)
 
 
 def test_a_tool_that_reads_standard_input_finds_it_empty(head, tmp_path):
     asking = [sys.executable, "-c", "import sys; print(sys.stdin.readline() == '', file=sys.stderr); sys.exit(3)"]
     command = f"{shlex.join(asking)} {{scan}} {{mask}}"
-    message = fails(call("predict", head, "--out", tmp_path / "m.nii.gz", "--skull-strip", command))
+    message = fails(call("predict", head, "--out", tmp_path / "m.nii.gz", "--brain", command))
     assert "failed with exit code 3 (True)" in message
     assert not (tmp_path / "m.nii.gz").exists()
 
 
 def test_a_tool_that_never_ends_is_stopped_with_its_children(head, tmp_path, monkeypatch):
-    monkeypatch.setattr(skull_strip, "TIME_LIMIT_SECONDS", 1.0)
+    monkeypatch.setattr(tools, "TIME_LIMIT_SECONDS", 1.0)
     child = tmp_path / "child"
     script = f"sleep 60 & echo $! > {shlex.quote(str(child))}; wait"
     command = f"sh -c {shlex.quote(script)} {{scan}} {{mask}}"
     start = time.perf_counter()
-    message = fails(call("predict", head, "--out", tmp_path / "m.nii.gz", "--skull-strip", command))
+    message = fails(call("predict", head, "--out", tmp_path / "m.nii.gz", "--brain", command))
     assert time.perf_counter() - start < 20
     assert "sh was stopped after 1 s; run it separately and give its mask with --brain-mask" in message
     assert not psutil.pid_exists(int(child.read_text())) or psutil.Process(int(child.read_text())).status() == "zombie"
@@ -170,9 +178,9 @@ def test_no_space_for_temporary_files_is_one_line(tool, tmp_path, monkeypatch, f
         raise OSError(28, "No space left on device")
 
     if full:
-        monkeypatch.setattr(skull_strip.nib, "save", refuse)
+        monkeypatch.setattr(tools.nib, "save", refuse)
     else:
-        monkeypatch.setattr(skull_strip.tempfile, "TemporaryDirectory", refuse)
-    message = fails(call("predict", tmp_path / "scan.mgz", "--out", tmp_path / "m.nii.gz", "--skull-strip", tool))
+        monkeypatch.setattr(tools.tempfile, "TemporaryDirectory", refuse)
+    message = fails(call("predict", tmp_path / "scan.mgz", "--out", tmp_path / "m.nii.gz", "--brain", tool))
     assert "No space left on device" in message
     assert "set TMPDIR" in message

@@ -1,0 +1,76 @@
+"""Brain masks of scan files, without a segmentation of lesions: the command ``brain``."""
+
+import csv
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from brainseg_tf.brain.mask import METHODS, find_brain
+from brainseg_tf.brain.network import BrainNetwork
+from brainseg_tf.brain.tools import strip
+from brainseg_tf.errors import InputError
+from brainseg_tf.files import check_writable, printable, replacing
+from brainseg_tf.images.volume import check_name, read_volume, write_map
+
+TABLE = "brain.csv"
+COLUMNS = ("scan", "status", "brain_ml", "source", "seconds", "warnings", "mask", "error")
+
+
+def write_brain_mask(
+    scan: Path,
+    mask: Path,
+    *,
+    method: str = "auto",
+    network: Callable[[], BrainNetwork],
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Finds the brain in a scan and writes its mask (uint8, on the scan's grid).
+
+    Args:
+        scan: the file or folder of the scan.
+        mask: the file to write, .nii or .nii.gz.
+        method: one of ``METHODS``, a known tool or a command, see ``brain.tools.strip``.
+        network: loads the brain network.
+        overwrite: whether an existing file is replaced.
+
+    Returns:
+        ``brain_ml``, ``source`` (see ``brain.mask.Brain``), ``seconds`` without loading the network, and ``warnings``.
+
+    Raises:
+        InputError: the scan cannot be read, contains no brain, or the mask cannot be written.
+    """
+    check_name(mask)
+    if mask.resolve() == scan.resolve():
+        raise InputError(f"{mask}: is the scan itself; give another name")
+    check_writable(mask, overwrite=overwrite)
+    volume = read_volume(scan)
+    loaded = network() if method in ("auto", "network") else None
+    start = time.perf_counter()
+    tool = method not in METHODS
+    brain = find_brain(
+        volume,
+        given=strip(method, volume) if tool else None,
+        tool=tool,
+        method="auto" if tool else method,
+        network=None if loaded is None else lambda: loaded,
+    )
+    write_map(mask, brain.mask, volume)
+    return {
+        "brain_ml": round(float(brain.mask.sum()) * volume.voxel_ml, 1),
+        "source": brain.source,
+        "seconds": round(time.perf_counter() - start, 2),
+        "warnings": [*volume.warnings, *brain.warnings],
+    }
+
+
+def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Writes the table of several brain masks, with the columns ``COLUMNS``.
+
+    Raises:
+        InputError: the table cannot be written.
+    """
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows({name: printable(value) for name, value in row.items()} for row in rows)

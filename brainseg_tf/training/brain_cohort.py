@@ -1,0 +1,184 @@
+"""Search for the subjects that a brain network is trained on, and their reduced scans, which are cached on disk."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from brainseg_tf.brain.grid import normalise
+from brainseg_tf.brain.mask import brain_mask, is_stripped
+from brainseg_tf.errors import InputError
+from brainseg_tf.files import make_folder, printable, replacing, write_json
+from brainseg_tf.images.formats import NIFTI
+from brainseg_tf.images.volume import Volume, read_mask, read_on_same_grid, read_volume
+from brainseg_tf.json_file import read_json
+from brainseg_tf.schema import Flag, Integer, Items, Number, Record
+from brainseg_tf.training.cohort import check_ids
+from brainseg_tf.training.random_heads import Subject, distance_outside, padding_for_head, reduced
+
+BRAIN_MASK = "brain"
+# Part of the cache key. Increase it when the same files give other volumes than before.
+_FORMAT = 1
+_FACTS = Record(
+    {
+        "scans": Integer(1),
+        "stripped": Flag(),
+        "spacing": Items(Number(0), 3, 3),
+        "centre": Items(Number(), 3, 3),
+    }
+)
+
+
+@dataclass(frozen=True)
+class HeadFiles:
+    """The files of one subject.
+
+    Attributes:
+        name: the folder's name.
+        scans: the scans, by modality.
+        brain: the brain mask; None for a subject whose scans are skull-stripped.
+    """
+
+    name: str
+    scans: Mapping[str, Path]
+    brain: Path | None
+
+
+@dataclass(frozen=True)
+class CachedSubject:
+    """The reduced scans of one subject, on disk.
+
+    Attributes:
+        name: the subject's.
+        file: a .npy file, (volumes, X, Y, Z) uint8: the scans, the brain, and for a stripped subject the distance
+            outside the brain.
+        scans: number of scans.
+        stripped: whether they are skull-stripped.
+        spacing, centre: see ``Subject``.
+    """
+
+    name: str
+    file: Path
+    scans: int
+    stripped: bool
+    spacing: tuple[float, ...] = field(default=())
+    centre: tuple[float, ...] = field(default=())
+
+    def load(self, scan: int) -> Subject:
+        """One of the scans."""
+        volumes = np.load(self.file, mmap_mode="r")
+        distance = volumes[self.scans + 1] if self.stripped else None
+        return Subject(volumes[scan], volumes[self.scans], np.array(self.spacing), np.array(self.centre), distance)
+
+
+def read_heads(folder: Path, modalities: Sequence[str]) -> list[HeadFiles]:
+    """Finds subjects in a folder and its subfolders, ``<id>/<id>_<modality>.nii[.gz]``, with ``<id>_brain.nii[.gz]``.
+
+    Hidden folders are ignored. The scans are not opened.
+
+    Args:
+        folder: the folder.
+        modalities: those that are used; a subject needs at least one of them.
+
+    Raises:
+        InputError: the folder does not exist, contains no subject, or contains a subject twice.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{printable(folder)}: no such folder; give a folder of heads with brain masks")
+    subjects, folders = [], []
+    for parent, names, files in os.walk(folder, followlinks=True):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        place = Path(parent)
+        found = {
+            kind: place / name
+            for kind in (*modalities, BRAIN_MASK)
+            for suffix in reversed(NIFTI)
+            if (name := f"{place.name}_{kind}{suffix}") in files
+        }
+        brain = found.pop(BRAIN_MASK, None)
+        if found:
+            subjects.append(HeadFiles(place.name, found, brain))
+            folders.append(place)
+    check_ids(folders)
+    if not subjects:
+        raise InputError(
+            f"{printable(folder)}: no subject with {' or '.join(modalities)} in it; expected "
+            "<id>/<id>_<modality>.nii.gz, and <id>/<id>_brain.nii.gz for a head with a skull"
+        )
+    return sorted(subjects, key=lambda subject: subject.name)
+
+
+def cache_subjects(subjects: Iterable[HeadFiles], folder: Path) -> Iterator[CachedSubject | str]:
+    """Reduces subjects one at a time and caches them in ``folder``, unless they are there already.
+
+    Yields:
+        The cached subject, or one line that says why the subject is left out.
+    """
+    make_folder(folder)
+    for subject in subjects:
+        try:
+            yield _cache_subject(subject, folder)
+        except InputError as error:
+            yield f"{subject.name}: left out, {error}"
+
+
+def _cache_subject(subject: HeadFiles, folder: Path) -> CachedSubject:
+    files = [*subject.scans.values(), *([subject.brain] if subject.brain else [])]
+    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = hashlib.sha256(json.dumps([_FORMAT, stamps]).encode()).hexdigest()[:16]
+    file = folder / f"{subject.name}-{key}.npy"
+    facts_file = file.with_suffix(".json")
+    if not (file.exists() and facts_file.exists()):
+        scans = _read_scans(subject)
+        stripped = subject.brain is None
+        if subject.brain is not None:
+            brain = read_mask(subject.brain, scans[0])
+        elif is_stripped(scans[0]):
+            brain = brain_mask(scans[0])
+        else:
+            raise InputError(f"{scans[0].path}: has a skull, but there is no {subject.name}_{BRAIN_MASK}.nii.gz")
+        if not brain.any():
+            raise InputError(f"{subject.brain}: is empty")
+        volumes, spacing = _volumes(scans, brain, stripped=stripped)
+        with replacing(file) as temporary, temporary.open("wb") as target:
+            np.save(target, volumes)
+        centre = ndimage.center_of_mass(volumes[len(scans)])
+        facts = {"scans": len(scans), "stripped": stripped, "spacing": list(spacing), "centre": list(centre)}
+        write_json(facts_file, facts)
+    facts = read_json(
+        facts_file, _FACTS, what="the description of a cached subject", remedy="delete it to have the scans read again"
+    )
+    return CachedSubject(subject.name, file, **facts)
+
+
+def _read_scans(subject: HeadFiles) -> list[Volume]:
+    """The scans of a subject; those that have another grid than the first are left out."""
+    first, *others = subject.scans.values()
+    scan = read_volume(first)
+    scans = [scan]
+    for file in others:
+        try:
+            scans.append(read_on_same_grid(file, scan))
+        except InputError:
+            continue  # The brain mask belongs to the grid of the first scan.
+    return scans
+
+
+def _volumes(scans: Sequence[Volume], brain: np.ndarray, *, stripped: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The content of a cached file, and the edges of its voxels in millimetres."""
+    spacing = nib.affines.voxel_sizes(scans[0].affine)
+    share, step = reduced(brain.astype(np.float32), spacing)
+    volumes = [normalise(reduced(scan.data, spacing)[0]) for scan in scans] + [share]
+    if stripped:
+        volumes = [np.pad(volume, padding_for_head(step)) for volume in volumes]
+    as_bytes = [np.rint(255 * volume).astype(np.uint8) for volume in volumes]
+    if stripped:
+        as_bytes.append(distance_outside(volumes[-1], step))
+    return np.stack(as_bytes), step

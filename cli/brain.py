@@ -1,0 +1,105 @@
+"""``brainseg-tf brain``."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from brainseg_tf.options import PredictOptions
+from brainseg_tf_cli.option_factory import GroupedCommand, from_field, option
+from brainseg_tf_cli.options import FILE
+from brainseg_tf_cli.predict_options import BRAIN, OUTPUT, brain_method
+from brainseg_tf_cli.tensorflow_import import import_tensorflow
+
+if TYPE_CHECKING:
+    from brainseg_tf.brain.network import BrainNetwork
+
+
+@click.command(cls=GroupedCommand, short_help="Find the brain in scans.")
+@click.argument("scans", nargs=-1, required=True, type=FILE)
+@option("--out", group=OUTPUT, type=FILE, help="Brain mask of one scan, .nii or .nii.gz.")
+@option("--out-dir", group=OUTPUT, type=FILE, help="Folder for the brain masks of several scans, and brain.csv.")
+@from_field(PredictOptions, "overwrite", group=OUTPUT)
+@from_field(PredictOptions, "brain", group=BRAIN, metavar="METHOD", callback=brain_method)
+def brain(scans: tuple[Path, ...], out: Path | None, out_dir: Path | None, overwrite: bool, brain: str) -> None:
+    """Find the brain in SCANS: NIfTI or other files, folders of DICOM slices, or folders of these.
+
+    FLAIR, T1 (with or without contrast agent) and T2 images are supported, with or without skull. One scan goes to
+    --out. Several scans go to --out-dir: each gets NAME_brain.nii.gz and a row in brain.csv. A mask (uint8, 1 in the
+    brain) has the grid of its scan.
+    """
+    if (out is None) == (out_dir is None):
+        raise click.UsageError("give --out FILE for one scan, or --out-dir FOLDER for several")
+    if out is not None:
+        if len(scans) > 1:
+            raise click.UsageError("--out takes one scan; give --out-dir for several scans or a folder of them")
+        from brainseg_tf.prediction.brain_masks import write_brain_mask
+
+        _show(out, write_brain_mask(scans[0], out, method=brain, network=_network(), overwrite=overwrite))
+    elif out_dir is not None:
+        _several(scans, out_dir, brain, overwrite=overwrite)
+
+
+def _several(scans: tuple[Path, ...], out_dir: Path, method: str, *, overwrite: bool) -> None:
+    """Brain masks of all scans; a scan that fails does not stop the others."""
+    from brainseg_tf.errors import InputError
+    from brainseg_tf.files import check_writable, printable
+    from brainseg_tf.prediction.batch import plan_batch
+    from brainseg_tf.prediction.brain_masks import TABLE, write_brain_mask, write_table
+
+    batch = plan_batch(scans, out_dir, brain_masks=True, modality=None)
+    table = out_dir / TABLE
+    check_writable(table, overwrite=overwrite)
+    rows: list[dict[str, Any]] = []
+    for file, reason in batch.left_out:
+        click.echo(f"Warning: {printable(file)}: left out, {printable(reason)}", err=True)
+        rows.append({"scan": file, "status": "left out", "error": reason})
+    for outcome in batch.failed:
+        rows.append({"scan": outcome.job.scan, "status": "failed", "error": outcome.error})
+        click.echo(f"Error: {printable(outcome.error)}", err=True)
+    network = _network()
+    for job in batch.jobs:
+        mask = job.outputs.brain_mask
+        assert mask is not None  # plan_batch was asked for it.
+        row: dict[str, Any] = {"scan": job.scan}
+        try:
+            found = write_brain_mask(job.scan, mask, method=method, network=network, overwrite=overwrite)
+        except InputError as error:
+            row |= {"status": "failed", "error": error}
+            click.echo(f"Error: {printable(error)}", err=True)
+        else:
+            row |= {"status": "done", "mask": mask, **found, "warnings": len(found["warnings"])}
+            _show(mask, found)
+        rows.append(row)
+        write_table(table, rows)
+    failures = sum(row["status"] == "failed" for row in rows)
+    if failures:
+        click.echo(f"Error: {failures} of {len(batch.jobs) + len(batch.failed)} scans failed", err=True)
+        sys.exit(1)
+
+
+def _network() -> "Callable[[], BrainNetwork]":
+    """What loads the brain network, once."""
+    loaded: list[BrainNetwork] = []
+
+    def load() -> "BrainNetwork":
+        if not loaded:
+            from brainseg_tf.resources import limit_threads
+            from brainseg_tf.saved_model import shipped_brain_network
+
+            import_tensorflow()
+            limit_threads()
+            loaded.append(shipped_brain_network().load())
+        return loaded[0]
+
+    return load
+
+
+def _show(mask: Path, found: dict[str, Any]) -> None:
+    from brainseg_tf.files import printable
+
+    for warning in found["warnings"]:
+        click.echo(f"Warning: {printable(warning)}", err=True)
+    click.echo(f"{printable(mask)}: {found['brain_ml']:.0f} ml of brain ({found['source']})")

@@ -1,0 +1,77 @@
+import csv
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from helpers import call, fails, make_brain, rows, save
+
+
+@pytest.fixture
+def scans(tmp_path):
+    folder = tmp_path / "scans"
+    for name in ("a_T1w", "b_FLAIR"):
+        save(make_brain(1)[0], folder / f"{name}.nii.gz")
+    (folder / "c.nii.gz").write_bytes(b"nonsense")
+    return folder
+
+
+def test_one_scan(scans, tmp_path):
+    out = tmp_path / "brain.nii.gz"
+    scan = scans / "a_T1w.nii.gz"
+    result = call("brain", scan, "--out", out, "--brain", "stripped")
+    assert (result.exit_code, result.stderr) == (0, "")
+    expected = nib.load(scan).get_fdata() > 0
+    ml = expected.sum() * 84 / 1000
+    assert result.stdout == f"{out}: {ml:.0f} ml of brain (stripped)\n"
+    mask = nib.load(out)
+    assert mask.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(mask.get_fdata(), expected)
+    np.testing.assert_array_equal(mask.affine, nib.load(scan).affine)
+    assert "--overwrite" in fails(call("brain", scan, "--out", out, "--brain", "stripped"))
+    assert call("brain", scan, "--out", out, "--overwrite").exit_code == 0
+
+
+def test_several_scans_and_a_bad_one(scans, tmp_path):
+    out = tmp_path / "out"
+    result = call("brain", scans, "--out-dir", out)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == "Error: 1 of 3 scans failed"
+    assert {file.name for file in out.iterdir()} == {"a_T1w_brain.nii.gz", "b_FLAIR_brain.nii.gz", "brain.csv"}
+    with (out / "brain.csv").open(newline="") as file:
+        table = {row["scan"].rsplit("/", 1)[-1]: row for row in csv.DictReader(file)}
+    assert table["c.nii.gz"]["status"] == "failed" and "is not a readable NIfTI file" in table["c.nii.gz"]["error"]
+    assert table["a_T1w.nii.gz"]["status"] == "done"
+    assert float(table["a_T1w.nii.gz"]["brain_ml"]) == pytest.approx(1094.4, abs=0.1)
+    again = call("brain", scans, "--out-dir", out)
+    assert again.exit_code == 1 and "--overwrite" in again.stderr
+    assert call("brain", scans, "--out-dir", out, "--overwrite").exit_code == 1  # The bad one again.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give --out FILE for one scan, or --out-dir FOLDER for several"),
+        (("--out", "x.nii.gz", "--out-dir", "y"), "give --out FILE for one scan, or --out-dir FOLDER for several"),
+        (("--out-dir", "y", "--brain", "nonsense"), "give auto, stripped, network, hd-bet, synthstrip, deepbet"),
+    ],
+)
+def test_wrong_usage(scans, arguments, message):
+    result = call("brain", scans / "a_T1w.nii.gz", *arguments)
+    assert result.exit_code == 2 and message in result.stderr.replace("\n", " ")
+
+
+def test_bad_input_leaves_no_file(scans, tmp_path):
+    out = tmp_path / "m.nii.gz"
+    assert "is not a readable NIfTI file" in fails(call("brain", scans / "c.nii.gz", "--out", out))
+    assert "must end in .nii or .nii.gz" in fails(call("brain", scans / "a_T1w.nii.gz", "--out", tmp_path / "m.png"))
+    same = scans / "a_T1w.nii.gz"
+    assert "is the scan itself" in fails(call("brain", same, "--out", same, "--overwrite"))
+    assert sorted(tmp_path.iterdir()) == [scans]
+
+
+def test_the_columns_of_predicts_table(scans, trained, tmp_path):
+    out = tmp_path / "out"
+    call("predict", scans / "b_FLAIR.nii.gz", "--out-dir", out, "--model", trained, "--brain", "stripped")
+    (row,) = rows(out)
+    assert row["brain_source"] == "stripped" and float(row["brain_ml"]) == pytest.approx(1094.4, abs=0.1)
