@@ -81,21 +81,20 @@ def compare(
     mask: np.ndarray,
     *,
     posterior: np.ndarray | None = None,
-    average_precision: float = float("nan"),
-    tumour_free_ml: float = float("nan"),
 ) -> Comparison:
     """Compares a mask, and a lesion posterior if there is one, with the ground truth.
+
+    ``average_precision`` and ``tumour_free_ml`` need more than a mask: the caller measures and replaces them.
 
     Args:
         method, cut: names of the method and of the cut.
         patient: the ground truth.
         mask: (X, Y, Z) bool.
         posterior: lesion posterior, (X, Y, Z) in [0, 1].
-        average_precision, tumour_free_ml: see ``Comparison``; measured by the caller.
     """
     overlap, found = (np.count_nonzero(one, axis=(0, 1)) for one in (mask & patient.truth, mask))
     distance = metrics.hausdorff95(mask, patient.truth, patient.spacing)
-    compared = _from_counts(method, cut, patient, overlap, found, distance, average_precision, tumour_free_ml)
+    compared = replace(_from_counts(method, cut, patient, overlap, found), hausdorff95=distance)
     if posterior is None:
         return compared
     inside, truth = posterior[patient.brain], patient.truth[patient.brain]
@@ -144,17 +143,8 @@ class Histogram:
         return _from_counts(method, name, patient, inside, inside + outside)
 
 
-def _from_counts(
-    method: str,
-    cut: str,
-    patient: Case,
-    overlap: np.ndarray,
-    found: np.ndarray,
-    hausdorff95: float = float("nan"),
-    average_precision: float = float("nan"),
-    tumour_free_ml: float = float("nan"),
-) -> Comparison:
-    """Metrics from voxel counts by slice.
+def _from_counts(method: str, cut: str, patient: Case, overlap: np.ndarray, found: np.ndarray) -> Comparison:
+    """Metrics from voxel counts by slice; those that need more than counts are NaN.
 
     Args:
         overlap: (Z,), voxels in the mask and in the ground truth.
@@ -173,8 +163,8 @@ def _from_counts(
         iou=float(both / union) if union else 1.0,
         sensitivity=float(both / truth.sum()) if abnormal.any() else float("nan"),
         precision=float(both / found.sum()) if found.any() else float("nan"),
-        hausdorff95=hausdorff95,
-        average_precision=average_precision,
+        hausdorff95=float("nan"),
+        average_precision=float("nan"),
         slices=slices,
         overlap=int(both),
         union=int(union),
@@ -182,5 +172,5 @@ def _from_counts(
         lesion_ml=float(truth.sum() * patient.voxel_ml),
         found_ml=float(found.sum() * patient.voxel_ml),
         false_ml=float(found[~abnormal].sum() * patient.voxel_ml),
-        tumour_free_ml=tumour_free_ml,
+        tumour_free_ml=float("nan"),
     )

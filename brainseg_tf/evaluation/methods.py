@@ -189,12 +189,9 @@ def _run(
         result.test[method.name].append((patient, histogram))
         if outline:
             mask = (from_stack(outline.found, stack, first) > 0.5) & brain
-            comparison = compare(
-                method.name,
-                MIXTURE_CUT,
-                patient,
-                mask,
-                posterior=np.clip(from_stack(outline.probability, stack, first), 0, 1),
+            posterior = np.clip(from_stack(outline.probability, stack, first), 0, 1)
+            comparison = replace(
+                compare(method.name, MIXTURE_CUT, patient, mask, posterior=posterior),
                 average_precision=average_precision(score[brain], truth[brain]),
                 tumour_free_ml=_tumour_free_ml(stack, onto_stack(truth, first, stack), method),
             )

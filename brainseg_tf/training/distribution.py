@@ -15,7 +15,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.keras_backend import keras
 from brainseg_tf.models.objective import ContextModel
 from brainseg_tf.options import FitOptions, Strategy
-from brainseg_tf.training.pipeline import CachedSlices, batches, ordered_batches
+from brainseg_tf.training.pipeline import CachedSlices, Part, batches, ordered_batches
 from brainseg_tf.training.tf_config import check_tf_config
 
 
@@ -101,7 +101,7 @@ class Distribution:
         callbacks: Sequence[keras.callbacks.Callback],
         verbose: int,
     ) -> None:
-        """Trains a model, as ``model.fit`` does.
+        """Trains a model, as ``model.fit`` does; its parameters are those of ``model.fit`` that are used here.
 
         Args:
             model: created and compiled in the strategy's scope.
@@ -123,9 +123,7 @@ class Distribution:
             options.seed,
             first_epoch=first,
             epochs=options.epochs,
-            count=steps * self._local_replicas * batch_of_replica,
-            worker=self.worker,
-            workers=self.workers,
+            part=Part(steps * self._local_replicas * batch_of_replica, self.worker, self.workers),
         )
         elements = iter(self.strategy.distribute_datasets_from_function(lambda context: dataset))
         local_validation = self.share(validation)

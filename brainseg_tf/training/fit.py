@@ -107,7 +107,22 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
         losses = state.best
         best = state.load_best(models.create(options.architecture, len(options.modalities)))
         say(f"measuring the healthy threshold on {len(cohort.named(split.validation))} validation scans")
-        card = _card(best, out.resolve().name, options, cohort, cached, split, losses)
+        levels = healthy_levels(cohort.named(split.validation), KerasReconstructor(best), options.slices, best.trim)
+        card = ModelCard(
+            name=out.resolve().name,
+            version=1,
+            architecture=options.architecture,
+            parameters=best.count_params(),
+            modalities=options.modalities,
+            slices=options.slices,
+            data=_describe(cached, split),
+            training=training_options(options),
+            losses=losses,
+            score=best.score,
+            trim=best.trim,
+            healthy_levels=levels,
+            versions=versions(),
+        )
         say("drawing losses.png and reconstructions.png")
         _draw(best, state.history.rows, _slices_of(cached, split.validation), options, out)
         say(f"exporting the model as {target}")
@@ -227,33 +242,6 @@ def _draw(
     figures.reconstructions(task.clean.numpy(), task.corrupted.numpy(), reconstructed, out / "reconstructions.png")
 
 
-def _card(
-    model: ContextModel,
-    name: str,
-    options: FitOptions,
-    cohort: Cohort,
-    cached: Sequence[CachedSlices],
-    split: Split,
-    losses: dict[str, float],
-) -> ModelCard:
-    reconstructor = KerasReconstructor(model)
-    return ModelCard(
-        name=name,
-        version=1,
-        architecture=options.architecture,
-        parameters=model.count_params(),
-        modalities=options.modalities,
-        slices=options.slices,
-        data=_describe(cohort, cached, split),
-        training=training_options(options),
-        losses=losses,
-        score=model.score,
-        trim=model.trim,
-        healthy_levels=healthy_levels(cohort.named(split.validation), reconstructor, options.slices, model.trim),
-        versions=versions(),
-    )
-
-
 def _samples(cached: Sequence[CachedSlices], count: int = 4) -> np.ndarray:
     """Healthy slices at increasing height, from different patients if possible, (count, H, W, C)."""
     samples = []
@@ -263,7 +251,7 @@ def _samples(cached: Sequence[CachedSlices], count: int = 4) -> np.ndarray:
     return np.stack(samples)
 
 
-def _describe(cohort: Cohort, cached: Sequence[CachedSlices], split: Split) -> TrainingData:
+def _describe(cached: Sequence[CachedSlices], split: Split) -> TrainingData:
     return TrainingData(
         patients=len(cached),
         slices=sum(slices.slices for slices in cached),

@@ -44,6 +44,24 @@ class CachedSlices:
     healthy: int
 
 
+@dataclass(frozen=True)
+class Part:
+    """The part of a worker in an epoch.
+
+    Attributes:
+        count: number of slices in an epoch. If it is below the number of cached slices, only the first ones in the
+            epoch's order are used; if it is above, some are used again. If None, each slice is used once.
+        worker, workers: index and number of the workers that train together; each gets different corruption seeds.
+    """
+
+    count: int | None = None
+    worker: int = 0
+    workers: int = 1
+
+
+_ALONE = Part()
+
+
 def cache_slices(patients: Iterable[Patient], options: SliceOptions, folder: Path) -> Iterator[CachedSlices | str]:
     """Decodes patients one at a time and caches their healthy slices in ``folder``.
 
@@ -89,9 +107,7 @@ def batches(
     *,
     first_epoch: int,
     epochs: int,
-    count: int | None = None,
-    worker: int = 0,
-    workers: int = 1,
+    part: Part = _ALONE,
 ) -> tf.data.Dataset:
     """The training batches of several epochs, each epoch in a different order and with different corruption seeds.
 
@@ -103,22 +119,20 @@ def batches(
         batch: slices in a batch; the last batch of an epoch may be smaller.
         seed: at least 0.
         first_epoch, epochs: the dataset has the epochs ``first_epoch`` to ``epochs - 1``.
-        count: number of slices in an epoch. If it is below the number of cached slices, only the first ones in the
-            epoch's order are used; if it is above, some are used again. If None, each slice is used once.
-        worker, workers: index and number of the workers that train together; each gets different corruption seeds.
+        part: of several workers; by default one worker uses each slice once.
 
     Returns:
         A dataset of (images (N, H, W, C) float32, seed (2,) int32).
     """
     index = _index(cached)
-    wanted = np.arange(len(index) if count is None else count) % len(index)
+    wanted = np.arange(len(index) if part.count is None else part.count) % len(index)
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
         order = tf.argsort(
             tf.random.stateless_uniform([len(index)], [seed, number], 0, 2**31 - 1, tf.int32), stable=True
         )
         rows = tf.gather(index, tf.gather(order, wanted))
-        return _read(cached, rows, batch, tf.cast(seed, tf.int32) + 1, number, worker, workers)
+        return _read(cached, rows, batch, (tf.cast(seed, tf.int32) + 1, number), part)
 
     numbers = tf.data.Dataset.range(first_epoch, epochs, output_type=tf.int32)
     return numbers.flat_map(epoch).prefetch(tf.data.AUTOTUNE)
@@ -126,7 +140,9 @@ def batches(
 
 def ordered_batches(cached: Sequence[CachedSlices], batch: int) -> tf.data.Dataset:
     """The validation batches: one pass in a fixed order with fixed corruption seeds; elements as in ``batches``."""
-    return _read(cached, tf.constant(_index(cached)), batch, tf.constant(0), tf.constant(0)).prefetch(tf.data.AUTOTUNE)
+    return _read(cached, tf.constant(_index(cached)), batch, (tf.constant(0), tf.constant(0))).prefetch(
+        tf.data.AUTOTUNE
+    )
 
 
 def _index(cached: Sequence[CachedSlices]) -> np.ndarray:
@@ -138,11 +154,10 @@ def _read(
     cached: Sequence[CachedSlices],
     index: tf.Tensor,
     batch: int,
-    seed: tf.Tensor,
-    epoch: tf.Tensor,
-    worker: int = 0,
-    workers: int = 1,
+    seed_and_epoch: tuple[tf.Tensor, tf.Tensor],
+    part: Part = _ALONE,
 ) -> tf.data.Dataset:
+    seed, epoch = seed_and_epoch
     files = [np.load(slices.file, mmap_mode="r") for slices in cached]
     shape = (None, *files[0].shape[1:])
 
@@ -152,7 +167,7 @@ def _read(
     def with_seed(number: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images = tf.ensure_shape(tf.numpy_function(load, [rows], tf.float32), shape)
         # Batches get different seeds if an epoch has at most 65536 batches (2 million slices in batches of 32).
-        return images, tf.stack([seed, epoch * 65536 + tf.cast(number, tf.int32) * workers + worker])
+        return images, tf.stack([seed, epoch * 65536 + tf.cast(number, tf.int32) * part.workers + part.worker])
 
     rows = tf.data.Dataset.from_tensor_slices(index).batch(batch)
     return rows.enumerate().map(with_seed, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

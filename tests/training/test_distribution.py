@@ -21,7 +21,7 @@ from brainseg_tf.training import fit as training
 from brainseg_tf.training.cohort import read_cohort
 from brainseg_tf.training.distribution import patients_of, steps_in_epoch
 from brainseg_tf.training.fit import RunSettings, fit, read_history
-from brainseg_tf.training.pipeline import CachedSlices, batches, cache_slices
+from brainseg_tf.training.pipeline import CachedSlices, Part, batches, cache_slices
 from brainseg_tf_cli.main import main
 from helpers import small_options
 
@@ -108,7 +108,7 @@ def test_two_workers_equal_one_process_with_the_same_global_batch(both, brats_li
     half = options.batch // 2
     streams = [
         batches(
-            part, half, options.seed, first_epoch=0, epochs=EPOCHS, count=steps * half, worker=number, workers=2
+            part, half, options.seed, first_epoch=0, epochs=EPOCHS, part=Part(steps * half, number, 2)
         ).as_numpy_iterator()
         for number, part in enumerate(patients_of(patients, 2))
     ]
