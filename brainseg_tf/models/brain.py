@@ -105,24 +105,6 @@ class BrainNetwork(keras.Model):
         return {name: tracker.result() for name, tracker in self.loss_trackers.items()}
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
-class InstanceNormalization(keras.layers.Layer):
-    """Scales each channel of each volume to mean 0 and variance 1, then by learned factors (Ulyanov 2016).
-
-    ``keras.layers.GroupNormalization`` does the same, but fails if the size of the volumes changes between calls.
-    """
-
-    _EPSILON = 1e-3
-
-    def build(self, input_shape: tuple[Any, ...]) -> None:
-        self.gamma = self.add_weight(shape=(input_shape[-1],), initializer="ones", name="gamma")
-        self.beta = self.add_weight(shape=(input_shape[-1],), initializer="zeros", name="beta")
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        mean, variance = tf.nn.moments(inputs, axes=(1, 2, 3), keepdims=True)
-        return tf.nn.batch_normalization(inputs, mean, variance, self.beta, self.gamma, self._EPSILON)
-
-
 def _two_blocks(filters: int, name: str, strides: int = 1) -> keras.Sequential:
     return keras.Sequential([*_block(filters, strides), *_block(filters)], name=name)
 
@@ -130,7 +112,8 @@ def _two_blocks(filters: int, name: str, strides: int = 1) -> keras.Sequential:
 def _block(filters: int, strides: int = 1, padding: str = "same") -> list[keras.layers.Layer]:
     return [
         keras.layers.Conv3D(filters, 3, strides, padding, use_bias=False),
-        InstanceNormalization(),
+        # One group per channel: instance normalisation (Ulyanov 2016).
+        keras.layers.GroupNormalization(-1),
         keras.layers.LeakyReLU(),
     ]
 

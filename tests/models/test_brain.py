@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from brainseg_tf.keras_backend import keras
-from brainseg_tf.models.brain import BrainNetwork, InstanceNormalization, _depth_to_space
+from brainseg_tf.models.brain import BrainNetwork, _depth_to_space
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +30,6 @@ def test_the_output_has_the_size_of_the_input_in_every_kind_of_graph(network, si
 def test_volumes_of_a_batch_do_not_depend_on_each_other(network):
     images = tf.random.stateless_uniform((2, 16, 16, 16, 1), [3, 4])
     np.testing.assert_allclose(network(images)[1:].numpy(), network(images[1:]).numpy(), atol=1e-5)
-
-
-def test_instance_normalisation():
-    values = np.random.default_rng(0).normal(3, 5, (2, 4, 5, 6, 3)).astype(np.float32)
-    mean, variance = (getattr(values, name)(axis=(1, 2, 3), keepdims=True) for name in ("mean", "var"))
-    expected = (values - mean) / np.sqrt(variance + 1e-3)
-    np.testing.assert_allclose(InstanceNormalization()(values).numpy(), expected, atol=1e-4)
 
 
 def test_eight_maps_become_eight_voxels():
