@@ -122,8 +122,10 @@ class Models:
             raise RefusalError(
                 grpc.StatusCode.INVALID_ARGUMENT, f"input size does not match signature: {sorted(inputs)}"
             )
-        for name, values in inputs.items():
-            if not expected[name].shape.is_compatible_with(values.shape) or values.dtype != np.float32:
+        for name, values in list(inputs.items()):
+            if values.dtype == np.float64:  # From JSON, which has no types.
+                values = inputs[name] = values.astype(expected[name].dtype.as_numpy_dtype)
+            if not expected[name].shape.is_compatible_with(values.shape) or values.dtype != expected[name].dtype:
                 raise RefusalError(
                     grpc.StatusCode.INVALID_ARGUMENT,
                     f"Input {name}: {values.dtype} {values.shape} does not fit {expected[name]}",
@@ -253,7 +255,7 @@ class _Rest(BaseHTTPRequestHandler):
         if rows and isinstance(given[0], dict):
             given = {name: [row[name] for row in given] for name in given[0]}
         named = given if isinstance(given, dict) else {"images": given}
-        inputs = {name: np.asarray(values, np.float32) for name, values in named.items()}
+        inputs = {name: np.asarray(values, np.float64) for name, values in named.items()}
         outputs = self.models.predict(key, signature, inputs, [])
         outputs = self.faults.spoil(outputs) if signature == "serving_default" else outputs
         plain = {name: _plain(values) for name, values in outputs.items()}

@@ -128,7 +128,8 @@ def test_several_threads_draw_at_once_what_one_draws_alone(result):
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(draw, range(12)))
     assert together == [alone[number % len(kinds)] for number in range(12)]
-    assert threading.active_count() == threads
+    # Threads of earlier tests may have ended meanwhile.
+    assert threading.active_count() <= threads
     # Nothing was parsed as mathematics: matplotlib's one parser cannot be used by two threads.
     from matplotlib.mathtext import MathTextParser
 

@@ -12,8 +12,8 @@ from brainseg_tf.brain.mask import brain_mask
 from brainseg_tf.images.volume import read_volume
 from brainseg_tf.model_card import read_card
 from brainseg_tf.slices import to_stack
-from helpers import FAST, call, fails
-from stand_in import StandIn
+from helpers import FAST, ROOT, call, fails
+from stand_in import Models, StandIn
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
@@ -28,6 +28,35 @@ def test_the_mask_of_a_served_model_equals_that_of_the_local_model(urls, trained
     assert local.any()
     np.testing.assert_array_equal(served, local)
     assert json.loads(report.read_text())["server"] == urls[scheme]
+
+
+@pytest.mark.parametrize("scheme", ["grpc", pytest.param("http", marks=pytest.mark.slow)])
+def test_the_brain_of_a_head_is_found_on_the_server(repository, trained, tmp_path, scheme):
+    """The brain network is exported to the server; without it there, a head is a warning."""
+    models = tmp_path / "models"
+    shutil.copytree(repository / "small", models / "small")
+    head = ROOT / "examples" / "phantom" / "head_flair.nii.gz"
+
+    def run(name, *server):
+        outputs = ("--out", tmp_path / f"{name}.nii.gz", "--save-brain-mask", tmp_path / f"{name}_brain.nii.gz")
+        return call("predict", head, *outputs, "--model", trained, *server, *FAST)
+
+    with StandIn(Models(models)) as server:
+        url = dict(zip(("grpc", "http"), server.urls(), strict=True))[scheme]
+        without = run("without", "--server", url)
+        assert without.exit_code == 0, without.output
+        assert "the scan seems not to be skull-stripped" in without.stderr
+        refused = run("refused", "--server", url, "--brain", "network")
+        assert "add it to the server with brainseg-tf export brain" in fails(refused)
+    assert call("export", "brain", "--to", models).exit_code == 0
+    with StandIn(Models(models)) as server:
+        url = dict(zip(("grpc", "http"), server.urls(), strict=True))[scheme]
+        served = run("served", "--server", url)
+    local = run("local")
+    assert (served.exit_code, served.stderr, local.exit_code) == (0, "", 0), served.output
+    first, second = (np.asarray(nib.load(tmp_path / f"{name}_brain.nii.gz").dataobj) for name in ("served", "local"))
+    assert first.sum() > 500_000
+    np.testing.assert_array_equal(first, second)
 
 
 def test_a_server_gets_slices_of_one_size(urls, trained, scan, tmp_path):
