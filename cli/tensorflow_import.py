@@ -2,7 +2,10 @@
 
 import os
 import sys
+from threading import Lock
 from typing import Any
+
+_LOCK = Lock()
 
 
 def import_tensorflow() -> None:
@@ -10,8 +13,14 @@ def import_tensorflow() -> None:
 
     TF_CPP_MIN_LOG_LEVEL does not hide messages that are logged before TensorFlow's logger is initialised. Python's own
     output to standard error, for instance of another thread, is still shown during the import, and errors of the import
-    are still raised.
+    are still raised. Several threads may call it: a second redirection during the first would restore the null device.
     """
+    with _LOCK:
+        if "tensorflow" not in sys.modules:
+            _import_silently()
+
+
+def _import_silently() -> None:
     if sys.stderr is not None:
         sys.stderr.flush()
     stderr, null = sys.stderr, os.open(os.devnull, os.O_WRONLY)
