@@ -53,6 +53,7 @@ def test_the_losses_are_those_of_the_definition(network):
     assert losses["loss"] == pytest.approx(cross_entropy + overlap, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.cpu
 def test_it_learns_and_is_saved(tmp_path):
     keras.utils.set_random_seed(0)

@@ -28,6 +28,7 @@ def heads(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_fit_exports_a_brain_network_that_predict_can_use(heads, tmp_path):
     run = tmp_path / "brain"
     arguments = ("fit", heads, "--model", "brain", "--out", run, "--examples", 4)
