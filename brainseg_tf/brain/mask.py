@@ -79,18 +79,22 @@ def find_brain(
         warning = skull_warning(scan, brain.mask)
         if warning:
             return replace(brain, warnings=[warning])
-    elif method == "auto" and is_stripped(scan):
-        brain = _cleaned(brain_mask(scan), scan, found)
+    elif method == "auto" and (foreground := stripped_brain(scan)) is not None:
+        brain = _cleaned(foreground, scan, found)
     else:
         brain = _from_network(scan, found)
     return replace(brain, warnings=[*brain.warnings, *mask_warnings(scan, brain.mask)])
 
 
-def is_stripped(scan: Volume) -> bool:
-    """Whether a scan seems to be skull-stripped: a constant background, and not more tissue than a brain."""
+def stripped_brain(scan: Volume) -> np.ndarray | None:
+    """The brain mask of a scan that seems to be skull-stripped, (X, Y, Z) bool; None if it seems to have a skull.
+
+    A stripped scan has a constant background, and not more tissue than a brain.
+    """
     if find_background(scan.data) is None:
-        return False
-    return bool(np.count_nonzero(brain_mask(scan)) * scan.voxel_ml <= LARGEST_BRAIN_ML)
+        return None
+    mask = brain_mask(scan)
+    return mask if np.count_nonzero(mask) * scan.voxel_ml <= LARGEST_BRAIN_ML else None
 
 
 def brain_mask(volume: Volume) -> np.ndarray:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from brainseg_tf.brain.grid import normalise
-from brainseg_tf.brain.mask import brain_mask, is_stripped
+from brainseg_tf.brain.mask import stripped_brain
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, printable, replacing, write_json
 from brainseg_tf.images.formats import NIFTI
@@ -67,8 +67,8 @@ class CachedSubject:
     file: Path
     scans: int
     stripped: bool
-    spacing: tuple[float, ...] = field(default=())
-    centre: tuple[float, ...] = field(default=())
+    spacing: tuple[float, ...]
+    centre: tuple[float, ...]
 
     def load(self, scan: int) -> Subject:
         """One of the scans."""
@@ -138,11 +138,8 @@ def _cache_subject(subject: HeadFiles, folder: Path) -> CachedSubject:
     if not (file.exists() and facts_file.exists()):
         scans = _read_scans(subject)
         stripped = subject.brain is None
-        if subject.brain is not None:
-            brain = read_mask(subject.brain, scans[0])
-        elif is_stripped(scans[0]):
-            brain = brain_mask(scans[0])
-        else:
+        brain = stripped_brain(scans[0]) if subject.brain is None else read_mask(subject.brain, scans[0])
+        if brain is None:
             raise InputError(f"{scans[0].path}: has a skull, but there is no {subject.name}_{BRAIN_MASK}.nii.gz")
         if not brain.any():
             raise InputError(f"{subject.brain}: is empty")
