@@ -46,7 +46,13 @@ _BRAIN_NETWORK: dict[str, Kind] = {
     "grid": Record(of_dataclass(HeadGridOptions)),
 }
 # The other options of a run, which are in the field ``training``.
-_LESION_TRAINING = Record(of_dataclass(FitOptions, without=_LESION_NETWORK))
+_LESION_OPTIONS = of_dataclass(FitOptions, without=_LESION_NETWORK)
+# Cards that were written by version 0.11 or earlier do not have these.
+_ADDED = ("examples", "columns", "views")
+_LESION_TRAINING = Record(
+    {name: kind for name, kind in _LESION_OPTIONS.items() if name not in _ADDED},
+    {name: _LESION_OPTIONS[name] for name in _ADDED},
+)
 _BRAIN_TRAINING = Record(of_dataclass(BrainFitOptions, without=_BRAIN_NETWORK))
 _COMMON: dict[str, Kind] = {
     "name": Name(),
@@ -133,7 +139,8 @@ def check_options(options: Any, name: str) -> None:
     """
     Name().check(name, "the model's name")
     network = _BRAIN_NETWORK if options["architecture"] == BRAIN else _LESION_NETWORK
-    Record({**network, **training_of(options["architecture"]).required}).check(options, "")
+    training = training_of(options["architecture"])
+    Record({**network, **training.required, **training.optional}).check(options, "")
 
 
 def training_of(architecture: str) -> Record:

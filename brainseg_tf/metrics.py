@@ -1,6 +1,7 @@
 """Segmentation metrics: agreement of two masks, or of a score and a mask, and bootstrap intervals."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -42,6 +43,47 @@ def hausdorff95(mask: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -
     surfaces = [_surface(np.pad(one[box], 1)) for one in (mask, truth)]
     distances = [ndimage.distance_transform_edt(~surface, spacing) for surface in surfaces]
     return float(max(np.percentile(distances[1 - k][surfaces[k]], 95) for k in (0, 1)))
+
+
+@dataclass(frozen=True)
+class LesionCounts:
+    """Detection by lesion. A lesion is a component of the ground truth; voxels that share a corner are connected.
+
+    Attributes:
+        detected: (n,) bool, for each lesion of the ground truth, whether a voxel of it is in the mask.
+        voxels: (n,), the sizes of these lesions.
+        false: number of the mask's components that do not touch the ground truth; ``true``: number of the others.
+    """
+
+    detected: np.ndarray
+    voxels: np.ndarray
+    false: int
+    true: int
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of the share of lesions that are detected and of the share of components that are lesions.
+
+        It is 1 if both masks are empty.
+        """
+        found, missed = int(self.detected.sum()), int((~self.detected).sum())
+        components = self.true + self.false
+        if not (len(self.detected) and components):
+            return float(len(self.detected) == components)
+        recall, precision = found / (found + missed), self.true / components
+        return 2 * recall * precision / (recall + precision) if found else 0.0
+
+
+def lesion_counts(mask: np.ndarray, truth: np.ndarray) -> LesionCounts:
+    """Which lesions a mask detects, see ``LesionCounts``; both arrays are bool and of the same shape."""
+    connected = np.ones((3,) * mask.ndim)
+    lesions, lesion_number = ndimage.label(truth, connected)
+    components, component_number = ndimage.label(mask, connected)
+    overlap = mask & truth
+    detected = np.isin(np.arange(1, lesion_number + 1), lesions[overlap])
+    true = len(np.unique(components[overlap]))
+    voxels = np.bincount(lesions.ravel(), minlength=lesion_number + 1)[1:]
+    return LesionCounts(detected, voxels, component_number - true, true)
 
 
 def average_precision(score: np.ndarray, truth: np.ndarray) -> float:

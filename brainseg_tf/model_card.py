@@ -335,7 +335,8 @@ def is_extra(name: str) -> bool:
 
 def training_options(options: FitOptions | BrainFitOptions) -> dict[str, Any]:
     """The content of ``Card.training``: those options of a run that have no field of their own in the card."""
-    known = card_schema.training_of(options.architecture).required
+    schema = card_schema.training_of(options.architecture)
+    known = {**schema.required, **schema.optional}
     return {name: value for name, value in asdict(options).items() if name in known}
 
 

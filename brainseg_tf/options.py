@@ -128,6 +128,41 @@ class LesionOptions:
         (0.8, 2.6), "The same in the further channels: such a core holds fluid, which is bright on T2."
     )
     spares_fluid: float = option(0.5, "Share of the lesions that leave out fluid, as oedema does.", least=0, most=1)
+    faint: float = option(
+        0.0,
+        "Share of the lesions whose increase is log-uniform instead, so that more of them are faint.",
+        least=0,
+        most=1,
+    )
+    own_core: float = option(
+        0.0, "Share of the cores of any intensity that are the tissue itself, as a solid core can be.", least=0, most=1
+    )
+    scattered: float = option(0.0, "Share of the slices with many small lesions.", least=0, most=1)
+
+
+@dataclass(frozen=True)
+class AugmentationOptions:
+    """How slices are varied, as scanners, hospitals and brain masks differ."""
+
+    curve: float = option(
+        0.0, "Largest standard deviation of a random intensity curve, which changes the contrast of tissues.", least=0
+    )
+    bias: float = option(0.12, "Largest standard deviation of the bias field.", least=0)
+    shading: float = option(
+        0.0, "Largest logarithm of the brightness at the edge of the image that is next to a coil.", least=0
+    )
+    noise: float = option(0.03, "Largest standard deviation of white noise.", least=0)
+    blurred: float = option(0.25, "Share of the slices that are blurred over 3 x 3 pixels.", least=0, most=1)
+    resolution: float = option(
+        0.0, "Share of the slices that are blurred or sharpened, along each axis by itself.", least=0, most=1
+    )
+    windowed: float = option(0.0, "Share of the slices whose bright intensities are clipped.", least=0, most=1)
+    ragged: float = option(
+        0.0,
+        "Share of the slices whose brain mask leaves out tissue, and of those whose mask has tissue around the brain.",
+        least=0,
+        most=1,
+    )
 
 
 @dataclass(frozen=True)
@@ -149,6 +184,7 @@ class CorruptionOptions:
     noise_cells: int = option(16, "Cells of the coarse noise along each side.", least=1)
     noise_stddev: float = option(0.2, "Standard deviation of the coarse noise.", least=0)
     lesions: LesionOptions = option(LesionOptions, "Synthetic lesions.")
+    augmentation: AugmentationOptions = option(AugmentationOptions, "How slices are varied, if ``augment``.")
 
 
 @dataclass(frozen=True)
@@ -182,6 +218,24 @@ class FitOptions:
     )
     patience: int = option(20, "Stop after this many epochs without a lower validation loss.", least=1)
     batch: int = option(16, "Slices in a batch.", least=1)
+    examples: int = option(
+        0,
+        "Slices in an epoch, drawn at random from all; 0 takes each slice once. For the brain network, random heads.",
+        least=0,
+    )
+    columns: int = option(
+        0,
+        "Central columns of a slice that are used for training; 0 uses all. A brain covers three quarters of them, and "
+        "a step takes as much less time.",
+        least=0,
+    )
+    views: int = option(
+        1,
+        "Number of times that each scan is cut into slices: first along its own axes, then in random directions, some "
+        "of them with thick slices.",
+        least=1,
+        most=32,
+    )
     learning_rate: float = option(
         1e-3, "Adam's learning rate at the start; it follows a cosine to 1 % at the last epoch.", least=1e-12, most=1000
     )
@@ -196,6 +250,11 @@ class FitOptions:
     slices: SliceOptions = option(SliceOptions, "How volumes become slices.")
     corruption: CorruptionOptions = option(CorruptionOptions, "How slices are corrupted.")
     objective: ObjectiveOptions = option(ObjectiveOptions, "Weights of the loss terms.")
+
+    @property
+    def validation_examples(self) -> int:
+        """Largest number of validation slices; 0 uses all."""
+        return self.examples // 4
 
 
 @dataclass(frozen=True)
@@ -328,7 +387,11 @@ PAPER_SEGMENTATION = SegmentationOptions(
 def corruption_options(values: Mapping[str, Any]) -> CorruptionOptions:
     """The options from what ``dataclasses.asdict`` made of them, also if they were stored as JSON."""
     lesions = {name: _tuples(value) for name, value in values.get("lesions", {}).items()}
-    return CorruptionOptions(**{**values, "lesions": LesionOptions(**lesions)})
+    parts = {
+        "lesions": LesionOptions(**lesions),
+        "augmentation": AugmentationOptions(**values.get("augmentation", {})),
+    }
+    return CorruptionOptions(**{**values, **parts})
 
 
 def _tuples(value: Any) -> Any:

@@ -54,7 +54,13 @@ class Stack:
         return math.prod(self.spacing) / 1000.0
 
 
-def to_stack(volumes: Sequence[Volume], brain: np.ndarray, options: SliceOptions, trim: int = 0) -> Stack:
+def to_stack(
+    volumes: Sequence[Volume],
+    brain: np.ndarray,
+    options: SliceOptions,
+    trim: int = 0,
+    rotation: np.ndarray | None = None,
+) -> Stack:
     """Resamples the modalities of one patient to the common grid and normalises them.
 
     Args:
@@ -63,11 +69,15 @@ def to_stack(volumes: Sequence[Volume], brain: np.ndarray, options: SliceOptions
         options: the slice options of the model.
         trim: rows and columns far from the brain are removed in multiples of this number, half of them at each edge;
             0 removes none. See ``ModelCard.trim``.
+        rotation: (3, 3), from the axes of the head to those of the slices; None if they are the same.
 
     Raises:
         InputError: no voxel of the grid is mostly brain, or the brain mask is mostly background.
     """
-    affine, shape = _common_grid(brain, volumes[0].affine, options, trim)
+    axes = head_axes(brain, volumes[0].affine)
+    if rotation is not None:
+        axes = axes @ rotation
+    affine, shape = _common_grid(brain, volumes[0].affine, axes, options, trim)
     # If the scan's voxels are larger than those of the grid, linear interpolation blurs the image, and the networks
     # detect blurred tissue as lesion. Cubic splines do not blur. If the scan's voxels are smaller, the image is blurred
     # against aliasing first, and linear interpolation is sufficient.
@@ -188,13 +198,12 @@ def sample(values: np.ndarray, stack: Stack, volume: Volume, where: np.ndarray) 
 
 
 def _common_grid(
-    brain: np.ndarray, affine: np.ndarray, options: SliceOptions, trim: int
+    brain: np.ndarray, affine: np.ndarray, axes: np.ndarray, options: SliceOptions, trim: int
 ) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Affine and shape (N, H, W) of the common grid, with the brain in its centre.
+    """Affine and shape (N, H, W) of the common grid along ``axes``, the columns of (3, 3), around the brain.
 
     The grid is larger than ``options.size`` if the brain does not fit, and smaller if ``trim`` allows it.
     """
-    axes = head_axes(brain, affine)
     # The extent of the brain is measured along the axes of the grid. They can differ from those of the scan, so all
     # voxels of the surface are needed, not only the bounding box.
     surface = brain & ~ndimage.binary_erosion(brain)

@@ -55,7 +55,7 @@ def _select_patients(side: str, names: list[str], cards: "list[ModelCard]") -> l
 
 
 @click.command(cls=GroupedCommand, short_help="Compare models and baselines without a network with the ground truth.")
-@click.argument("data", type=FILE)
+@click.argument("data", nargs=-1, required=True, type=FILE)
 @option(
     "--models",
     "--model",
@@ -92,6 +92,14 @@ def _select_patients(side: str, names: list[str], cards: "list[ModelCard]") -> l
     help="Cross-validation: train each model's recipe on the other folds, so that every patient is tested once. Needs "
     "--out.",
 )
+@option(
+    "--train-on",
+    group=PATIENTS,
+    multiple=True,
+    type=FILE,
+    help="Train each model's recipe on this folder, and test it on all patients of DATA; repeat it for several "
+    "folders. Needs --out.",
+)
 @option("--seeds", group=PATIENTS, default="0", show_default=True, help="Seeds of folds and runs, separated by commas.")
 @option(
     "--out",
@@ -106,18 +114,23 @@ def _select_patients(side: str, names: list[str], cards: "list[ModelCard]") -> l
 def evaluate(
     context: click.Context,
     /,
-    data: Path,
+    data: tuple[Path, ...],
     models: tuple[str, ...],
     baselines: list[str],
     side: str,
     folds: int | None,
+    train_on: tuple[Path, ...],
     seeds: str,
     out: Path | None,
     update_card: bool,
     overwrite: bool,
     **stages: Any,
 ) -> None:
-    """Segment the patients of DATA (BraTS 2019 layout) and compare the masks with the ground truth.
+    """Segment the patients of DATA and compare the masks with the ground truth.
+
+    DATA is one or several folders in the BraTS 2019 layout. Several are reported together and each by itself.
+
+    The brain is found as in predict; an ID_brain.nii.gz beside a scan is its brain mask.
 
     There are two baselines without a network: the same post-processing applied to the input itself ("no network"), and
     a threshold on the input after histogram equalisation ("equalised").
@@ -132,8 +145,10 @@ def evaluate(
     from brainseg_tf.saved_model import best_for, find
     from brainseg_tf.training.cohort import read_cohort
 
-    if folds and not out:
-        raise click.UsageError("--folds trains models; give --out FOLDER for them")
+    if (folds or train_on) and not out:
+        raise click.UsageError(f"{'--folds' if folds else '--train-on'} trains models; give --out FOLDER for them")
+    if folds and train_on:
+        raise click.UsageError("--folds trains on DATA, so --train-on does not go with it")
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
@@ -141,11 +156,18 @@ def evaluate(
     found = [find(model) for model in models] or [best_for(("flair",))]
     modalities = tuple(dict.fromkeys(name for one in found for name in one.card.modalities))
     cohort = read_cohort(data, modalities)
+    training = read_cohort(train_on, modalities) if train_on else None
     names = [patient.name for patient in cohort.patients]
-    if not folds:
+    if training:
+        # A patient must not be on both sides, also if the folders have different names.
+        read_cohort([*data, *train_on], modalities)
+        side = f"trained on {', '.join(folder.name for folder in train_on)}"
+    elif not folds:
         names = _select_patients(side, names, [one.card for one in found])
         if not names:
-            raise InputError(f"{data}: has no {side} patients for this model; give --patients all, or --folds 5")
+            raise InputError(
+                f"{cohort.title}: has no {side} patients for this model; give --patients all, or --folds 5"
+            )
     if out:
         make_folder(out)
         for name in ("comparisons.csv", "summary.json", "dice.png", "calibration.png"):
@@ -153,7 +175,7 @@ def evaluate(
     if update_card:
         for one in found:
             make_folder(one.path / model_card.FILE.parent)
-    for problem in cohort.problems:
+    for problem in (*cohort.problems, *(training.problems if training else ())):
         click.echo(f"Warning: {problem}", err=True)
 
     import_tensorflow()
@@ -172,24 +194,36 @@ def evaluate(
     experiment = experiments.Experiment(cohort, found, baselines, options, say)
     if folds and out:
         results = experiment.cross_validate(folds, numbers, out, click.echo)
+    elif training and out:
+        results = experiment.train_and_test(training, numbers, out, click.echo)
     else:
         results = {numbers[0]: [experiment.test(names)]}
     for problem in {problem for of_seed in results.values() for one in of_seed for problem in one.problems}:
         click.echo(f"Warning: {problem}", err=True)
     comparisons = experiments.all_cuts(results)
     if not comparisons:
-        raise InputError(f"{data}: no patient could be read; see the warnings above")
+        raise InputError(f"{cohort.title}: no patient could be read; see the warnings above")
     summaries = reports.by_method_and_cut([one for _, one in comparisons])
     click.echo()
     click.echo(reports.table(summaries))
+    by_cohort = reports.by_cohort([one for _, one in comparisons])
+    for name, of_cohort in by_cohort.items():
+        click.echo(f"\n{name}")
+        click.echo(reports.table(of_cohort))
+    click.echo()
+    click.echo(reports.worst(summaries))
     click.echo(
-        "false ml: volume of the mask in the tumour-free slices of a patient. free ml: volume of the mask if the "
-        "method gets only the tumour-free slices. any: share of the patients in which this volume is above 0."
+        "median: of the Dice. missed: patients with more than 2 ml of lesion and a Dice below 0.1. F1 lesion: "
+        "detection by lesion. false ml: volume of the mask in the tumour-free slices of a patient. free ml: volume of "
+        "the mask if the method gets only the tumour-free slices. any: share of the patients in which this volume is "
+        "above 0."
     )
-    patients = f"{data.name}, {f'{folds} folds' if folds else side}, seeds {seeds}"
+    patients = f"{' + '.join(folder.name for folder in data)}, {f'{folds} folds' if folds else side}, seeds {seeds}"
     if out:
         reports.write_csv(out / "comparisons.csv", comparisons)
-        write_json(out / "summary.json", {"patients": patients, "methods": reports.nested(summaries)})
+        cohorts = {name: reports.nested(of_cohort) for name, of_cohort in by_cohort.items()}
+        content = {"patients": patients, "methods": reports.nested(summaries), "cohorts": cohorts}
+        write_json(out / "summary.json", content)
         figures.dice_by_patient([one for _, one in comparisons], out / "dice.png")
         figures.reliability(reports.reliability(summaries), out / "calibration.png")
     if update_card:

@@ -53,7 +53,9 @@ _FIELDS = (
     _Field(FitOptions, "patience", OPTIMISER, advanced=True),
     _Field(FitOptions, "batch", OPTIMISER, advanced=True),
     _Field(FitOptions, "learning_rate", OPTIMISER),
-    _Field(BrainFitOptions, "examples", OPTIMISER, advanced=True),
+    _Field(FitOptions, "examples", OPTIMISER, advanced=True),
+    _Field(FitOptions, "views", DATA, advanced=True),
+    _Field(FitOptions, "columns", DATA, advanced=True),
     _Field(SliceOptions, "size", SLICES, "slices", advanced=True),
     _Field(SliceOptions, "normalisation", SLICES, "slices", advanced=True),
     _Field(SliceOptions, "min_brain", SLICES, "slices", advanced=True),
@@ -91,11 +93,12 @@ def _recipe_option(field: _Field) -> Decorator:
 
 def _defaults(field: _Field) -> str:
     """The default of every network, and that of the preset ``paper`` if it differs."""
-    if field.options is BrainFitOptions:
-        return f"{BRAIN}: {_text(field.value(BrainFitOptions()))}"
+    recipes: dict[str, FitOptions | BrainFitOptions] = {name: one.recipe for name, one in ARCHITECTURES.items()}
+    if field.part is None and hasattr(BrainFitOptions(), field.name):
+        recipes[BRAIN] = BrainFitOptions()
     networks: dict[str, list[str]] = {}
-    for name, architecture in ARCHITECTURES.items():
-        networks.setdefault(_text(field.value(architecture.recipe)), []).append(name)
+    for name, recipe in recipes.items():
+        networks.setdefault(_text(field.value(recipe)), []).append(name)
     papers = sorted({_text(field.value(paper_recipe(name))) for name in ARCHITECTURES})
     if len(networks) == 1:
         default = next(iter(networks))
@@ -118,7 +121,7 @@ def _or(values: Iterable[str]) -> str:
 
 
 @click.command(cls=GroupedCommand, short_help="Train a network on a cohort.")
-@click.argument("data", type=FILE)
+@click.argument("data", nargs=-1, required=True, type=FILE)
 @option("--out", group="Run", required=True, type=FILE, help="Folder of the run; the model is OUT/1.")
 @option(
     "--resume",
@@ -163,7 +166,7 @@ def _or(values: Iterable[str]) -> str:
 )
 @apply([_recipe_option(field) for field in _FIELDS])
 def fit(
-    data: Path,
+    data: tuple[Path, ...],
     out: Path,
     resume: bool,
     cache: Path | None,
@@ -172,7 +175,9 @@ def fit(
     preset: str,
     **given: Any,
 ) -> None:
-    """Train a network on the healthy slices of DATA, a folder in the BraTS 2019 layout.
+    """Train a network on the healthy slices of DATA, one or several folders in the BraTS 2019 layout.
+
+    An ID_brain.nii.gz beside a scan is its brain mask; without one the brain is found as in predict.
 
     With --model brain, train the brain network on DATA, a folder of subjects ID/ID_MODALITY.nii.gz: heads with
     ID_brain.nii.gz, and skull-stripped brains, around which random heads are drawn.
@@ -189,6 +194,8 @@ def fit(
     brain = architecture == BRAIN
     if brain and (strategy != "single" or preset != "best"):
         raise click.UsageError(f"--strategy and --preset do not go with --model {BRAIN}")
+    if brain and len(data) > 1:
+        raise click.UsageError(f"--model {BRAIN} takes one folder; its subfolders are searched too")
     if strategy == "multi-worker":
         check_tf_config()
     options = _brain_options(given) if brain else _options(architecture, preset, given)
@@ -202,7 +209,7 @@ def fit(
     if brain:
         from brainseg_tf.training.brain_cohort import read_heads
 
-        read_heads(data, options.modalities)
+        read_heads(data[0], options.modalities)
     else:
         from brainseg_tf.training.cohort import read_cohort
 
@@ -222,7 +229,7 @@ def fit(
     if isinstance(options, BrainFitOptions):
         from brainseg_tf.training.brain_fit import fit_brain
 
-        model = fit_brain(data, out, options, settings)
+        model = fit_brain(data[0], out, options, settings)
     else:
         from brainseg_tf.training.fit import fit as train
 
@@ -254,8 +261,6 @@ def _options(architecture: str, preset: str, given: dict[str, Any]) -> FitOption
     entry = ARCHITECTURES[architecture]
     options = paper_recipe(architecture) if preset == "paper" else entry.recipe
     for field, value in _given(given):
-        if field.options is BrainFitOptions:
-            raise click.UsageError(f"{_flag(field)} goes with --model {BRAIN} only")
         change = {field.name: value}
         if field.part:
             change = {field.part: replace(getattr(options, field.part), **change)}

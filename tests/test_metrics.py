@@ -15,6 +15,7 @@ from brainseg_tf.metrics import (
     hausdorff95,
     interval,
     iou,
+    lesion_counts,
     reliability,
 )
 
@@ -120,3 +121,26 @@ def test_reliability_against_scikit_learn():
     )
     assert np.isnan(calibration_error(np.zeros((10, 3))))
     assert reliability(np.ones(3), np.ones(3, bool))[-1].tolist() == [3, 3, 3]
+
+
+def test_detection_by_lesion():
+    truth, mask = np.zeros((2, 12, 12, 12), bool)
+    truth[1:4, 1:4, 1:4] = True  # Found in part.
+    truth[4, 4, 4] = True  # Touches it at a corner: the same lesion.
+    truth[8:10, 1:3, 1:3] = True  # Missed.
+    mask[3, 3, 3] = mask[1, 1, 1] = True  # Two components in one lesion.
+    mask[1:3, 9:11, 9:11] = True  # No lesion.
+    counts = lesion_counts(mask, truth)
+    assert counts.detected.tolist() == [True, False]
+    assert counts.voxels.tolist() == [28, 8]
+    assert (counts.true, counts.false) == (2, 1)
+    assert counts.f1 == pytest.approx(2 * (1 / 2) * (2 / 3) / (1 / 2 + 2 / 3))
+
+
+def test_detection_without_lesions():
+    nothing, some = np.zeros((4, 4, 4), bool), np.zeros((4, 4, 4), bool)
+    some[1, 1, 1] = True
+    assert lesion_counts(nothing, nothing).f1 == 1
+    assert lesion_counts(some, nothing).f1 == lesion_counts(nothing, some).f1 == 0
+    other = np.roll(some, 2, axis=0)
+    assert lesion_counts(some, other).f1 == 0

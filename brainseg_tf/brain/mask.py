@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from brainseg_tf.brain.checks import LARGEST_BRAIN_ML, mask_warnings
 from brainseg_tf.brain.network import BrainNetwork, NetworkMask, largest_component, network_mask
+from brainseg_tf.brain.tools import strip
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.background import find_background, foreground_mask, head_mask
 from brainseg_tf.images.volume import Volume
@@ -47,7 +48,6 @@ def find_brain(
     scan: Volume,
     *,
     given: np.ndarray | None = None,
-    tool: bool = False,
     method: str = "auto",
     network: Callable[[], BrainNetwork | None] | None = None,
 ) -> Brain:
@@ -55,16 +55,19 @@ def find_brain(
 
     Args:
         scan: the scan.
-        given: (X, Y, Z) bool, a brain mask from the user or from a tool.
-        tool: whether ``given`` is from a tool.
+        given: (X, Y, Z) bool, a brain mask from the user.
         method: if no mask is given: ``stripped``: what is not background; ``network``: the brain network's mask;
-            ``auto``: the first for a skull-stripped scan, else the second.
+            ``auto``: the first for a skull-stripped scan, else the second; or a skull-stripping tool, see
+            ``tools.strip``.
         network: loads the brain network; gives None if a server does not have it. Without it nothing is compared with
             the network's mask, and ``auto`` is ``stripped``.
 
     Raises:
-        InputError: there is no brain.
+        InputError: there is no brain, or the tool fails.
     """
+    source: Source = "given"
+    if given is None and method not in METHODS:
+        given, source = strip(method, scan), "tool"
     loaded = None if network is None or method == "stripped" else network()
     if loaded is None and method == "network":
         raise InputError(
@@ -73,7 +76,7 @@ def find_brain(
         )
     found = None if loaded is None else network_mask(scan, loaded)
     if given is not None:
-        brain = _checked(given, scan, found, "tool" if tool else "given")
+        brain = _checked(given, scan, found, source)
     elif found is None:
         brain = Brain(brain_mask(scan), "stripped")
         warning = skull_warning(scan, brain.mask)

@@ -12,6 +12,11 @@ import tensorflow as tf
 from brainseg_tf.corruption.random_fields import Draws
 from brainseg_tf.options import LesionOptions
 
+# Increase of many small lesions in the first channel, as a share of the brain's mean; log-uniform.
+_SCATTERED_CONTRAST = (0.2, 1.5)
+# Edge in pixels of the square that lies in the brain around a pixel of the ventricles.
+_VENTRICLE_DEPTH = 17
+
 
 def add_lesions(
     images: tf.Tensor, brain: tf.Tensor, draws: Draws, options: LesionOptions
@@ -33,7 +38,16 @@ def add_lesions(
     any_lesion = tf.cast(number > options.clean, tf.float32)
     two = tf.cast(number > 1 - options.second, tf.float32)
     abnormal = tf.where(two[..., None] > 0, with_two, tf.where(any_lesion[..., None] > 0, with_one, images))
-    return abnormal, tf.maximum(first_mask * any_lesion, second_mask * two) * brain
+    lesion = tf.maximum(first_mask * any_lesion, second_mask * two) * brain
+    if options.scattered:
+        many = draws.bernoulli(options.scattered) * any_lesion
+        # Half of the slices with many small lesions have no others.
+        others = 1 - many * draws.bernoulli(0.5)
+        abnormal = tf.where(others[..., None] > 0, abnormal, images)
+        with_many, many_mask = _add_scattered(abnormal, brain, draws, options)
+        abnormal = tf.where(many[..., None] > 0, with_many, abnormal)
+        lesion = tf.maximum(lesion * others, many_mask * many) * brain
+    return abnormal, lesion
 
 
 def _add_lesion(
@@ -58,7 +72,11 @@ def _add_lesion(
     core = tf.sigmoid(2 * core_depth / draws.uniform(0.03, 0.15)) * tf.maximum(bright, dark)
     texture = 1 + draws.uniform(0.0, 0.5) * draws.field(size, 12) + draws.uniform(0.0, 0.3) * draws.field(size, 32)
     blend = draws.uniform(0.0, 0.8)
-    contrast = tf.where(bright > 0, draws.log_uniform(*options.halo), draws.uniform(*options.contrast))
+    contrast = draws.uniform(*options.contrast)
+    if options.faint:
+        contrast = tf.where(draws.bernoulli(options.faint) > 0, draws.log_uniform(*options.contrast), contrast)
+    contrast = tf.where(bright > 0, draws.log_uniform(*options.halo), contrast)
+    own_core = draws.bernoulli(options.own_core) * (1 - bright) if options.own_core else None
     channels = []
     for number, image in enumerate(tf.unstack(images, axis=-1)):
         average = mean[..., number]
@@ -68,7 +86,40 @@ def _add_lesion(
         core_level = tf.where(bright > 0, draws.uniform(*bright_range), draws.uniform(*dark_range))
         outer_intensity = image + blend * (average - image) + gain * average * tf.nn.relu(texture)
         core_intensity = core_level * average * (0.6 + 0.4 * texture)
+        if own_core is not None:
+            core_intensity = tf.where(own_core > 0, image * draws.uniform(0.7, 1.4), core_intensity)
         lesion = outer_intensity + core * (core_intensity - outer_intensity)
+        channels.append(image + share * (lesion - image))
+    return tf.stack(channels, axis=-1), tf.cast(share > 0.5, tf.float32)
+
+
+def _add_scattered(
+    images: tf.Tensor, brain: tf.Tensor, draws: Draws, options: LesionOptions
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Adds many small bright lesions to a region of every slice; arguments and results as in ``add_lesions``."""
+    size = (images.shape[1], images.shape[2])
+    weight = brain[..., None]
+    mean = tf.math.divide_no_nan(
+        tf.reduce_sum(images * weight, [1, 2], keepdims=True), tf.reduce_sum(weight, [1, 2], keepdims=True)
+    )
+    coarse = draws.uniform(0.0, 1.0)
+    spots = (coarse * draws.field(size, 20) + (1 - coarse) * draws.field(size, 44)) / tf.sqrt(
+        coarse**2 + (1 - coarse) ** 2
+    )
+    # Half of them are around the ventricles instead, the fluid that is far from the brain's edge.
+    core = -tf.nn.max_pool2d(-weight, _VENTRICLE_DEPTH, 1, "SAME")
+    tissue = tf.nn.avg_pool2d(tf.math.divide_no_nan(images[..., :1], mean[..., :1]), 3, 1, "SAME")
+    fluid = tf.sigmoid((0.55 - tissue) / 0.06) * weight
+    near = tf.nn.avg_pool2d(tf.nn.avg_pool2d(fluid * core, 7, 1, "SAME"), 5, 1, "SAME")[..., 0]
+    around = (near * (1 + 0.4 * draws.field(size, 16)) - draws.uniform(0.02, 0.3)) * 10 + 1.8
+    spots = tf.where(draws.bernoulli(0.5) > 0, spots, around * (1 - fluid[..., 0]))
+    region = tf.sigmoid((draws.field(size, 4) - draws.uniform(-1.0, 1.0)) / 0.2)
+    share = tf.sigmoid((spots - draws.uniform(1.3, 2.4)) / draws.uniform(0.08, 0.3)) * region * brain
+    contrast = draws.log_uniform(*_SCATTERED_CONTRAST)
+    channels = []
+    for number, image in enumerate(tf.unstack(images, axis=-1)):
+        gain = contrast if number == 0 else contrast * draws.log_uniform(*options.others_contrast)
+        lesion = image + gain * mean[..., number]
         channels.append(image + share * (lesion - image))
     return tf.stack(channels, axis=-1), tf.cast(share > 0.5, tf.float32)
 

@@ -52,6 +52,13 @@ class Draws:
         coefficients = self._normal([self._count, cells + 3, cells + 3])
         return tf.einsum("hi,nij,wj->nhw", rows, coefficients, columns)
 
+    def curve(self, values: tf.Tensor, knots: int) -> tf.Tensor:
+        """A random piecewise linear curve, standard normal at its knots, at values (N, H, W) in [0, 1]."""
+        heights = tf.unstack(self._normal([self._count, knots + 1]), axis=1)
+        position = values * knots
+        weights = (tf.nn.relu(1 - tf.abs(position - number)) for number in range(knots + 1))
+        return tf.add_n([w * height[:, None, None] for w, height in zip(weights, heights, strict=True)])
+
     def pixel(self, where: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Row and column, each (N, 1, 1), of a random pixel of each image of ``where`` (N, H, W).
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from brainseg_tf.corruption.augmentation import degrade, flip, vary_contrast
+from brainseg_tf.corruption.augmentation import degrade, flip, roughen_mask, vary_contrast
 from brainseg_tf.corruption.lesions import add_lesions
 from brainseg_tf.corruption.noise import add_noise
 from brainseg_tf.corruption.random_fields import Draws, stream
@@ -72,8 +72,11 @@ def corrupt(images: tf.Tensor, seed: tf.Tensor, options: CorruptionOptions) -> T
     draws = Draws(seed, tf.shape(images)[0])
     clean = flip(images, draws) if options.augment else images
     brain = _brain(clean)
+    mask, augmentation = brain, options.augmentation
     if options.augment:
-        clean = vary_contrast(clean, draws) * brain[..., None]
+        clean = vary_contrast(clean, draws, augmentation) * brain[..., None]
+        if augmentation.ragged:
+            clean, brain, mask = roughen_mask(clean, brain, draws, augmentation.ragged)
     corrupted, lesion = clean, tf.zeros_like(brain)
     if options.kind == "lesions":
         corrupted, lesion = add_lesions(corrupted, brain, draws, options.lesions)
@@ -85,7 +88,7 @@ def corrupt(images: tf.Tensor, seed: tf.Tensor, options: CorruptionOptions) -> T
             corrupted, shapes_seed, options.shapes, options.smallest, options.largest, options.spread
         )
     if options.augment:
-        corrupted = degrade(corrupted, draws) * brain[..., None]
+        corrupted = degrade(corrupted, draws, augmentation) * mask[..., None]
     return Task(tf.clip_by_value(corrupted, 0, 1), tf.clip_by_value(clean, 0, 1), lesion)
 
 

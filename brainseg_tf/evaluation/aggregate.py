@@ -17,9 +17,12 @@ MEANS = (
     "hausdorff95",
     "average_precision",
     "brier",
+    "lesion_f1",
 )
 # The columns of ``Comparison.slices``, whose mean over slices is reported.
 SLICE_MEANS = ("iou_slice", "dice_slice")
+# Number of the patients with the lowest Dice that are named.
+_WORST = 5
 SIZES = ("small", "medium", "large")
 
 
@@ -29,7 +32,12 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     Returns:
         The aggregated metrics by name:
 
-        - ``patients``, ``slices``: their numbers; ``missed``: number of patients with a lesion but an empty mask.
+        - ``patients``, ``slices``: their numbers.
+        - ``missed``: number of patients whose lesion is missed (``Comparison.missed``); ``missed_share``: their share
+          of the patients with a lesion, and ``missed_share_interval``.
+        - ``dice_median``, and ``worst``: the five patients with the lowest Dice, each with its volumes.
+        - ``lesion_sensitivity``: share of all lesions that are detected, and ``lesion_sensitivity_interval``;
+          ``lesions``: their number; ``false_lesions``: mean number of the mask's components that are no lesion.
         - For each of ``MEANS`` its mean over the patients with a lesion, NaN left out, and ``<name>_interval``, the
           95 % bootstrap interval of the mean.
         - For each of ``SLICE_MEANS`` the mean over all slices of all patients, and its interval by a bootstrap that
@@ -48,7 +56,18 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     numbers: dict[str, Any] = {
         "patients": len(comparisons),
         "slices": len(slices),
-        "missed": sum(one.found_ml == 0 for one in abnormal),
+        "missed": sum(one.missed for one in abnormal),
+        "missed_share": _mean([one.missed for one in abnormal]),
+        "missed_share_interval": list(interval([one.missed for one in abnormal])),
+        "dice_median": float(np.median([one.dice for one in abnormal])) if abnormal else float("nan"),
+        "worst": [
+            {
+                "patient": one.patient,
+                **{name: round(getattr(one, name), 3) for name in ("dice", "lesion_ml", "found_ml")},
+            }
+            for one in sorted(abnormal, key=lambda one: one.dice)[:_WORST]
+        ],
+        **_by_lesion(comparisons),
     }
     for name, values in by_patient.items():
         numbers[name] = _mean(values)
@@ -76,6 +95,18 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     numbers["reliability"] = counts.round(1).tolist()
     numbers["calibration_error"] = calibration_error(counts)
     return numbers
+
+
+def _by_lesion(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """Detection by lesion; NaN if it was not measured."""
+    counts = [one.lesions for one in comparisons if one.lesions is not None]
+    detected = [one.detected for one in counts]
+    return {
+        "lesions": sum(map(len, detected)),
+        "lesion_sensitivity": _mean(np.concatenate(detected)) if detected else float("nan"),
+        "lesion_sensitivity_interval": list(cluster_interval(detected)),
+        "false_lesions": _mean([one.false for one in counts]),
+    }
 
 
 def _mean(values: Sequence[float] | np.ndarray) -> float:

@@ -8,6 +8,8 @@ from brainseg_tf import metrics
 
 # Number of histogram bins of a score in [0, 1]. Thresholds are multiples of 1 / BINS.
 BINS = 256
+# A lesion of more than this volume is missed if the Dice is below this.
+_MISSED_ML, _MISSED_DICE = 2.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Case:
         truth, brain: (X, Y, Z) bool; slices are along the last axis.
         used: (Z,) bool, the slices that the slice-wise metrics use.
         spacing: voxel size along each axis in millimetres.
+        cohort: name of the patient's cohort.
     """
 
     name: str
@@ -26,6 +29,7 @@ class Case:
     brain: np.ndarray
     used: np.ndarray
     spacing: tuple[float, float, float]
+    cohort: str = ""
 
     @property
     def voxel_ml(self) -> float:
@@ -49,6 +53,8 @@ class Comparison:
         lesion_ml, found_ml: volume of the ground truth and of the mask.
         false_ml: volume of the mask in slices whose ground truth is empty.
         tumour_free_ml: volume of the mask if the method gets only these slices; NaN if it was not measured.
+        lesions: detection by lesion; None if it was not measured.
+        cohort: name of the patient's cohort.
         brier: Brier score (Brier 1950) of the lesion posterior over the voxels of the brain; NaN without a posterior.
         reliability: ``metrics.reliability`` of the posterior in the brain; all 0 without a posterior.
     """
@@ -70,8 +76,20 @@ class Comparison:
     found_ml: float
     false_ml: float
     tumour_free_ml: float
+    lesions: metrics.LesionCounts | None = None
+    cohort: str = ""
     brier: float = float("nan")
     reliability: np.ndarray = field(default_factory=lambda: np.zeros((metrics.BINS, 3)))
+
+    @property
+    def missed(self) -> bool:
+        """Whether there is a lesion of more than 2 ml of which hardly anything is in the mask."""
+        return self.lesion_ml > _MISSED_ML and self.dice < _MISSED_DICE
+
+    @property
+    def lesion_f1(self) -> float:
+        """F1 by lesion; NaN if it was not measured."""
+        return float("nan") if self.lesions is None else self.lesions.f1
 
 
 def compare(
@@ -94,7 +112,11 @@ def compare(
     """
     overlap, found = (np.count_nonzero(one, axis=(0, 1)) for one in (mask & patient.truth, mask))
     distance = metrics.hausdorff95(mask, patient.truth, patient.spacing)
-    compared = replace(_from_counts(method, cut, patient, overlap, found), hausdorff95=distance)
+    compared = replace(
+        _from_counts(method, cut, patient, overlap, found),
+        hausdorff95=distance,
+        lesions=metrics.lesion_counts(mask, patient.truth),
+    )
     if posterior is None:
         return compared
     inside, truth = posterior[patient.brain], patient.truth[patient.brain]
@@ -173,4 +195,5 @@ def _from_counts(method: str, cut: str, patient: Case, overlap: np.ndarray, foun
         found_ml=float(found.sum() * patient.voxel_ml),
         false_ml=float(found[~abnormal].sum() * patient.voxel_ml),
         tumour_free_ml=float("nan"),
+        cohort=patient.cohort,
     )

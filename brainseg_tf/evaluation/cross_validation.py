@@ -84,14 +84,14 @@ def recorded_folds(file: Path, names: Sequence[str], count: int, validation: flo
     return splits
 
 
-def train_fold(data: Path, run: Path, options: FitOptions, settings: RunSettings) -> ModelFolder:
-    """Trains a network on one split; resumes an interrupted run, and does not repeat a finished one.
+def train(data: Sequence[Path], run: Path, options: FitOptions, settings: RunSettings) -> ModelFolder:
+    """Trains a network; resumes an interrupted run, and does not repeat a finished one.
 
     Args:
-        data: folder of the cohort.
+        data: folders of the cohorts.
         run: folder of the run.
         options: the recipe, with the seed of the run.
-        settings: with the split of the fold.
+        settings: with the split.
 
     Returns:
         The trained model.

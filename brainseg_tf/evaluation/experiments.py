@@ -6,15 +6,17 @@ from pathlib import Path
 
 from brainseg_tf.architectures import recipe_of
 from brainseg_tf.evaluation.case_metrics import Comparison
-from brainseg_tf.evaluation.cross_validation import recorded_folds, train_fold
+from brainseg_tf.evaluation.cross_validation import recorded_folds, train
 from brainseg_tf.evaluation.methods import Method, Result, baseline, evaluate, oracle
 from brainseg_tf.options import SegmentationOptions
 from brainseg_tf.saved_model import ModelFolder
 from brainseg_tf.training.calibration import healthy_levels
-from brainseg_tf.training.cohort import Cohort
+from brainseg_tf.training.cohort import Cohort, Patient, split_patients
 from brainseg_tf.training.runs import RunSettings
 
 Show = Callable[[Comparison], None]
+# By seed, a result for each split.
+Results = dict[int, list[Result]]
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,38 @@ class Experiment:
         """
         validation = [name for name in self.models[0].card.data.validation if name not in names]
         methods = [Method(one.card.name, one.card, one.load(), self.options) for one in self.models]
-        return self._evaluate(methods, validation, names)
+        return self._evaluate(methods, self.cohort.named(validation), names)
 
-    def cross_validate(
-        self, count: int, seeds: Sequence[int], out: Path, say: Callable[[str], None]
-    ) -> dict[int, list[Result]]:
+    def train_and_test(self, training: Cohort, seeds: Sequence[int], out: Path, say: Callable[[str], None]) -> Results:
+        """Trains each model's recipe once per seed on other cohorts, and tests it on all patients of the cohort.
+
+        Args:
+            training: the patients to train on; a share of them selects the best epoch.
+            seeds: of the split and the runs.
+            out: folder of the runs. If they exist already, they are reused.
+            say: called with each progress line.
+
+        Returns:
+            By seed, one result.
+        """
+        names = [patient.name for patient in training.patients]
+        results: Results = {}
+        for seed in seeds:
+            methods = []
+            for one in self.models:
+                options = replace(recipe_of(one.card), seed=seed, test=0.0)
+                split = split_patients(names, options.validation, 0.0, seed)
+                say(f"seed {seed}: {one.card.name}")
+                run = out / "runs" / one.card.name / f"seed{seed}"
+                settings = RunSettings(split=split, cache=out / "cache", say=say)
+                trained = train(training.folders, run, options, settings)
+                methods.append(Method(one.card.name, trained.card, trained.load(), self.options))
+            validation = training.named(methods[0].card.data.validation)
+            test = [patient.name for patient in self.cohort.patients]
+            results[seed] = [self._evaluate(methods, validation, test)]
+        return results
+
+    def cross_validate(self, count: int, seeds: Sequence[int], out: Path, say: Callable[[str], None]) -> Results:
         """Trains each model's recipe once per seed and fold, and tests it on that fold's patients.
 
         The folds and the runs are stored in ``out``. If they exist already, they are reused.
@@ -66,7 +95,7 @@ class Experiment:
         for one in self.models:
             one.check()  # The recipe is read from the card, so the card must be undamaged.
         share = self.models[0].card.training["validation"]
-        results: dict[int, list[Result]] = {}
+        results: Results = {}
         for seed in seeds:
             names = [patient.name for patient in self.cohort.patients]
             splits = recorded_folds(out / f"folds-seed{seed}.json", names, count, share, seed)
@@ -76,20 +105,21 @@ class Experiment:
                 for one in self.models:
                     say(f"seed {seed}, fold {number + 1} of {count}: {one.card.name}")
                     run = out / "runs" / one.card.name / f"seed{seed}-fold{number + 1}"
-                    trained = train_fold(self.cohort.folder, run, replace(recipe_of(one.card), seed=seed), settings)
+                    trained = train(self.cohort.folders, run, replace(recipe_of(one.card), seed=seed), settings)
                     methods.append(Method(one.card.name, trained.card, trained.load(), self.options))
-                results.setdefault(seed, []).append(self._evaluate(methods, split.validation, split.test))
+                results.setdefault(seed, []).append(
+                    self._evaluate(methods, self.cohort.named(split.validation), split.test)
+                )
         return results
 
-    def _evaluate(self, methods: Sequence[Method], validation: Sequence[str], test: Sequence[str]) -> Result:
+    def _evaluate(self, methods: Sequence[Method], validation: Sequence[Patient], test: Sequence[str]) -> Result:
         """Evaluates methods and baselines; the validation patients give the healthy threshold of the baselines."""
         card = methods[0].card
-        patients = self.cohort.named(validation)
         # The baselines use the first modality only.
-        first_modality = [replace(patient, scans=dict(list(patient.scans.items())[:1])) for patient in patients]
+        first_modality = [replace(patient, scans=dict(list(patient.scans.items())[:1])) for patient in validation]
         levels = healthy_levels(first_modality, None, card.slices) if first_modality else card.healthy_levels
         baselines = [baseline(name, card, self.options, levels["input"]) for name in self.baselines]
-        return evaluate([*methods, *baselines], patients, self.cohort.named(test), self.show)
+        return evaluate([*methods, *baselines], validation, self.cohort.named(test), self.show)
 
 
 def all_cuts(results: Mapping[int, Sequence[Result]]) -> list[tuple[int, Comparison]]:

@@ -3,15 +3,13 @@
 A method is a model, or a baseline without a network.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from brainseg_tf.brain.mask import brain_mask
 from brainseg_tf.errors import InputError
 from brainseg_tf.evaluation.case_metrics import BINS, Case, Comparison, Histogram, compare
-from brainseg_tf.images.volume import Volume, read_segmentation, read_volume
 from brainseg_tf.metrics import average_precision
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import Score, SegmentationOptions
@@ -19,6 +17,7 @@ from brainseg_tf.reconstruction import Reconstruction, Reconstructor
 from brainseg_tf.segmentation import lesion_score, segment_slices
 from brainseg_tf.slices import Stack, from_stack, onto_stack, select_slices, to_stack
 from brainseg_tf.training import cohort
+from brainseg_tf.training.scans import PatientScans, read_patient
 
 # Slice-wise metrics use the slices with at least this share of brain, in this central share of the brain's height.
 # These are 54 % of the BraTS slices; the paper uses "about half" (section 5.1). The rule is the same for all models.
@@ -151,9 +150,7 @@ def evaluate(
     for patients, is_test in ((validation, False), (test, True)):
         for patient in patients:
             try:
-                scans = {name: read_volume(path) for name, path in patient.scans.items()}
-                truth = read_segmentation(patient.truth, next(iter(scans.values())))
-                _run(methods, patient.name, scans, truth, result, say if is_test else None)
+                _run(methods, patient, read_patient(patient), result, say if is_test else None)
             except InputError as error:
                 result.problems.append(f"{patient.name}: left out, {error}")
     return result
@@ -161,37 +158,36 @@ def evaluate(
 
 def _run(
     methods: Sequence[Method],
-    name: str,
-    scans: Mapping[str, Volume],
-    truth: np.ndarray,
+    patient: cohort.Patient,
+    scans: PatientScans,
     result: Result,
     say: Callable[[Comparison], None] | None,
 ) -> None:
     """Runs all methods on one patient: a validation patient if ``say`` is None, else a test patient."""
-    first = next(iter(scans.values()))
-    brain = brain_mask(first)
+    first, brain, truth = scans.volumes[0], scans.brain, scans.truth
+    by_modality = dict(zip(patient.scans, scans.volumes, strict=True))
     # Axial slices of an LPS volume are along its last axis.
     rule = replace(methods[0].card.slices, min_brain=MIN_BRAIN, central=CENTRAL)
     used = select_slices(np.moveaxis(brain, -1, 0), rule)
-    patient = Case(name, truth, brain, used, first.spacing)
+    case = Case(patient.name, truth, brain, used, first.spacing, patient.cohort)
     comparisons = []
     for method in methods:
-        volumes = [scans[modality] for modality in method.card.modalities]
+        volumes = [by_modality[modality] for modality in method.card.modalities]
         stack = to_stack(volumes, brain, method.card.slices, method.card.trim)
         outline = (
             segment_slices(stack, method.model, method.card, method.options).outline if method.has_mixture else None
         )
         score = from_stack(outline.score if outline else _score(stack, method), stack, first)
-        histogram = Histogram(patient, score)
+        histogram = Histogram(case, score)
         if say is None:
             result.validation[method.name].append(histogram)
             continue
-        result.test[method.name].append((patient, histogram))
+        result.test[method.name].append((case, histogram))
         if outline:
             mask = (from_stack(outline.found, stack, first) > 0.5) & brain
             posterior = np.clip(from_stack(outline.probability, stack, first), 0, 1)
             comparison = replace(
-                compare(method.name, MIXTURE_CUT, patient, mask, posterior=posterior),
+                compare(method.name, MIXTURE_CUT, case, mask, posterior=posterior),
                 average_precision=average_precision(score[brain], truth[brain]),
                 tumour_free_ml=_tumour_free_ml(stack, onto_stack(truth, first, stack), method),
             )

@@ -20,6 +20,8 @@ Summaries = Mapping[tuple[str, str], Mapping[str, Any]]
 
 _COLUMNS = (
     ("dice", "Dice"),
+    ("dice_median", "median"),
+    ("missed", "missed"),
     ("iou", "IoU"),
     ("iou_slice", "IoU slice"),
     ("dice_pooled", "pooled"),
@@ -29,6 +31,7 @@ _COLUMNS = (
     ("average_precision", "AP"),
     ("brier", "Brier"),
     ("calibration_error", "ECE"),
+    ("lesion_f1", "F1 lesion"),
     ("dice_small", "small"),
     ("dice_medium", "medium"),
     ("dice_large", "large"),
@@ -43,6 +46,7 @@ _FIELDS = (
     "seed",
     "method",
     "cut",
+    "cohort",
     "patient",
     "dice",
     "iou",
@@ -58,7 +62,34 @@ _FIELDS = (
     "found_ml",
     "false_ml",
     "tumour_free_ml",
+    "lesion_f1",
+    "lesion_sensitivity",
+    "lesions",
+    "false_lesions",
 )
+# Columns of a patient's row that follow from his summary.
+_SUMMARISED = ("slices", "iou_slice", "dice_slice", "lesion_f1", "lesion_sensitivity", "lesions", "false_lesions")
+
+
+def by_cohort(comparisons: Sequence[Comparison]) -> dict[str, dict[tuple[str, str], dict[str, Any]]]:
+    """The summaries of each cohort by its name; empty if there is only one cohort."""
+    cohorts = sorted({one.cohort for one in comparisons})
+    if len(cohorts) < 2:
+        return {}
+    return {name: by_method_and_cut([one for one in comparisons if one.cohort == name]) for name in cohorts}
+
+
+def worst(summaries: Summaries) -> str:
+    """A line for each method with the patients that have the lowest Dice with the cut ``MIXTURE_CUT``."""
+    lines = []
+    for (method, cut), numbers in summaries.items():
+        if cut == MIXTURE_CUT:
+            patients = ", ".join(
+                f"{one['patient']} {one['dice']:.2f} ({one['lesion_ml']:.0f} ml, found {one['found_ml']:.0f})"
+                for one in numbers["worst"]
+            )
+            lines.append(f"{method}, lowest Dice: {patients}")
+    return "\n".join(lines)
 
 
 def by_method_and_cut(comparisons: Sequence[Comparison]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -96,7 +127,7 @@ def write_csv(path: Path, comparisons: Sequence[tuple[int, Comparison]]) -> None
         writer.writeheader()
         for seed, one in comparisons:
             numbers = summarise([one])
-            row = asdict(one) | {key: numbers[key] for key in ("slices", "iou_slice", "dice_slice")} | {"seed": seed}
+            row = asdict(one) | {key: numbers[key] for key in _SUMMARISED} | {"seed": seed}
             writer.writerow({name: "" if row[name] != row[name] else row[name] for name in _FIELDS})
 
 
@@ -141,6 +172,8 @@ def update_card(
 
 
 def _number(value: float) -> str:
+    if isinstance(value, int):
+        return f"{value:9}"
     return f"{value:9.3f}" if value == value else " " * 9
 
 

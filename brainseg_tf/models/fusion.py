@@ -45,8 +45,8 @@ class FusionSegmenter(ContextModel):
         for network in (self.first, self.every):
             network.objective = self.objective
 
-    def reconstruct(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
-        return self.every.reconstruct(images, training=training)
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        return self.every(images, training=training)
 
     def compute_losses(self, task: Task, seed: tf.Tensor | None) -> dict[str, tf.Tensor]:
         alone = Task(task.corrupted[..., :1], task.clean[..., :1], task.lesion)

@@ -110,6 +110,22 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
+@keras.saving.register_keras_serializable(PACKAGE)
+class Doubling2D(keras.layers.Layer):
+    """Twice the height and width by bilinear interpolation, of images of any size.
+
+    ``keras.layers.UpSampling2D`` needs a size that is known when the graph is built.
+    """
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        doubled = tf.image.resize(inputs, 2 * tf.shape(inputs)[1:3], "bilinear")
+        return tf.ensure_shape(tf.cast(doubled, inputs.dtype), self.compute_output_shape(inputs.shape))
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        batch, *size, channels = tuple(input_shape)
+        return (batch, *(n and 2 * n for n in size), channels)
+
+
 def batch_norm(**options: Any) -> keras.layers.Layer:
     """Batch norm over the global batch: what replicas train together has one mean and one variance."""
     return FusedBatchNormalization(synchronized=tf.distribute.has_strategy(), **options)

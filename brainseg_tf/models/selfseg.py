@@ -17,6 +17,9 @@ from brainseg_tf.models.unet import UNet
 class SelfSegmenter(UNet):
     """A U-Net with one more map: the logit of a lesion.
 
+    It sees each slice and its mirror image, because most lesions are on one side only, and a faint one differs from
+    healthy tissue mainly by that.
+
     Args:
         channels: image channels, one per modality.
     """
@@ -28,12 +31,21 @@ class SelfSegmenter(UNet):
     def maps(self) -> int:
         return 1 + self.channels
 
-    def reconstruct(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
-        return self.compute_maps(images, training=training)[..., 1:]
+    @property
+    def inputs(self) -> int:
+        return 2 * self.channels
+
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        return self.logit_and_reconstruction(images, training=training)[..., 1:]
+
+    def logit_and_reconstruction(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
+        """The logit of a lesion, and the reconstruction, (N, H, W, 1 + C), for images (N, H, W, C)."""
+        with_mirror = tf.concat([images, images[:, :, ::-1]], axis=-1)
+        maps = self.compute_maps(pad_to_multiple(with_mirror, self.stride), training=training)
+        return crop_like(maps, images)
 
     def compute_losses(self, task: Task, seed: tf.Tensor | None) -> dict[str, tf.Tensor]:
-        padded = pad_to_multiple(task.corrupted, self.stride)
-        maps = crop_like(self.compute_maps(padded, training=seed is not None), task.corrupted)
+        maps = self.logit_and_reconstruction(task.corrupted, training=seed is not None)
         logits = maps[..., 0]
         losses = {
             "context": reconstruction_error(task.clean, maps[..., 1:]),
@@ -46,14 +58,14 @@ class SelfSegmenter(UNet):
     def outputs(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Means of the outputs for the image and for its mirror image."""
         both = tf.concat([images, images[:, :, ::-1]], axis=0)
-        maps = self.compute_maps(pad_to_multiple(both, self.stride), training=False)
+        maps = self.logit_and_reconstruction(both, training=False)
         maps = tf.concat([tf.sigmoid(maps[..., :1]), maps[..., 1:]], axis=-1)
-        plain, mirrored = tf.split(crop_like(maps, both), 2)
+        plain, mirrored = tf.split(maps, 2)
         mean = (plain + mirrored[:, :, ::-1]) / 2
         return {"reconstruction": mean[..., 1:], "probability": mean[..., 0]}
 
 
-def soft_dice_loss(lesion: tf.Tensor, probability: tf.Tensor, smoothing: float = 20.0) -> tf.Tensor:
+def soft_dice_loss(lesion: tf.Tensor, probability: tf.Tensor, smoothing: float = 8.0) -> tf.Tensor:
     """1 - Dice of (N, H, W) in [0, 1], by image; ``smoothing``, in pixels, reduces the loss of clean slices."""
     overlap = tf.reduce_sum(lesion * probability, [1, 2])
     total = tf.reduce_sum(lesion, [1, 2]) + tf.reduce_sum(probability, [1, 2])

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from brainseg_tf.keras_backend import keras
-from brainseg_tf.models.layers import OUTPUT_DTYPE, PACKAGE, batch_norm
+from brainseg_tf.models.layers import OUTPUT_DTYPE, PACKAGE, Doubling2D, batch_norm
 from brainseg_tf.models.objective import ContextModel
 
 _MOMENTUM = 0.9
@@ -34,10 +34,10 @@ class UNet(ContextModel):
         self.stem = keras.Sequential(_block(self.FILTERS[0], policy, kernel_size=4, strides=2), name="stem")
         self.down = [_two_blocks(filters, policy, f"down_{filters}") for filters in self.FILTERS]
         self.pool = keras.layers.MaxPooling2D(2, dtype=policy)
-        self.up = [keras.layers.Conv2DTranspose(filters, 2, 2, "same", dtype=policy) for filters in upwards]
+        self.up = [_upsampling(filters, policy, f"up_{filters}") for filters in upwards]
         self.join = keras.layers.Concatenate(dtype=policy)
         self.merge = [_two_blocks(filters, policy, f"merge_{filters}") for filters in upwards]
-        self.fine_up = keras.layers.Conv2DTranspose(self.FINE_FILTERS, 2, 2, "same", dtype=policy)
+        self.fine_up = _upsampling(self.FINE_FILTERS, policy, "fine_up")
         self.fine = keras.Sequential(
             [keras.layers.Conv2D(self.FINE_FILTERS, 3, 1, "same", dtype=policy), keras.layers.LeakyReLU(dtype=policy)],
             name="fine",
@@ -49,11 +49,16 @@ class UNet(ContextModel):
         """Number of output channels."""
         return self.channels
 
+    @property
+    def inputs(self) -> int:
+        """Number of input channels."""
+        return self.channels
+
     def build(self, input_shape: tuple[Any, ...]) -> None:
         def shape(channels: int) -> tuple[None, None, None, int]:
             return None, None, None, channels
 
-        self.stem.build(shape(self.channels))
+        self.stem.build(shape(self.inputs))
         before = self.FILTERS[0]
         for block, filters in zip(self.down, self.FILTERS, strict=True):
             block.build(shape(before))
@@ -63,7 +68,7 @@ class UNet(ContextModel):
             block.build(shape(2 * filters))
             before = filters
         self.fine_up.build(shape(before))
-        self.fine.build(shape(self.FINE_FILTERS + self.channels))
+        self.fine.build(shape(self.FINE_FILTERS + self.inputs))
         self.head.build(shape(self.FINE_FILTERS))
         self.built = True
 
@@ -71,7 +76,7 @@ class UNet(ContextModel):
         return self.compute_maps(images, training=training)
 
     def compute_maps(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
-        """The last convolution's output, (N, H, W, maps), for images whose sides are multiples of ``stride``."""
+        """The last convolution's output, (N, H, W, maps), for (N, H, W, inputs) whose sides are multiples of stride."""
         features = self.stem(images, training=training)
         skips: list[tf.Tensor] = []
         for block in self.down:
@@ -80,6 +85,15 @@ class UNet(ContextModel):
         for up, merge, skip in zip(self.up, self.merge, skips[-2::-1], strict=True):
             features = merge(self.join([up(features), skip]), training=training)
         return self.head(self.fine(self.join([self.fine_up(features), images])))
+
+
+def _upsampling(filters: int, policy: keras.DTypePolicy, name: str) -> keras.Sequential:
+    """Twice the size, without the checkerboard of a transposed convolution (Odena 2016)."""
+    layers = [
+        keras.layers.Conv2D(filters, 1, dtype=policy),
+        Doubling2D(dtype=policy),
+    ]
+    return keras.Sequential(layers, name=name)
 
 
 def _two_blocks(filters: int, policy: keras.DTypePolicy, name: str) -> keras.Sequential:

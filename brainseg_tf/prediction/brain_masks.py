@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from brainseg_tf.brain.mask import METHODS, find_brain
+from brainseg_tf.brain.mask import find_brain
 from brainseg_tf.brain.network import BrainNetwork
-from brainseg_tf.brain.tools import strip
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import check_writable, printable, replacing
 from brainseg_tf.images.volume import check_name, read_volume, write_map
@@ -47,14 +46,7 @@ def write_brain_mask(
     volume = read_volume(scan)
     loaded = network() if method in ("auto", "network") else None
     start = time.perf_counter()
-    tool = method not in METHODS
-    brain = find_brain(
-        volume,
-        given=strip(method, volume) if tool else None,
-        tool=tool,
-        method="auto" if tool else method,
-        network=None if loaded is None else lambda: loaded,
-    )
+    brain = find_brain(volume, method=method, network=None if loaded is None else lambda: loaded)
     write_map(mask, brain.mask, volume)
     return {
         "brain_ml": round(float(brain.mask.sum()) * volume.voxel_ml, 1),

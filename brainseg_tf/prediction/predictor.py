@@ -12,9 +12,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from brainseg_tf import __version__
-from brainseg_tf.brain.mask import METHODS, Brain, find_brain
+from brainseg_tf.brain.mask import find_brain
 from brainseg_tf.brain.network import BrainNetwork
-from brainseg_tf.brain.tools import strip
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import check_writable, replacing, write_json
 from brainseg_tf.images import dicom
@@ -93,7 +92,9 @@ class Predictor:
         if self._brain_network is not None and self._options.brain != "stripped":
             network = _Lazy(self._brain_network)
         model = _LazyModel(self._model)
-        brain = self._find_brain(scans[0], given, network)
+        brain = find_brain(
+            scans[0], given=given, method=self._options.brain, network=None if network is None else network.wait
+        )
         found = time.perf_counter()
         try:
             result = segment(scans, model, self._card, self._options.segmentation, brain)
@@ -136,25 +137,13 @@ class Predictor:
         }
 
     def _given_brain(self, job: Job, scan: Volume) -> np.ndarray | None:
-        """The brain mask from a file or from a skull-stripping tool; None if neither was given."""
-        if job.brain is not None:
-            brain = read_mask(job.brain, scan)
-            if not brain.any():
-                raise InputError(f"{job.brain}: is empty; give a mask that covers the brain")
-            return brain
-        return None if self._options.brain in METHODS else strip(self._options.brain, scan)
-
-    def _find_brain(
-        self, scan: Volume, given: np.ndarray | None, network: "_Lazy[BrainNetwork | None] | None"
-    ) -> Brain:
-        tool = self._options.brain not in METHODS
-        return find_brain(
-            scan,
-            given=given,
-            tool=tool,
-            method="auto" if tool else self._options.brain,
-            network=None if network is None else network.wait,
-        )
+        """The brain mask from a file; None if none was given."""
+        if job.brain is None:
+            return None
+        brain = read_mask(job.brain, scan)
+        if not brain.any():
+            raise InputError(f"{job.brain}: is empty; give a mask that covers the brain")
+        return brain
 
     def _check_outputs(self, job: Job, overwrite: bool) -> None:
         """Checks the names of the outputs, and that they can be written."""

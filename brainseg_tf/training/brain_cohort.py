@@ -19,10 +19,9 @@ from brainseg_tf.images.formats import NIFTI
 from brainseg_tf.images.volume import Volume, read_mask, read_on_same_grid, read_volume
 from brainseg_tf.json_file import read_json
 from brainseg_tf.schema import Flag, Integer, Items, Number, Record
-from brainseg_tf.training.cohort import check_ids
+from brainseg_tf.training.cohort import BRAIN_MASK, check_ids
 from brainseg_tf.training.random_heads import Subject, distance_outside, padding_for_head, reduced
 
-BRAIN_MASK = "brain"
 # Part of the cache key. Increase it when the same files give other volumes than before.
 _FORMAT = 1
 _FACTS = Record(

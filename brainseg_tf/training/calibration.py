@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from brainseg_tf.brain.mask import brain_mask
-from brainseg_tf.images.volume import read_segmentation, read_volume
 from brainseg_tf.options import Score, SegmentationOptions, SliceOptions
 from brainseg_tf.reconstruction import Reconstruction, Reconstructor
 from brainseg_tf.segmentation import lesion_score
 from brainseg_tf.slices import onto_stack, select_slices, to_stack
 from brainseg_tf.training.cohort import Patient
+from brainseg_tf.training.scans import read_patient
 
 # The healthy threshold is this quantile of the score over the brain in healthy slices.
 HEALTHY_QUANTILE = 0.985
@@ -39,9 +38,9 @@ def healthy_levels(
     """
     quantiles: dict[Score, list[float]] = {}
     for patient in patients:
-        scans = [read_volume(path) for path in patient.scans.values()]
-        stack = to_stack(scans, brain_mask(scans[0]), options, trim)
-        truth = onto_stack(read_segmentation(patient.truth, scans[0]), scans[0], stack)
+        scans = read_patient(patient)
+        stack = to_stack(scans.volumes, scans.brain, options, trim)
+        truth = onto_stack(scans.truth, scans.volumes[0], stack)
         healthy = select_slices(stack.brain, options) & ~(truth > 0).any(axis=(1, 2))
         reconstruction = model.reconstruct(stack.images) if model else Reconstruction(stack.images)
         for kind in _score_kinds(model, reconstruction):

@@ -14,6 +14,7 @@ from brainseg_tf.images.formats import NIFTI
 
 GRADES = ("HGG", "LGG")
 TRUTH = "seg"
+BRAIN_MASK = "brain"
 # Columns of name_mapping.csv.
 _ID, _GRADE = "BraTS_2019_subject_ID", "Grade"
 
@@ -27,27 +28,41 @@ class Patient:
         grade: ``HGG``, ``LGG`` or None.
         scans: the path of each requested modality, in the requested order.
         truth: the path of the ground-truth segmentation; lesion voxels are above 0.
+        brain: the path of the brain mask; None if there is none.
+        cohort: name of the folder that the patient was found in.
     """
 
     name: str
     grade: str | None
     scans: Mapping[str, Path]
     truth: Path
+    brain: Path | None = None
+    cohort: str = ""
+
+    @property
+    def files(self) -> list[Path]:
+        """All files of the patient."""
+        return [*self.scans.values(), self.truth, *([self.brain] if self.brain else [])]
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Patients of a folder.
+    """Patients of one or several folders.
 
     Attributes:
-        folder: the folder that was searched.
+        folders: the folders that were searched.
         patients: the complete patients, sorted by name.
         problems: one line about each patient that is left out, and about a name mapping without grades.
     """
 
-    folder: Path
+    folders: tuple[Path, ...]
     patients: tuple[Patient, ...]
     problems: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """The folders, for messages."""
+        return ", ".join(printable(folder) for folder in self.folders)
 
     def named(self, names: Sequence[str]) -> tuple[Patient, ...]:
         """The patients of the cohort that have one of these names."""
@@ -64,23 +79,44 @@ class Split:
     test: tuple[str, ...]
 
 
-def read_cohort(folder: Path, modalities: Sequence[str]) -> Cohort:
+def read_cohort(folders: Path | Sequence[Path], modalities: Sequence[str]) -> Cohort:
     """Finds patients in the BraTS 2019 layout, ``[HGG|LGG]/<id>/<id>_<modality>.nii[.gz]``.
 
     A patient without one of the modalities or without a segmentation is left out and named in ``problems``. Hidden
-    folders are ignored. The scans are not opened.
+    folders are ignored. The scans are not opened. The brain mask ``<id>_brain.nii[.gz]`` is used if there is one.
 
     Args:
-        folder: the folder of the cohort.
+        folders: one or several folders.
         modalities: the modalities that each patient must have.
 
     Raises:
-        InputError: the folder does not exist or cannot be read; no patient is complete; or the folder contains a
-            patient twice, so that a split could use it for training and for testing.
+        InputError: a folder does not exist or cannot be read; no patient of a folder is complete; or a patient is
+            contained twice, so that a split could use it for training and for testing.
     """
-    folder = Path(folder)
     if TRUTH in modalities:
         raise InputError(f"--modality {TRUTH}: is the ground truth, not a scan; give a scan, for instance flair")
+    folders = (folders,) if isinstance(folders, Path) else tuple(folders)
+    patients: list[Patient] = []
+    patient_folders: list[Path] = []
+    problems: list[str] = []
+    for folder in folders:
+        found, found_in, lines = _read_folder(folder, modalities)
+        patients += found
+        patient_folders += found_in
+        problems += lines
+        check_ids(patient_folders)
+        _check_files(patients)
+        if not found:
+            wanted = ", ".join((*modalities, TRUTH))
+            raise InputError(
+                f"{printable(folder)}: no patient with {wanted} in it; expected [HGG|LGG]/<id>/<id>_<modality>.nii.gz "
+                "(BraTS 2019)"
+            )
+    return Cohort(folders, tuple(sorted(patients, key=lambda patient: patient.name)), tuple(problems))
+
+
+def _read_folder(folder: Path, modalities: Sequence[str]) -> tuple[list[Patient], list[Path], list[str]]:
+    """The complete patients of a folder, the folders of all its patients, and lines about problems."""
     if not _is_folder(folder):
         raise InputError(f"{printable(folder)}: no such folder; give the folder that contains HGG/ and LGG/")
     grades, problems = _read_grades(folder)
@@ -99,18 +135,10 @@ def read_cohort(folder: Path, modalities: Sequence[str]) -> Cohort:
         if missing:
             problems.append(f"{printable(candidate)}: left out, {' and '.join(missing)}")
             continue
-        truth = files.pop(TRUTH)
+        truth, brain = files.pop(TRUTH), files.pop(BRAIN_MASK, None)
         grade = candidate.parent.name if candidate.parent.name in GRADES else grades.get(candidate.name)
-        patients.append(Patient(candidate.name, grade, files, truth))
-    check_ids(patient_folders)
-    _check_files(patients)
-    if not patients:
-        wanted = ", ".join((*modalities, TRUTH))
-        raise InputError(
-            f"{printable(folder)}: no patient with {wanted} in it; expected [HGG|LGG]/<id>/<id>_<modality>.nii.gz "
-            "(BraTS 2019)"
-        )
-    return Cohort(folder, tuple(sorted(patients, key=lambda patient: patient.name)), tuple(problems))
+        patients.append(Patient(candidate.name, grade, files, truth, brain, folder.resolve().name))
+    return patients, patient_folders, problems
 
 
 def split_patients(names: Sequence[str], validation: float, test: float, seed: int) -> Split:
@@ -176,14 +204,14 @@ def _find_files(folder: Path, modalities: Sequence[str]) -> tuple[dict[str, Path
     names = {file.name for file in folder.iterdir()}
     found: dict[str, Path] = {}
     missing = []
-    for kind in (*modalities, TRUTH):
+    for kind in (*modalities, TRUTH, BRAIN_MASK):
         files = [folder / name for suffix in NIFTI if (name := f"{folder.name}_{kind}{suffix}") in names]
         existing = [file for file in files if file.is_file()]
         if existing:
             found[kind] = existing[0]
         elif files and files[0].is_symlink():
             missing.append(f"{files[0].name} is a link to a file that does not exist")
-        else:
+        elif kind != BRAIN_MASK:
             missing.append(f"no {kind}")
     no_files = not found and all(phrase.startswith("no ") for phrase in missing)
     return ({}, []) if no_files else (found, missing)
@@ -210,7 +238,7 @@ def _check_files(patients: Iterable[Patient]) -> None:
     """Checks that no two patients share a file through a link."""
     seen: dict[tuple[int, int], tuple[Path, str]] = {}
     for patient in patients:
-        for file in (*patient.scans.values(), patient.truth):
+        for file in patient.files:
             status = file.stat()
             # Some network file systems have no inode numbers.
             if status.st_ino == 0:

@@ -4,7 +4,7 @@ Keras' ``fit`` does not work on several hosts (keras issue 20585), so this modul
 ``ContextModel.training_losses``, which ``train_step`` calls as well. The hosts share the run's folder and the cache.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -115,7 +115,7 @@ class Distribution:
         """
         if not np.array_equal(self.total([first, first**2]), [self.workers * first, self.workers * first**2]):
             raise InputError("the workers resume after different epochs; --out must be a folder that all of them share")
-        steps = steps_in_epoch(training, options.batch, self.workers)
+        steps = steps_in_epoch(training, options.batch, self.workers, options.examples)
         batch_of_replica = options.batch // self.replicas
         dataset = batches(
             patients_of(training, self.workers)[self.worker],
@@ -124,6 +124,7 @@ class Distribution:
             first_epoch=first,
             epochs=options.epochs,
             part=Part(steps * self._local_replicas * batch_of_replica, self.worker, self.workers),
+            columns=options.columns,
         )
         elements = iter(self.strategy.distribute_datasets_from_function(lambda context: dataset))
         local_validation = self.share(validation)
@@ -166,7 +167,7 @@ class Distribution:
                 progress.on_train_batch_end(number, named(training_sums / (number + 1)))
             # Sums of the loss terms over the validation slices, then the number of these slices.
             sums = np.zeros(len(names) + 1)
-            for data in ordered_batches(local_validation, options.batch) if local_validation else ():
+            for data in self._validation_batches(local_validation, options):
                 count = len(data[0])
                 sums += [*(validation_step(data).numpy() * count), count]
             totals = self.total(sums)
@@ -174,6 +175,13 @@ class Distribution:
             if model.stop_training:
                 break
         progress.on_train_end()
+
+    def _validation_batches(self, validation: Sequence[CachedSlices], options: FitOptions) -> Iterable[Any]:
+        """The batches of this worker; none if it has no validation slices."""
+        if not validation:
+            return ()
+        most = options.validation_examples // self.workers
+        return ordered_batches(validation, options.batch, most, options.columns)
 
     @property
     def _local_replicas(self) -> int:
@@ -202,8 +210,13 @@ def patients_of(cached: Sequence[CachedSlices], workers: int) -> list[list[Cache
     return parts
 
 
-def steps_in_epoch(training: Sequence[CachedSlices], batch: int, workers: int = 1) -> int:
-    """Number of steps in which the worker with most slices uses each of them, ``batch / workers`` slices per step."""
+def steps_in_epoch(training: Sequence[CachedSlices], batch: int, workers: int = 1, examples: int = 0) -> int:
+    """Number of steps in an epoch of ``examples`` slices.
+
+    If it is 0, the worker with most slices uses each of them once, ``batch / workers`` slices per step.
+    """
+    if examples:
+        return -(-examples // batch)
     return max(-(-_slices(part) * workers // batch) for part in patients_of(training, workers))
 
 

@@ -21,14 +21,14 @@ from brainseg_tf.training import figures, runs
 from brainseg_tf.training.calibration import healthy_levels
 from brainseg_tf.training.cohort import Cohort, Split, read_cohort, split_patients
 from brainseg_tf.training.distribution import Distribution, steps_in_epoch
-from brainseg_tf.training.pipeline import CachedSlices, batches, cache_slices, ordered_batches
+from brainseg_tf.training.pipeline import CachedSlices, Part, batches, cache_slices, ordered_batches
 from brainseg_tf.training.run_state import RunState
 from brainseg_tf.training.runs import RunSettings, Say, read_history
 
 __all__ = ["KerasReconstructor", "RunSettings", "Say", "compiled", "fit", "read_history"]
 
 
-def fit(data: Path, out: Path, options: FitOptions, settings: RunSettings | None = None) -> Path:
+def fit(data: Path | Sequence[Path], out: Path, options: FitOptions, settings: RunSettings | None = None) -> Path:
     """Trains a network on the healthy slices of a cohort and exports it.
 
     A resumed run can have a different number of epochs, which must not be below the number of finished epochs. The
@@ -37,7 +37,7 @@ def fit(data: Path, out: Path, options: FitOptions, settings: RunSettings | None
     cannot be continued. A finished run is not changed, but a missing or damaged model is exported again.
 
     Args:
-        data: a folder in the BraTS 2019 layout.
+        data: one or several folders in the BraTS 2019 layout, see ``read_cohort``.
         out: the folder of the run: checkpoints, history, figures, and the SavedModel as version ``out/1``.
         options: of the network, its data and its training.
         settings: how the run is carried out.
@@ -71,7 +71,7 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
         count = sum(slices.healthy for slices in side)
         say(f"{name}: {len(side)} patients, {count} healthy slices")
         if count == 0:
-            raise InputError(f"{cohort.folder}: no healthy slice for {name}; lower --min-brain or raise --central")
+            raise InputError(f"{cohort.title}: no healthy slice for {name}; lower --min-brain or raise --central")
     writes_files = workers is None or workers.chief
     if record and record.epochs != options.epochs:
         say(
@@ -81,7 +81,7 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
     if writes_files and (record is None or record.epochs != options.epochs):
         runs.write_record(out, options, split, record)
 
-    steps = steps_in_epoch(training, options.batch, workers.workers if workers else 1)
+    steps = steps_in_epoch(training, options.batch, workers.workers if workers else 1, options.examples)
     with workers.strategy.scope() if workers else nullcontext():
         model = compiled(options, steps)
         state = RunState(out, model, options.patience, writes=writes_files)
@@ -93,8 +93,18 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
             workers.fit(model, training, validation, options, first=first, callbacks=[state], verbose=settings.verbose)
         else:
             model.fit(
-                batches(training, options.batch, options.seed, first_epoch=first, epochs=options.epochs),
-                validation_data=ordered_batches(validation, options.batch),
+                batches(
+                    training,
+                    options.batch,
+                    options.seed,
+                    first_epoch=first,
+                    epochs=options.epochs,
+                    part=Part(options.examples or None),
+                    columns=options.columns,
+                ),
+                validation_data=ordered_batches(
+                    validation, options.batch, options.validation_examples, options.columns
+                ),
                 initial_epoch=first,
                 epochs=options.epochs,
                 steps_per_epoch=steps,
@@ -198,12 +208,12 @@ def _cache_cohort(
     for problem in cohort.problems:
         say(problem)
     if workers:
-        for _ in cache_slices(workers.share(cohort.patients), options.slices, folder):
+        for _ in cache_slices(workers.share(cohort.patients), options.slices, folder, options.views):
             pass
         workers.barrier()  # After this the slices of all patients are in the cache.
     cached: list[CachedSlices] = []
     progress = keras.utils.Progbar(len(cohort.patients), unit_name="patient") if settings.verbose == 1 else None
-    for done, result in enumerate(cache_slices(cohort.patients, options.slices, folder), start=1):
+    for done, result in enumerate(cache_slices(cohort.patients, options.slices, folder, options.views), start=1):
         if isinstance(result, str):
             say(result)
         else:
@@ -213,7 +223,7 @@ def _cache_cohort(
     slices, chosen, healthy = (sum(getattr(one, key) for one in cached) for key in ("slices", "chosen", "healthy"))
     if not healthy:
         raise InputError(
-            f"{cohort.folder}: no healthy slice in {len(cached)} readable patients; training needs slices without "
+            f"{cohort.title}: no healthy slice in {len(cached)} readable patients; training needs slices without "
             "lesions, so lower --min-brain, raise --central or add patients"
         )
     say(

@@ -9,18 +9,20 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from brainseg_tf.brain.mask import brain_mask
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, replacing, write_json
-from brainseg_tf.images import volume
 from brainseg_tf.json_file import read_json
 from brainseg_tf.options import SliceOptions
 from brainseg_tf.schema import Integer, Record
 from brainseg_tf.slices import onto_stack, select_slices, to_stack
 from brainseg_tf.training.cohort import Patient
+from brainseg_tf.training.scans import View, random_views, read_patient
 
 # Part of the cache key. Increase it when the same options give other slices than before.
-_FORMAT = 3
+_FORMAT = 5
+# Of a view with more healthy slices than this, evenly spaced ones are used. No scan of 1 mm has so many; a scan with a
+# wrong slice thickness in its header can have a multiple.
+_MOST_OF_A_VIEW = 128
 # Content of the JSON file that belongs to each file of slices.
 _COUNTS = Record(dict.fromkeys(("slices", "chosen", "healthy"), Integer()))
 
@@ -62,7 +64,9 @@ class Part:
 _ALONE = Part()
 
 
-def cache_slices(patients: Iterable[Patient], options: SliceOptions, folder: Path) -> Iterator[CachedSlices | str]:
+def cache_slices(
+    patients: Iterable[Patient], options: SliceOptions, folder: Path, views: int = 1
+) -> Iterator[CachedSlices | str]:
     """Decodes patients one at a time and caches their healthy slices in ``folder``.
 
     Patients whose slices are in the cache already are not decoded again, unless the options or their files changed.
@@ -73,31 +77,39 @@ def cache_slices(patients: Iterable[Patient], options: SliceOptions, folder: Pat
     make_folder(folder)
     for patient in patients:
         try:
-            yield _cache_patient(patient, options, folder)
+            yield _cache_patient(patient, options, folder, views)
         except InputError as error:
             yield f"{patient.name}: left out, {error}"
 
 
-def _cache_patient(patient: Patient, options: SliceOptions, folder: Path) -> CachedSlices:
-    files = [*patient.scans.values(), patient.truth]
-    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = hashlib.sha256(json.dumps([_FORMAT, asdict(options), stamps]).encode()).hexdigest()[:16]
+def _cache_patient(patient: Patient, options: SliceOptions, folder: Path, views: int) -> CachedSlices:
+    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in patient.files]
+    key = hashlib.sha256(json.dumps([_FORMAT, asdict(options), views, stamps]).encode()).hexdigest()[:16]
     file = folder / f"{patient.name}-{key}.npy"
     counts = file.with_suffix(".json")
     if not (file.exists() and counts.exists()):
-        volumes = [volume.read_volume(path) for path in patient.scans.values()]
-        truth = volume.read_segmentation(patient.truth, volumes[0])
-        stack = to_stack(volumes, brain_mask(volumes[0]), options)
-        keep = select_slices(stack.brain, options)
-        healthy = keep & ~(onto_stack(truth, volumes[0], stack) > 0).any(axis=(1, 2))
+        scans = read_patient(patient)
+        parts = [_healthy_slices(view, options) for view in random_views(scans, views)]
         with replacing(file) as temporary:
-            np.save(temporary, stack.images[healthy])
-        numbers = {"slices": len(keep), "chosen": int(keep.sum()), "healthy": int(healthy.sum())}
-        write_json(counts, numbers)
+            np.save(temporary, np.concatenate([images for images, _ in parts]))
+        write_json(counts, {name: sum(one[name] for _, one in parts) for name in _COUNTS.required})
     numbers = read_json(
         counts, _COUNTS, what="the counts of cached slices", remedy="delete it to have the slices decoded again"
     )
     return CachedSlices(patient.name, file, **numbers)
+
+
+def _healthy_slices(view: View, options: SliceOptions) -> tuple[np.ndarray, dict[str, int]]:
+    """The healthy slices of a view, (n, H, W, C), and the counts of ``CachedSlices``."""
+    scans = view.scans
+    stack = to_stack(scans.volumes, scans.brain, options, rotation=view.rotation)
+    keep = select_slices(stack.brain, options)
+    healthy = keep & ~(onto_stack(scans.truth, scans.volumes[0], stack) > 0).any(axis=(1, 2))
+    chosen = np.flatnonzero(healthy)
+    if len(chosen) > _MOST_OF_A_VIEW:
+        chosen = chosen[np.arange(_MOST_OF_A_VIEW) * len(chosen) // _MOST_OF_A_VIEW]
+    counts = {"slices": len(keep), "chosen": int(keep.sum()), "healthy": len(chosen)}
+    return stack.images[chosen], counts
 
 
 def batches(
@@ -108,6 +120,7 @@ def batches(
     first_epoch: int,
     epochs: int,
     part: Part = _ALONE,
+    columns: int = 0,
 ) -> tf.data.Dataset:
     """The training batches of several epochs, each epoch in a different order and with different corruption seeds.
 
@@ -120,6 +133,7 @@ def batches(
         seed: at least 0.
         first_epoch, epochs: the dataset has the epochs ``first_epoch`` to ``epochs - 1``.
         part: of several workers; by default one worker uses each slice once.
+        columns: number of central columns that are used; 0 uses all.
 
     Returns:
         A dataset of (images (N, H, W, C) float32, seed (2,) int32).
@@ -132,22 +146,37 @@ def batches(
             tf.random.stateless_uniform([len(index)], [seed, number], 0, 2**31 - 1, tf.int32), stable=True
         )
         rows = tf.gather(index, tf.gather(order, wanted))
-        return _read(cached, rows, batch, (tf.cast(seed, tf.int32) + 1, number), part)
+        return _read(cached, rows, batch, (tf.cast(seed, tf.int32) + 1, number), part, columns)
 
     numbers = tf.data.Dataset.range(first_epoch, epochs, output_type=tf.int32)
     return numbers.flat_map(epoch).prefetch(tf.data.AUTOTUNE)
 
 
-def ordered_batches(cached: Sequence[CachedSlices], batch: int) -> tf.data.Dataset:
-    """The validation batches: one pass in a fixed order with fixed corruption seeds; elements as in ``batches``."""
-    return _read(cached, tf.constant(_index(cached)), batch, (tf.constant(0), tf.constant(0))).prefetch(
-        tf.data.AUTOTUNE
-    )
+def ordered_batches(cached: Sequence[CachedSlices], batch: int, most: int = 0, columns: int = 0) -> tf.data.Dataset:
+    """The validation batches: one pass in a fixed order with fixed corruption seeds; elements as in ``batches``.
+
+    Args:
+        cached: the slices.
+        batch: slices in a batch.
+        most: if there are more slices than this, that many evenly spaced ones are used; 0 uses all.
+        columns: number of central columns that are used; 0 uses all.
+    """
+    index = _index(cached)
+    if most and len(index) > most:
+        index = index[np.arange(most) * len(index) // most]
+    seed_and_epoch = (tf.constant(0), tf.constant(0))
+    return _read(cached, tf.constant(index), batch, seed_and_epoch, columns=columns).prefetch(tf.data.AUTOTUNE)
 
 
 def _index(cached: Sequence[CachedSlices]) -> np.ndarray:
     """Indices of patient and slice of each cached slice, (n, 2) int32."""
     return np.array([(i, k) for i, slices in enumerate(cached) for k in range(slices.healthy)], np.int32).reshape(-1, 2)
+
+
+def _central_columns(images: np.ndarray, columns: int) -> np.ndarray:
+    """The central columns of images (N, H, W, C); all if ``columns`` is 0 or there are not more."""
+    beside = max(0, images.shape[2] - columns) // 2 if columns else 0
+    return images[:, :, beside : images.shape[2] - beside]
 
 
 def _read(
@@ -156,9 +185,10 @@ def _read(
     batch: int,
     seed_and_epoch: tuple[tf.Tensor, tf.Tensor],
     part: Part = _ALONE,
+    columns: int = 0,
 ) -> tf.data.Dataset:
     seed, epoch = seed_and_epoch
-    files = [np.load(slices.file, mmap_mode="r") for slices in cached]
+    files = [_central_columns(np.load(slices.file, mmap_mode="r"), columns) for slices in cached]
     shape = (None, *files[0].shape[1:])
 
     def load(rows: np.ndarray) -> np.ndarray:

@@ -95,14 +95,20 @@ def test_a_head_without_a_brain_is_an_error_and_doubt_a_warning(scan, head):
 
 
 @pytest.mark.parametrize("tool", [False, True])
-def test_a_loose_mask_is_restricted_and_a_good_one_is_not(scan, head, tool):
+def test_a_loose_mask_is_restricted_and_a_good_one_is_not(scan, head, tool, monkeypatch):
+    def find(scan, mask, found):
+        if not tool:
+            return find_brain(scan, given=mask, network=finds(found))
+        monkeypatch.setattr("brainseg_tf.brain.mask.strip", lambda name, scan: mask if name == "deepbet" else None)
+        return find_brain(scan, method="deepbet", network=finds(found))
+
     truth = scan.data > 0
-    given = find_brain(head, given=truth, tool=tool, network=finds(truth))
+    given = find(head, truth, truth)
     assert (given.source, given.warnings) == ("tool" if tool else "given", [])
     np.testing.assert_array_equal(given.mask, truth)
     loose = ndimage.binary_dilation(truth, iterations=4)
     bright = replace(head, data=np.where(loose, np.maximum(head.data, 200), head.data).astype(np.float32))
-    restricted = find_brain(bright, given=loose, tool=tool, network=finds(truth))
+    restricted = find(bright, loose, truth)
     assert "of the brain mask is outside the brain that the brain network finds" in restricted.warnings[0]
     assert dice(restricted.mask, truth) > 0.9
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import click
 import pytest
@@ -257,3 +258,64 @@ def test_unknown_baselines_and_a_missing_no_network_are_refused(trained, brats_l
     arguments = ("evaluate", brats_like, "--model", trained, "--baselines", baselines, "--out", tmp_path / "out")
     assert message in fails(call(*arguments), code=2)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def two_cohorts(brats_like, tmp_path) -> tuple[Path, Path]:
+    """Six and two patients, in folders of their own."""
+    for name, grade in (("first", "HGG"), ("second", "LGG")):
+        shutil.copytree(brats_like / grade, tmp_path / name)
+    return tmp_path / "first", tmp_path / "second"
+
+
+@pytest.mark.slow
+def test_several_cohorts_are_reported_together_and_each_by_itself(two_cohorts, trained, tmp_path):
+    out = tmp_path / "table"
+    common = ("--model", trained, "--baselines", "no-network", *FAST)
+    result = call("evaluate", *two_cohorts, *common, "--patients", "all", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "\nfirst\n" in result.stdout and "\nsecond\n" in result.stdout
+    assert "small, lowest Dice: BraTS19_TEST_" in result.stdout
+    rows = list(csv.DictReader((out / "comparisons.csv").read_text().splitlines()))
+    assert {row["cohort"] for row in rows if row["patient"] == "BraTS19_TEST_03_1"} == {"second"}
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["patients"].startswith("first + second, ")
+    numbers = {name: summary["cohorts"][name]["small"]["mixture"] for name in ("first", "second")}
+    assert (numbers["first"]["patients"], numbers["second"]["patients"]) == (6, 2)
+    pooled = summary["methods"]["small"]["mixture"]
+    assert pooled["dice"] == pytest.approx((6 * numbers["first"]["dice"] + 2 * numbers["second"]["dice"]) / 8)
+    assert len(pooled["worst"]) == 5
+
+
+@pytest.mark.slow
+def test_training_on_one_cohort_and_testing_on_another(two_cohorts, trained, tmp_path):
+    first, second = two_cohorts
+    out = tmp_path / "across"
+    result = call(
+        *("evaluate", second, "--train-on", first, "--model", trained, "--out", out),
+        *("--baselines", "no-network", *FAST),
+    )
+    assert result.exit_code == 0, result.output
+    rows = list(csv.DictReader((out / "comparisons.csv").read_text().splitlines()))
+    assert {row["patient"] for row in rows} == {"BraTS19_TEST_03_1", "BraTS19_TEST_07_1"}
+    card = read_card(out / "runs" / "small" / "seed0" / "1")
+    assert {*card.data.train, *card.data.validation} == {one.name for one in first.iterdir()}
+    assert json.loads((out / "summary.json").read_text())["patients"] == "second, trained on first, seeds 0"
+
+
+def test_train_on_does_not_go_with_other_ways_to_train(brats_like, trained, tmp_path):
+    out = tmp_path / "out"
+    for more, code, message in (
+        ((), 2, "--train-on trains models; give --out FOLDER for them"),
+        (("--out", out, "--folds", 2), 2, "--train-on does not go with it"),
+        (("--out", out), 1, "is the same patient as"),
+    ):
+        error = fails(call("evaluate", brats_like, "--train-on", brats_like, "--model", trained, *more), code)
+        assert message in error
+        assert not out.exists()
+
+
+def test_the_brain_network_is_trained_on_one_folder(brats_like, tmp_path):
+    message = fails(call("fit", brats_like, brats_like, "--model", "brain", "--out", tmp_path / "run"), 2)
+    assert "--model brain takes one folder" in message
+    assert not (tmp_path / "run").exists()

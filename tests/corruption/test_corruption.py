@@ -5,11 +5,13 @@ from functools import partial
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import ndimage
 
 from brainseg_tf.corruption import CorruptionTask, corrupt
+from brainseg_tf.corruption.augmentation import degrade, roughen_mask, vary_contrast
 from brainseg_tf.corruption.random_fields import Draws, stream
 from brainseg_tf.corruption.shapes import paint_shapes
-from brainseg_tf.options import CorruptionOptions, LesionOptions
+from brainseg_tf.options import AugmentationOptions, CorruptionOptions, LesionOptions
 
 KINDS = ("shapes", "noise", "both", "lesions")
 
@@ -201,3 +203,116 @@ def test_channels_share_the_shapes_and_the_rest_is_untouched():
     assert 0.01 < changed.mean() < 0.3
     np.testing.assert_array_equal(np.ptp(corrupted[changed], axis=-1), 0)
     assert corrupted.min() >= 0 and corrupted.max() <= 1
+
+
+DIVERSE = AugmentationOptions(
+    curve=0.05, bias=0.25, shading=0.35, noise=0.05, blurred=0.15, resolution=0.3, windowed=0.3, ragged=0.5
+)
+
+
+def test_diverse_augmentation_keeps_range_and_background():
+    images = heads(64)
+    options = CorruptionOptions("lesions", augment=True, augmentation=DIVERSE)
+    task = corrupt(images, tf.constant([1, 2]), options)
+    brain = images.numpy()[..., 0] > 0
+    near = tf.nn.max_pool2d(tf.constant(brain[..., None], tf.float32), 5, 1, "SAME").numpy()[..., 0] > 0
+    for values in (task.corrupted.numpy(), task.clean.numpy()):
+        assert np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1
+        # A ragged mask can include two pixels of what is around the brain.
+        assert not values[~near].any()
+        assert values[near & ~brain].any()
+    assert not task.lesion.numpy()[~brain].any()
+
+
+@pytest.mark.parametrize("channel", [0, 1])
+def test_a_curve_changes_equal_intensities_equally(channel):
+    """Two tissues get another contrast in each slice, but each stays homogeneous."""
+    tissue = np.where(np.arange(64) < 32, 0.25, 0.35)
+    images = tf.constant(np.broadcast_to(tissue[None, None, :, None], (300, 64, 64, 2)), tf.float32)
+    options = AugmentationOptions(curve=0.1, bias=0.0)
+    varied = vary_contrast(images, Draws(tf.constant([1, 2]), tf.constant(300)), options).numpy()[..., channel]
+    assert np.ptp(varied[:, :, :32], axis=(1, 2)).max() < 1e-6
+    contrast = varied[:, 0, 40] / varied[:, 0, 8]
+    # Gamma alone gives 1.28 to 1.58; with the curve it can vanish or become inverted.
+    assert contrast.min() < 1.0 and contrast.max() > 1.7
+    assert np.median(contrast) == pytest.approx(1.4, abs=0.1)
+
+
+def test_shading_is_exponential_along_a_line():
+    images = tf.fill([200, 48, 64, 1], 0.3)
+    shaded = vary_contrast(
+        images, Draws(tf.constant([3, 2]), tf.constant(200)), AugmentationOptions(bias=0, shading=0.35)
+    )
+    logs = np.log(shaded.numpy()[..., 0])
+    assert np.abs(np.diff(logs, 2, axis=1)).max() < 1e-4 and np.abs(np.diff(logs, 2, axis=2)).max() < 1e-4
+    ends = logs.max(axis=(1, 2)) - logs.min(axis=(1, 2))
+    assert 0.6 < ends.max() <= 2 * 0.35 * np.sqrt(2)
+
+
+def test_windows_clip_and_resolution_blurs_or_sharpens():
+    images = tf.constant(np.random.default_rng(0).uniform(0, 1, (200, 32, 32, 1)), tf.float32)
+    draws = Draws(tf.constant([5, 2]), tf.constant(200))
+    clipped = degrade(images, draws, AugmentationOptions(noise=0, blurred=0, windowed=0.5)).numpy()
+    limits = clipped.max(axis=(1, 2, 3))
+    assert 0.35 < (limits < 0.98).mean() < 0.6 and limits.min() > 0.44
+    np.testing.assert_allclose(clipped, np.minimum(images, limits[:, None, None, None]), atol=1e-6)
+    draws = Draws(tf.constant([6, 2]), tf.constant(200))
+    changed = degrade(images, draws, AugmentationOptions(noise=0, blurred=0, resolution=0.5)).numpy()
+    spread = changed[:, 4:-4, 4:-4].std(axis=(1, 2, 3)) / images.numpy()[:, 4:-4, 4:-4].std(axis=(1, 2, 3))
+    assert 0.4 < np.mean(np.abs(spread - 1) < 1e-6) < 0.6
+    assert spread.min() < 0.7 and spread.max() > 1.2
+
+
+def test_a_ragged_mask_loses_tissue_in_some_places_and_gains_it_in_others():
+    images = heads(200, 64, 1)
+    brain = tf.cast(images[..., 0] > 0, tf.float32)
+    changed, remaining, mask = roughen_mask(images, brain, Draws(tf.constant([7, 2]), tf.constant(200)), 0.5)
+    lost = (brain - remaining).numpy() > 0
+    gained = (mask - remaining).numpy() > 0
+    for one in (lost, gained):
+        assert 0.3 < one.any(axis=(1, 2)).mean() < 0.6
+    assert not (gained & (brain.numpy() > 0)).any()
+    assert (changed.numpy()[..., 0] > 0)[gained].mean() > 0.9
+    assert not changed.numpy()[..., 0][lost].any()
+    untouched = remaining.numpy() > 0
+    np.testing.assert_array_equal(changed.numpy()[untouched], images.numpy()[untouched])
+
+
+def test_scattered_lesions_are_many_and_small():
+    options = LesionOptions(clean=0, second=0, bright=0, dark=0, scattered=1.0, radius=(0.08, 0.1))
+    lesion = corrupt(
+        heads(60, 128, 1), tf.constant([5, 6]), CorruptionOptions("lesions", lesions=options)
+    ).lesion.numpy()
+    labels = [ndimage.label(one)[0] for one in lesion]
+    assert np.median([one.max() for one in labels]) >= 5
+    sizes = np.concatenate([np.bincount(one.ravel())[1:] for one in labels])
+    # Of 128 pixels of 1.9 mm: 20 pixels are the cross-section of a ball of 0.2 ml.
+    assert np.median(sizes) < 20
+    images = heads(60, 128, 1)
+    task = corrupt(images, tf.constant([5, 6]), CorruptionOptions("lesions", lesions=options))
+    gain = (task.corrupted - images).numpy()[..., 0]
+    # Some voxels are in a larger, homogeneous lesion too.
+    assert np.quantile(gain[lesion > 0], 0.01) > 0.03
+    assert abs(gain[lesion == 0]).mean() < 0.01
+
+
+def test_the_share_of_faint_lesions_is_an_option():
+    def gain(faint):
+        options = LesionOptions(0, 0, bright=0, dark=0, faint=faint, contrast=(0.15, 1.6))
+        task = corrupt(heads(200, 64, 1), tf.constant([5, 6]), CorruptionOptions("lesions", lesions=options))
+        change, lesion = (task.corrupted - heads(200, 64, 1)).numpy()[..., 0], task.lesion.numpy()
+        return np.median([one[mask > 0].mean() for one, mask in zip(change, lesion, strict=True) if mask.any()])
+
+    # Medians of the increase: 0.88 if it is uniform, 0.49 if it is log-uniform.
+    assert gain(1.0) < 0.7 * gain(0.0)
+
+
+def test_a_core_of_the_own_tissue_keeps_its_texture():
+    options = LesionOptions(0, 0, bright=0, dark=1, own_core=1.0, radius=(0.3, 0.35), contrast=(1.5, 1.6))
+    images = heads(100, 64, 1)
+    task = corrupt(images, tf.constant([5, 6]), CorruptionOptions("lesions", lesions=options))
+    ratio = (task.corrupted / tf.maximum(images, 1e-3)).numpy()[..., 0]
+    inside = (task.lesion.numpy() > 0) & (ratio < 1.45) & (ratio > 0.68)
+    # Within a core the intensity is the tissue's, times one factor for the slice.
+    spreads = [one[mask].std() / one[mask].mean() for one, mask in zip(ratio, inside, strict=True) if mask.sum() > 100]
+    assert len(spreads) > 20 and np.quantile(spreads, 0.25) < 0.05

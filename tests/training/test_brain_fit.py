@@ -84,8 +84,6 @@ def test_options_of_the_lesion_models_are_refused(heads, tmp_path, arguments, me
     result = call("fit", heads, "--model", "brain", "--out", tmp_path / "run", *arguments)
     assert result.exit_code == 2 and message in result.stderr
     assert not (tmp_path / "run").exists()
-    other = call("fit", heads, "--out", tmp_path / "run", "--examples", 3)
-    assert other.exit_code == 2 and "--examples goes with --model brain only" in other.stderr
 
 
 def test_too_few_subjects_are_named(heads, tmp_path):
