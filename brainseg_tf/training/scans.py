@@ -114,5 +114,4 @@ def thick_slices(scans: PatientScans, axis: int, thickness_mm: float) -> Patient
         replace(volume, data=blocks(volume.data).mean(axis=-1), affine=volume.affine @ to_fine)
         for volume in scans.volumes
     ]
-    brain = np.greater(blocks(scans.brain).mean(axis=-1), 0.5)
-    return PatientScans(volumes, brain, blocks(scans.truth).any(axis=-1))
+    return PatientScans(volumes, blocks(scans.brain).mean(axis=-1) > 0.5, blocks(scans.truth).max(axis=-1))
