@@ -7,7 +7,15 @@ texts of the pages follow. Only the standard library is imported, so that ``--he
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from brainseg_tf.options import CorruptionOptions, FitOptions, ObjectiveOptions, SliceOptions, corruption_options
+from brainseg_tf.options import (
+    AugmentationOptions,
+    CorruptionOptions,
+    FitOptions,
+    LesionOptions,
+    ObjectiveOptions,
+    SliceOptions,
+    corruption_options,
+)
 
 if TYPE_CHECKING:
     from brainseg_tf.model_card import ModelCard
@@ -34,12 +42,26 @@ class Architecture:
     min_modalities: int = 1
 
 
+# What differs between scanners, hospitals and lesions, as far as it is known (docs/experiments.md).
+_DIVERSE = CorruptionOptions(
+    "lesions",
+    augment=True,
+    lesions=LesionOptions(
+        radius=(2 / 128, 36 / 128), contrast=(0.12, 1.6), faint=0.4, own_core=0.4, foreign=0.15, scattered=0.25
+    ),
+    augmentation=AugmentationOptions(
+        curve=0.06, bias=0.25, shading=0.35, noise=0.04, blurred=0.15, resolution=0.3, windowed=0.3, ragged=0.3
+    ),
+)
 _SELFSEG = FitOptions(
     "selfseg",
-    epochs=25,
-    patience=25,
+    epochs=100,
+    patience=100,
+    examples=1600,
+    views=3,
+    columns=96,
     learning_rate=2e-3,
-    corruption=CorruptionOptions("lesions", augment=True),
+    corruption=_DIVERSE,
     objective=ObjectiveOptions(context=10.0),
 )
 

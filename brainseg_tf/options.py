@@ -137,6 +137,12 @@ class LesionOptions:
     own_core: float = option(
         0.0, "Share of the cores of any intensity that are the tissue itself, as a solid core can be.", least=0, most=1
     )
+    foreign: float = option(
+        0.0,
+        "Share of the lesions that show the tissue of another slice: wrong anatomy, which is hardly brighter.",
+        least=0,
+        most=1,
+    )
     scattered: float = option(0.0, "Share of the slices with many small lesions.", least=0, most=1)
 
 

@@ -12,6 +12,8 @@ import tensorflow as tf
 from brainseg_tf.corruption.random_fields import Draws
 from brainseg_tf.options import LesionOptions
 
+# Factor of the intensity of tissue from another slice.
+_FOREIGN_GAIN = (0.9, 1.5)
 # Increase of many small lesions in the first channel, as a share of the brain's mean; log-uniform.
 _SCATTERED_CONTRAST = (0.2, 1.5)
 # Edge in pixels of the square that lies in the brain around a pixel of the ventricles.
@@ -76,6 +78,7 @@ def _add_lesion(
     if options.faint:
         contrast = tf.where(draws.bernoulli(options.faint) > 0, draws.log_uniform(*options.contrast), contrast)
     contrast = tf.where(bright > 0, draws.log_uniform(*options.halo), contrast)
+    foreign = draws.bernoulli(options.foreign) if options.foreign else None
     own_core = draws.bernoulli(options.own_core) * (1 - bright) if options.own_core else None
     channels = []
     for number, image in enumerate(tf.unstack(images, axis=-1)):
@@ -85,6 +88,11 @@ def _add_lesion(
         dark_range = options.dark_level if number == 0 else options.fluid_level
         core_level = tf.where(bright > 0, draws.uniform(*bright_range), draws.uniform(*dark_range))
         outer_intensity = image + blend * (average - image) + gain * average * tf.nn.relu(texture)
+        if foreign is not None:
+            # Where the other slice has no brain, the lesion is homogeneous.
+            other = tf.roll(image, 1, axis=0)
+            other = tf.where(other > 0, other, average) * draws.uniform(*_FOREIGN_GAIN)
+            outer_intensity = tf.where(foreign > 0, other, outer_intensity)
         core_intensity = core_level * average * (0.6 + 0.4 * texture)
         if own_core is not None:
             core_intensity = tf.where(own_core > 0, image * draws.uniform(0.7, 1.4), core_intensity)
@@ -113,7 +121,7 @@ def _add_scattered(
     near = tf.nn.avg_pool2d(tf.nn.avg_pool2d(fluid * core, 7, 1, "SAME"), 5, 1, "SAME")[..., 0]
     around = (near * (1 + 0.4 * draws.field(size, 16)) - draws.uniform(0.02, 0.3)) * 10 + 1.8
     spots = tf.where(draws.bernoulli(0.5) > 0, spots, around * (1 - fluid[..., 0]))
-    region = tf.sigmoid((draws.field(size, 4) - draws.uniform(-1.0, 1.0)) / 0.2)
+    region = tf.sigmoid((draws.field(size, 4) - draws.uniform(-2.5, 1.0)) / 0.2)
     share = tf.sigmoid((spots - draws.uniform(1.3, 2.4)) / draws.uniform(0.08, 0.3)) * region * brain
     contrast = draws.log_uniform(*_SCATTERED_CONTRAST)
     channels = []
