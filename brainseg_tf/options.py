@@ -14,12 +14,17 @@ CorruptionKind = Literal["shapes", "noise", "both", "lesions"]
 Score = Literal["absolute", "positive", "weighted", "probability", "input", "equalised"]
 Spread = Literal["tied", "free"]
 LesionComponent = Literal["brightest", "smallest"]
+MixtureRegion = Literal["brain", "slice"]
 Strategy = Literal["single", "mirrored", "multi-worker"]
 
 # Edges of the median filter over (slices, rows, columns). A residual is noisy within its slice. A probability is smooth
 # within a slice, but the network saw each slice by itself.
 _MEDIAN = (3, 5, 5)
 _MEDIAN_OF_SCORE = {"probability": (13, 3, 3)}
+# Width in millimetres of the brain's edge that is ignored. There a reconstruction is wrong in healthy tissue too.
+# A network for lesions has learned what the edge looks like, and some lesions are in the cortex only.
+_EROSION_MM = 3.75
+_EROSION_MM_OF_SCORE = {"probability": 0.0}
 
 
 def option(default: Any, help: str, *, least: float | None = None, most: float | None = None, odd: bool = False) -> Any:
@@ -301,7 +306,9 @@ class MixtureOptions:
     iterations: int = option(20, "Largest number of EM iterations.", least=1)
     tolerance: float = option(1e-3, "EM stops when no mean moves by more than this, in units of the score.", least=0)
     spread: Spread = option("tied", "Standard deviations. tied: one for all components; free: one for each component.")
-    lesion: LesionComponent = option("brightest", "Which component is the lesion; the paper takes the smallest.")
+    lesion: LesionComponent = option(
+        "brightest", "Which component is the lesion; the paper takes the smallest that is not the background."
+    )
 
 
 @dataclass(frozen=True)
@@ -321,7 +328,7 @@ class SegmentationOptions:
         None,
         "Remove the bias field, fitted outside what the network suspects, and run the network again.",
     )
-    erosion_mm: float = option(3.75, "Ignore the brain's outermost millimetres, within each slice.", least=0)
+    erosion_mm: float | None = option(None, "Ignore the brain's outermost millimetres, within each slice.", least=0)
     median: tuple[int, int, int] | None = option(
         None, "Edges of the median filter over (slices, rows, columns), in voxels."
     )
@@ -336,6 +343,11 @@ class SegmentationOptions:
         least=0,
     )
     mixture: MixtureOptions = option(MixtureOptions, "The mixture.")
+    mixture_region: MixtureRegion = option(
+        "brain",
+        "Where the mixture is fitted. brain: without its outermost millimetres; slice: whole slices, so that the "
+        "component with the lowest mean is the background.",
+    )
     healthy_threshold: float | None = option(
         None,
         "There is no lesion unless the mean of its component exceeds this value, in units of the score.",
@@ -354,6 +366,10 @@ class SegmentationOptions:
         least=0,
     )
     min_size_ml: float = option(2.0, "Remove components smaller than this, in millilitres.", least=0)
+
+    def erosion_of(self, score: Score) -> float:
+        """Width in millimetres of the brain's edge that is ignored, for a kind of score."""
+        return _EROSION_MM_OF_SCORE.get(score, _EROSION_MM) if self.erosion_mm is None else self.erosion_mm
 
     def median_of(self, score: Score) -> tuple[int, int, int]:
         """Edges of the median filter over (slices, rows, columns) for a kind of score."""
@@ -375,7 +391,13 @@ class PredictOptions:
     overwrite: bool = option(False, "Replace outputs that exist.")
 
 
-# The stages as in section 5.3: min-max matched absolute residual, three components, the smallest is the tumour.
+# The stages for many small lesions, as of multiple sclerosis or in the white matter of old people: no median over many
+# slices, which removes them, and no smallest size but a few voxels.
+SMALL_LESION_SEGMENTATION = SegmentationOptions(
+    median=(3, 3, 3), closing_mm=0.0, boundary_mm=2.0, faintest=0.0, min_size_ml=0.05
+)
+# The stages as in section 5.3: min-max matched absolute residual, three components in whole slices (healthy tissue,
+# tumour, background), the smaller one of the first two is the tumour.
 PAPER_SEGMENTATION = SegmentationOptions(
     score="absolute",
     match_range=True,
@@ -384,10 +406,18 @@ PAPER_SEGMENTATION = SegmentationOptions(
     median=(1, 1, 1),
     components=(3,),
     mixture=MixtureOptions(spread="free", lesion="smallest"),
+    mixture_region="slice",
     healthy_threshold=0.0,
     boundary_mm=0.0,
     faintest=0.0,
 )
+
+# What ``--preset`` stands for.
+SEGMENTATION_PRESETS = {
+    "best": SegmentationOptions(),
+    "small": SMALL_LESION_SEGMENTATION,
+    "paper": PAPER_SEGMENTATION,
+}
 
 
 def corruption_options(values: Mapping[str, Any]) -> CorruptionOptions:

@@ -266,7 +266,8 @@ def outline(
     with _clock(seconds, "residual"):
         inside, score = lesion_score(stack, reconstruction, kind, options)
     if not inside.any():
-        raise InputError(f"an erosion of {options.erosion_mm:g} mm leaves nothing of the brain; lower --erosion-mm")
+        erosion = options.erosion_of(kind)
+        raise InputError(f"an erosion of {erosion:g} mm leaves nothing of the brain; lower --erosion-mm")
     with _clock(seconds, "mixture"):
         mixture = _separated_mixture(score, inside, options)
     with _clock(seconds, "morphology"):
@@ -336,14 +337,17 @@ def _unfiltered_score(
     images = reconstruction.images
     if options.match_range:
         images = match_range(images, stack.images, stack.brain)
-    inside = erode(stack.brain, stack.spacing, options.erosion_mm)
+    inside = erode(stack.brain, stack.spacing, options.erosion_of(kind))
+    if options.mixture_region == "slice":
+        inside = np.ones_like(inside)
     return inside, score_map(stack.images, images, kind, reconstruction.probability)
 
 
 def _separated_mixture(score: np.ndarray, inside: np.ndarray, options: SegmentationOptions) -> Mixture:
     """The mixture with the fewest components whose lesion component is separated; the last one if none is."""
     for components in options.components:
-        mixture = fit_mixture(score, inside, components, options.mixture)
+        with_background = options.mixture_region == "slice"
+        mixture = fit_mixture(score, inside, components, options.mixture, with_background=with_background)
         if mixture.separation >= options.separation:
             break
     return mixture

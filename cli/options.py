@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from brainseg_tf.options import PAPER_SEGMENTATION, MixtureOptions, SegmentationOptions
+from brainseg_tf.options import SEGMENTATION_PRESETS, MixtureOptions, SegmentationOptions
 from brainseg_tf_cli.option_factory import OddRange, apply, from_field, option
 
 FILE = click.Path(path_type=Path)
@@ -28,11 +28,12 @@ post_processing = apply(
         option(
             "--preset",
             group=POST,
-            type=click.Choice(["best", "paper"]),
+            type=click.Choice([*SEGMENTATION_PRESETS]),
             default="best",
             show_default=True,
-            help="Stages after the network: best as measured (docs/experiments.md), or as in section 5.3 of the source "
-            "paper. Options that are given take precedence.",
+            help="Stages after the network. best: for tumours, chosen by measurements (docs/experiments.md); small: "
+            "for many small lesions, as of multiple sclerosis; paper: as in section 5.3 of the source paper. Options "
+            "that are given take precedence.",
         ),
         from_field(
             SegmentationOptions,
@@ -56,7 +57,13 @@ post_processing = apply(
             advanced=True,
             default_text="only if the score is a probability",
         ),
-        from_field(SegmentationOptions, "erosion_mm", group=POST, advanced=True),
+        from_field(
+            SegmentationOptions,
+            "erosion_mm",
+            group=POST,
+            advanced=True,
+            default_text="3.75; for a probability 0",
+        ),
         option(
             "--median",
             group=POST,
@@ -72,6 +79,7 @@ post_processing = apply(
             type=click.IntRange(2),
             help="Number of mixture components.  [default: 2, or 3 if these are less than 4 standard deviations apart]",
         ),
+        from_field(SegmentationOptions, "mixture_region", group=POST, advanced=True),
         from_field(MixtureOptions, "neighbourhood", group=POST, advanced=True),
         from_field(MixtureOptions, "spread", group=POST, advanced=True),
         from_field(MixtureOptions, "lesion", group=POST, advanced=True),
@@ -95,7 +103,7 @@ def segmentation_options(context: click.Context, values: dict[str, Any]) -> Segm
         context: of the command; it knows what was given.
         values: the parameters that ``post_processing`` adds, by name.
     """
-    options = PAPER_SEGMENTATION if values["preset"] == "paper" else SegmentationOptions()
+    options = SEGMENTATION_PRESETS[values["preset"]]
     given = {
         name: value
         for name, value in values.items()

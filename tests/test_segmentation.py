@@ -8,6 +8,7 @@ from brainseg_tf.brain.mask import Brain
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import read_volume
 from brainseg_tf.metrics import dice
+from brainseg_tf.options import MixtureOptions, SegmentationOptions
 from brainseg_tf.postprocessing.morphology import Lesion
 from brainseg_tf.reconstruction import Reconstruction
 from brainseg_tf.segmentation import segment, suspected_pixels, suspicion_warning
@@ -113,6 +114,24 @@ def test_nothing_is_found_outside_the_brain(tmp_path):
     )
     assert result.outline.found.any()
     assert not (result.outline.found & ~result.stack.brain).any()
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("absolute", 3.75), ("probability", 0.0)])
+def test_the_ignored_edge_depends_on_the_score(kind, expected):
+    assert SegmentationOptions().erosion_of(kind) == expected
+    assert SegmentationOptions(erosion_mm=2.0).erosion_of(kind) == 2.0
+
+
+def test_a_mixture_of_whole_slices_has_the_background_as_a_component(tmp_path):
+    data, truth = make_brain(3)
+    scan = read_volume(save(data, tmp_path / "scan.nii"))
+    options = replace(OPTIONS, mixture_region="slice", components=(3,), mixture=MixtureOptions(lesion="smallest"))
+    result = segment([scan], Healthy(), card(), options)
+    assert result.outline.inside.all()
+    # The residual is 0 outside the brain and about 0.01 in healthy tissue.
+    assert result.outline.mixture.lesion > 0
+    assert dice(result.mask, truth) > 0.6
+    assert not (result.mask & (scan.data == 0)).any()
 
 
 def test_a_head_with_its_skull_is_warned_of(tmp_path):

@@ -39,11 +39,14 @@ class Mixture:
         return float(np.abs(others - self.means[self.lesion]).min() / np.sqrt(self.weights @ self.stddevs**2))
 
 
-def fit_mixture(score: np.ndarray, where: np.ndarray, components: int, options: MixtureOptions) -> Mixture:
+def fit_mixture(
+    score: np.ndarray, where: np.ndarray, components: int, options: MixtureOptions, *, with_background: bool = False
+) -> Mixture:
     """Fits a mixture of ``components`` to ``score`` (N, H, W) in ``where`` (N, H, W) bool by expectation maximisation.
 
     A voxel's mixing weight for component k is the mean of component k's posterior over the voxel's neighbours inside
     ``where``. EM alternates between posterior, neighbourhood mean and parameters. It starts from an ordinary mixture.
+    ``with_background`` says that the component with the lowest mean is the background, which cannot be the lesion.
     """
     box = ndimage.find_objects(where.astype(np.uint8))[0]
     inside, values = where[box], score[box].astype(np.float32)
@@ -59,7 +62,9 @@ def fit_mixture(score: np.ndarray, where: np.ndarray, components: int, options: 
     order = np.argsort(means)
     whole = np.zeros((components, *score.shape), np.float32)
     whole[(slice(None), *box)] = posterior[order]
-    lesion = int(np.argmin(weights[order])) if options.lesion == "smallest" else components - 1
+    first = 1 if with_background else 0
+    smallest = first + int(np.argmin(weights[order][first:]))
+    lesion = smallest if options.lesion == "smallest" else components - 1
     return Mixture(means[order], stddevs[order], weights[order], whole, lesion)
 
 

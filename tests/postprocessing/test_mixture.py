@@ -93,6 +93,16 @@ def test_which_component_is_the_lesion():
     assert fit_mixture(flipped, where, 3, MixtureOptions(lesion="smallest")).lesion == 0
 
 
+def test_the_background_is_not_the_lesion():
+    """Shares 0.1, 0.3 and 0.6 by rising mean: the smallest is the background, so the next one is the lesion."""
+    score, where, _ = phantom()
+    flipped, options = 0.7 - score, MixtureOptions(lesion="smallest")
+    assert fit_mixture(flipped, where, 3, options).lesion == 0
+    assert fit_mixture(flipped, where, 3, options, with_background=True).lesion == 1
+    # Where the smallest has the highest mean, nothing changes.
+    assert fit_mixture(score, where, 3, options, with_background=True).lesion == 2
+
+
 def test_the_same_score_gives_the_same_mixture():
     score, where, _ = phantom()
     first, second = (fit_mixture(score, where, 3, MixtureOptions()) for _ in range(2))

@@ -210,8 +210,9 @@ def _score(report: Mapping[str, Any], result: Segmentation) -> list[str]:
     if kind == "probability" if corrected is None else corrected:
         sentences.append("the bias field was removed from the slices")
     edges = f"{_count(slices, 'slice')} x {rows} x {columns} pixels ({size_mm} mm)"
+    erosion = SegmentationOptions(erosion_mm=options.get("erosion_mm")).erosion_of(kind)
     sentences += [
-        f"the outermost {options['erosion_mm']:g} mm of the brain were excluded" if options.get("erosion_mm") else "",
+        f"the outermost {erosion:g} mm of the brain were excluded" if erosion else "",
         f"the score was smoothed by a median filter over {edges}",
     ]
     return [sentence for sentence in sentences if sentence]
@@ -225,10 +226,11 @@ def _mixture_method(report: Mapping[str, Any], result: Segmentation) -> list[str
     weights = f", weighted over {edge} x {edge} x {edge} voxels," if edge > 1 else ""
     spread = {"tied": " with a common standard deviation", "free": " with one standard deviation per component"}
     candidates = [format_value(count) for count in options.get("components", ())]
+    where = ", fitted to whole slices," if options.get("mixture_region") == "slice" else ""
     selected = f" (selected from {_joined(candidates)})" if len(candidates) > 1 else ""
     return [
         f"a Gaussian mixture of {len(result.outline.mixture.means)} components{selected}"
-        f"{spread.get(mixture.get('spread', ''), '')}{weights} separated lesion from healthy tissue",
+        f"{spread.get(mixture.get('spread', ''), '')}{weights or where} separated lesion from healthy tissue",
         f"the {mixture.get('lesion', 'brightest')} component was classified as lesion if its mean exceeded "
         f"{result.outline.healthy_threshold:.4g}, "
         + (
@@ -272,6 +274,7 @@ def _morphology(options: Mapping[str, Any]) -> list[str]:
         "components",
         "separation",
         "mixture",
+        "mixture_region",
         "healthy_threshold",
     }
     sentences = [text(options[name]) for name, text in texts.items() if options.get(name)]
