@@ -61,7 +61,7 @@ def test_the_architecture_of_the_guide_trains_and_predicts(brats_like, scan, tmp
     assert result.exit_code == 0, result.output
 
 
-def test_the_faults_that_are_told_of_have_their_tests():
+def test_every_fault_in_the_documentation_has_its_test():
     told = re.findall(
         r"`(test_\w+)(?:::(test_\w+\*?))?`", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
     )

@@ -181,7 +181,7 @@ def comparison(patient: str, method: str, dice: float) -> Comparison:
     return Comparison(**(others | given))
 
 
-def test_names_from_files_are_labels_of_one_line_and_never_mathematics(monkeypatch):
+def test_names_from_files_are_labels_of_one_line_without_mathematics(monkeypatch):
     written = texts(monkeypatch)
     names = ["_hidden", "$x$ $\\frac{1}$", "x" * 240, "two\nlines", "byte\udcff", "\u60a3\u8005", "last", "other"]
     given = [

@@ -138,7 +138,7 @@ def test_the_networks_load_no_image_library():
 
 
 @pytest.mark.parametrize("name", ["options", "architectures", "errors", "files", "training.tf_config"])
-def test_what_the_help_needs_is_the_standard_library(name):
+def test_help_needs_only_the_standard_library(name):
     heavy = ("numpy", "tensorflow", "click")
     code = f"import brainseg_tf.{name}, sys; print([one for one in {heavy} if one in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -55,7 +55,7 @@ def test_a_healthy_scan_gives_an_empty_mask(tmp_path):
     assert result.lesions == []
 
 
-def test_the_level_decides(tmp_path):
+def test_the_healthy_threshold_decides_whether_there_is_a_lesion(tmp_path):
     scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
     assert not segment([scan], Healthy(), card(), replace(OPTIONS, healthy_threshold=0.9)).mask.any()
     assert segment([scan], Healthy(), card(), replace(OPTIONS, healthy_threshold=0.0)).mask.any()
@@ -142,7 +142,7 @@ def test_a_head_with_its_skull_is_warned_of(tmp_path):
     assert "head.nii: the scan seems not to be skull-stripped" in warning
 
 
-def test_what_cannot_be_segmented(tmp_path):
+def test_invalid_scans_and_options_are_refused(tmp_path):
     scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
     with pytest.raises(InputError, match=r"needs flair, 2 scan\(s\) given"):
         segment([scan, scan], Healthy(), card(), OPTIONS)
@@ -175,7 +175,7 @@ class OneSided(Pointing):
         return super().reconstruct(images)
 
 
-def test_a_coils_field_is_no_lesion(tmp_path):
+def test_a_bias_field_is_not_detected_as_a_lesion(tmp_path):
     textured, _ = make_brain(3, lesion=False)
     across = np.linspace(-1, 1, textured.shape[0])[:, None, None]
     # Even tissue, and some fluid.
@@ -214,7 +214,7 @@ class Late(Pointing):
         return replace(found, probability=np.zeros_like(found.probability)) if self.calls == 1 else found
 
 
-def test_what_only_the_field_brought_forth_is_no_lesion(tmp_path):
+def test_components_that_only_the_bias_correction_added_are_removed(tmp_path):
     scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
     pointing = card(score="probability", healthy_levels=LEVELS | {"probability": 0.5})
     assert segment([scan], Pointing(), pointing, OPTIONS).mask.any()
@@ -228,7 +228,7 @@ def test_what_only_the_field_brought_forth_is_no_lesion(tmp_path):
 @pytest.mark.parametrize(
     ("brightness", "probability", "kept"), [(1.25, 0.6, False), (1.4, 1.0, True), (2.0, 0.6, True)]
 )
-def test_what_is_neither_bright_nor_sure_is_no_lesion(tmp_path, brightness, probability, kept):
+def test_components_of_low_contrast_and_low_probability_are_removed(tmp_path, brightness, probability, kept):
     class Sure(Healthy):
         def reconstruct(self, images: np.ndarray) -> Reconstruction:
             said = np.where(images[..., 0] > 0.34, np.float32(probability), np.float32(0))
@@ -245,7 +245,7 @@ def test_what_is_neither_bright_nor_sure_is_no_lesion(tmp_path, brightness, prob
     assert segment([scan], Sure(), pointing, options).mask.any() == kept
 
 
-def test_a_rim_that_leaves_nothing_is_refused_before_anything_is_fitted(tmp_path):
+def test_an_erosion_that_leaves_nothing_is_refused_before_anything_is_fitted(tmp_path):
     scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
     pointing = card(score="probability", healthy_levels=LEVELS | {"probability": 0.5})
     with pytest.raises(
@@ -255,7 +255,7 @@ def test_a_rim_that_leaves_nothing_is_refused_before_anything_is_fitted(tmp_path
 
 
 @pytest.mark.parametrize(("probability", "kept"), [(0.6, True), (0.2, False)])
-def test_what_is_suspicious_before_the_correction_stays(tmp_path, probability, kept):
+def test_components_that_were_suspicious_before_the_bias_correction_are_kept(tmp_path, probability, kept):
     """Half of the healthy threshold, 0.25 here, is suspicious; a lesion that was not suspicious is removed."""
 
     class Unsure(Pointing):

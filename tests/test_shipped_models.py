@@ -21,7 +21,7 @@ SELF = {"selfseg-flair": ("flair",), "selfseg-flair-t2": ("flair", "t2")}
 VERSIONS = sorted(file.parent for file in (ROOT / "saved_models").glob("*/*/saved_model.pb") if file.parts[-3] != BRAIN)
 
 
-def test_all_are_there_once_each_under_its_name():
+def test_every_name_is_present_exactly_once():
     assert [model.card.name for model in saved_model.shipped()] == sorted((*PAPER, *SELF))
 
 

@@ -164,7 +164,7 @@ def test_a_scan_with_skull_gives_a_warning(tmp_path):
     assert "more than any brain" in skull_warning(large, brain_mask(large))
 
 
-def test_what_interpolation_leaves_around_a_brain_is_background(scan):
+def test_tiny_values_around_the_brain_are_background(scan):
     volume = read_volume(scan)
     expected = brain_mask(volume)
     random = np.random.default_rng(0)

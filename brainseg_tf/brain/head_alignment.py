@@ -10,6 +10,7 @@ import math
 
 import nibabel as nib
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 # Number of voxels on which the symmetry is measured.
 _SAMPLES = 6_000
@@ -94,7 +95,4 @@ def head_rotation(brain: np.ndarray, affine: np.ndarray) -> tuple[float, float]:
 
 def _rotation(yaw: float, roll: float) -> np.ndarray:
     """The rotation matrix of yaw (about the third axis) times roll (about the second axis), both in degrees."""
-    (cy, sy), (cr, sr) = ((math.cos(math.radians(angle)), math.sin(math.radians(angle))) for angle in (yaw, roll))
-    yaw_matrix = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
-    roll_matrix = np.array([[cr, 0, sr], [0, 1, 0], [-sr, 0, cr]])
-    return yaw_matrix @ roll_matrix
+    return Rotation.from_euler("ZY", (yaw, roll), degrees=True).as_matrix()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from brainseg_tf.brain.grid import block_means, normalise
 from brainseg_tf.options import RandomHeadOptions
@@ -126,8 +127,8 @@ def _placement(
     """A random rotation, scaling and position: matrix and offset from the example's voxels to the subject's."""
     # Most heads are nearly straight.
     widest = options.rotation if random.random() < 0.3 else options.rotation / 3
-    yaw, pitch, roll = np.radians(random.uniform(-widest, widest, 3))
-    rotation = _rotation(yaw, 2) @ _rotation(pitch, 0) @ _rotation(roll, 1)
+    yaw, pitch, roll = random.uniform(-widest, widest, 3)
+    rotation = Rotation.from_euler("ZXY", (yaw, pitch, -roll), degrees=True).as_matrix()
     scale = np.exp(random.uniform(-1, 1)) ** np.log(options.scaling) * np.exp(random.normal(0, 0.05, 3))
     if subject.distance is None or random.random() < 0.5:
         # The distance of the slices is often wrong in the header.
@@ -343,12 +344,3 @@ def _field(random: Random, shape: tuple[int, ...], cells: int) -> np.ndarray:
         weight = (at - low).astype(np.float32).reshape([-1 if k == axis else 1 for k in range(3)])
         coarse = np.take(coarse, low, axis) * (1 - weight) + np.take(coarse, low + 1, axis) * weight
     return 1.5 * coarse
-
-
-def _rotation(angle: float, axis: int) -> np.ndarray:
-    """The matrix of a rotation about an axis by an angle in radians."""
-    first, second = (k for k in range(3) if k != axis)
-    matrix = np.eye(3)
-    matrix[first, first] = matrix[second, second] = np.cos(angle)
-    matrix[first, second], matrix[second, first] = -np.sin(angle), np.sin(angle)
-    return matrix

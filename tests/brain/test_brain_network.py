@@ -114,7 +114,7 @@ def test_a_stripped_scan_keeps_its_own_mask_and_a_badly_stripped_one_does_not(he
         ("ct", "Hounsfield units"),
     ],
 )
-def test_what_is_no_whole_head_gets_a_warning(head, network, name, warning):
+def test_an_incomplete_head_gets_a_warning(head, network, name, warning):
     scan, truth = head
     random = np.random.default_rng(0)
     data = scan.data.copy()

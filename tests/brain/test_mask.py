@@ -72,7 +72,7 @@ def test_the_network_finds_the_brain_of_a_head_only(scan, head):
     assert find_brain(scan, method="stripped", network=lambda: pytest.fail("loaded")).source == "stripped"
 
 
-def test_remains_of_a_stripped_scan_are_removed_and_said(scan):
+def test_remains_of_a_stripped_scan_are_removed_and_reported(scan):
     truth = scan.data > 0
     part = truth.copy()
     part[:, : truth.shape[1] // 3] = False

@@ -31,7 +31,7 @@ def test_the_script_is_one_that_its_shell_accepts(shell, tmp_path):
         ("brainseg-tf predict scan.nii --model selfseg", ["selfseg-flair", "selfseg-flair-t2"]),
     ],
 )
-def test_what_it_completes(words, expected):
+def test_which_words_are_completed(words, expected):
     count = len(words.split()) - 1
     asked = {"_BRAINSEG_TF_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(count)}
     done = subprocess.run([COMMAND], env=os.environ | asked, capture_output=True, text=True, check=True)

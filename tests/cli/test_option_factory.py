@@ -84,7 +84,7 @@ def test_old_names_work_with_a_warning():
     assert eval(result.stdout)["files"] == ("--edge",) and result.stderr == ""
 
 
-def test_the_help_is_in_groups_and_the_rare_options_wait():
+def test_the_help_is_in_groups_and_hides_rare_options():
     short, long = run("--help").stdout, run("--help-all").stdout
     for text in (short, long):
         assert text.index("\nFirst:\n") < text.index("--size") < text.index("\nSecond:\n") < text.index("--kind")

@@ -351,7 +351,7 @@ def test_a_series_of_broken_links_is_refused_as_a_series(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of POSIX")
-def test_slices_that_may_not_be_read_are_said(open_folder):
+def test_unreadable_slices_are_reported(open_folder):
     place = write_series(open_folder / "series", DATA, AFFINE)
     read_volume(place)  # Imports highdicom before the user is changed.
     file = slice_of(place, 3)
@@ -374,7 +374,7 @@ def test_slices_that_may_not_be_read_are_said(open_folder):
 # --- Copies, echoes, localizers ---
 
 
-def test_of_copies_one_is_used(folder):
+def test_one_of_several_copies_of_a_slice_is_used(folder):
     shutil.copy(slice_of(folder, 5), folder / "copy.dcm")
     check_read(folder, "1 file is a copy of another file and is not used")
     # A slice that was exported twice, with different identifiers.
@@ -417,7 +417,7 @@ def localizer(folder, k, **changes):
     )
 
 
-def test_a_localizer_in_the_series_is_left_out_with_a_word(folder):
+def test_a_localizer_in_the_series_is_left_out_and_reported(folder):
     localizer(folder, 0, Rows=20, Columns=20, PixelData=bytes(800))
     check_read(folder, "left out 1 slice of another plane (localizer): localizer0.dcm")
     for k in range(1, 8):
@@ -487,7 +487,7 @@ def at(x=0.0, y=0.0, z=None):
         ({"NumberOfFrames": 2}, "images, and some of them have several frames"),
     ],
 )
-def test_what_is_no_regular_stack_is_refused(tmp_path, changes, message):
+def test_an_irregular_stack_is_refused(tmp_path, changes, message):
     place = write_series(tmp_path / "series", DATA, AFFINE, **changes)
     for read in (read_volume, check_segmentation):
         refused(place, message, read)
@@ -594,7 +594,7 @@ def test_rescale_slopes_per_slice_and_monochrome1_are_converted(tmp_path):
     np.testing.assert_allclose(read_volume(place).data, read_volume(tmp_path / "b").data * 2)
 
 
-def test_pixels_that_no_decoder_reads_are_said(folder):
+def test_undecodable_pixels_are_reported(folder):
     for file in folder.iterdir():
         one = pydicom.dcmread(file)
         one.file_meta.TransferSyntaxUID = JPEG2000Lossless
@@ -722,7 +722,7 @@ def written_segmentation(place, path):
     return written
 
 
-def test_what_an_anonymiser_removed_is_empty_in_the_segmentation(tmp_path):
+def test_attributes_removed_by_anonymisation_are_empty_in_the_segmentation(tmp_path):
     place = write_series(tmp_path / "series", DATA, AFFINE, **dict.fromkeys(REMOVED, MISSING))
     written = written_segmentation(place, tmp_path / "seg.dcm")
     for name in REMOVED[:9]:

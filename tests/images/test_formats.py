@@ -169,7 +169,7 @@ NAN, INF = float("nan"), float("inf")
     ],
 )
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".img"])
-def test_a_scaling_that_is_no_number_is_none(tmp_path, integer_scan, slope, offset, expected, suffix):
+def test_a_scaling_that_is_not_a_number_is_ignored(tmp_path, integer_scan, slope, offset, expected, suffix):
     path, data = integer_scan
     if suffix == ".img":
         nib.save(nib.Nifti1Pair(data, AFFINE), tmp_path / "s.img")
@@ -188,7 +188,7 @@ def test_a_scaling_that_is_no_number_is_none(tmp_path, integer_scan, slope, offs
     assert len(volume.warnings) == (slope == 2 and offset != 5)
 
 
-def test_an_sform_that_is_none_gives_way_to_the_qform(tmp_path, integer_scan):
+def test_the_qform_is_used_if_there_is_no_valid_sform(tmp_path, integer_scan):
     path, data = integer_scan
     for rows in (np.zeros(12), np.full(12, np.nan), np.tile([1, 0, 0, 0], 3)):
         rewrite(path, 280, np.asarray(rows, "<f4").tobytes())
@@ -368,7 +368,7 @@ def test_a_damaged_meta_image_is_one_line_without_itk_messages(tmp_path, capfd, 
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of POSIX")
-def test_what_may_not_be_read_is_said(open_folder):
+def test_unreadable_files_are_reported(open_folder):
     data = make_brain(4)[0]
     for name in ("a.nii", "b.nii.gz", "c.mgz"):
         nib.save((nib.MGHImage if name == "c.mgz" else nib.Nifti1Image)(data, AFFINE), open_folder / name)
@@ -388,7 +388,7 @@ def test_what_may_not_be_read_is_said(open_folder):
 @pytest.mark.parametrize(
     "fault", [RuntimeError("of\nthe library"), RecursionError(), AttributeError("_x"), SystemError()]
 )
-def test_whatever_a_reader_raises_is_one_line(tmp_path, monkeypatch, fault):
+def test_any_exception_of_a_reader_is_one_line(tmp_path, monkeypatch, fault):
     def fail(*args, **kwargs):
         raise fault
 

@@ -303,7 +303,7 @@ def wrong_segmentation(what, scan):
         ("scan", r"covers 100 % of the head"),
     ],
 )
-def test_what_is_no_segmentation_is_refused(tmp_path, volume, what, message):
+def test_an_image_that_is_not_a_segmentation_is_refused(tmp_path, volume, what, message):
     data = wrong_segmentation(what, make_brain(1)[0])
     path = on_grid(tmp_path / "seg.nii.gz", data)
     with pytest.raises(InputError, match=message) as error:

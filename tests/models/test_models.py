@@ -242,7 +242,7 @@ def test_fused_batch_norm_equals_keras():
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
-def test_what_a_network_gives_is_what_its_score_needs():
+def test_each_network_has_the_outputs_that_its_score_needs():
     for name in ARCHITECTURES:
         model = models.create(name, 2)
         outputs = model.outputs(tf.zeros((1, 32, 32, 2)))

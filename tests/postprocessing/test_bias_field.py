@@ -22,7 +22,7 @@ def slope(image, brain, place):
     return np.median(right) / np.median(left)
 
 
-def test_a_coils_field_is_taken_out_channel_by_channel():
+def test_the_bias_field_is_removed_from_each_channel():
     tissue, brain, place = healthy_tissue()
     coils = [np.exp(0.3 * place[..., 2] + 0.1 * place[..., 1] ** 2), np.exp(-0.2 * place[..., 2])]
     images = np.stack([normalise(tissue * coil, brain, "volume") for coil in coils], axis=-1)
@@ -36,7 +36,7 @@ def test_a_coils_field_is_taken_out_channel_by_channel():
     assert not flat[~brain].any()
 
 
-def test_what_is_not_healthy_does_not_shape_the_field():
+def test_lesions_do_not_influence_the_bias_field():
     tissue, brain, place = healthy_tissue()
     lesion = brain & (np.linalg.norm(place - [0, 0, 0.5], axis=-1) < 0.45)
     image = normalise(np.where(lesion, 1.6 * tissue, tissue), brain, "robust")[..., None]
@@ -59,7 +59,7 @@ def test_with_too_little_healthy_tissue_nothing_changes():
     assert correct_bias_field(image, few, np.zeros(SHAPE, bool), "robust") is image
 
 
-def test_the_surroundings_of_what_is_suspicious_do_not_shape_the_field():
+def test_the_surroundings_of_suspicious_pixels_do_not_influence_the_bias_field():
     """Halos of three pixels beside suspicious lines in one half: fitted to them, the field would darken that half."""
     shape = (6, 32, 64)
     brain, suspicious = np.ones(shape, bool), np.zeros(shape, bool)

@@ -27,7 +27,7 @@ def scan(*lesions: tuple[np.ndarray, float]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("drawn_mm", [9.0, 15.0])
-def test_an_edge_comes_to_lie_where_the_image_changes(drawn_mm):
+def test_the_boundary_moves_to_the_edge_in_the_image(drawn_mm):
     lesion = ball((30, 38, 42), 12)
     drawn = ball((30, 38, 42), drawn_mm)
     settled = refine_boundary(drawn, scan((lesion, 0.9)), BRAIN, SPACING, 4.0)
@@ -35,7 +35,7 @@ def test_an_edge_comes_to_lie_where_the_image_changes(drawn_mm):
     assert dice(settled, lesion) > 0.97
 
 
-def test_what_lies_deeper_or_further_stays():
+def test_voxels_far_from_the_boundary_are_unchanged():
     lesion, drawn = ball((30, 38, 42), 12), ball((30, 38, 42), 5)
     image = scan((lesion & ~ball((30, 38, 42), 3), 0.9), (ball((30, 38, 42), 3), 0.1))
     settled = refine_boundary(drawn, image, BRAIN, SPACING, 2.0)
@@ -46,14 +46,14 @@ def test_what_lies_deeper_or_further_stays():
     assert settled.sum() > drawn.sum()
 
 
-def test_a_faint_lesion_is_not_held_against_a_bright_one():
+def test_a_faint_lesion_beside_a_bright_one_is_kept():
     bright, faint = ball((20, 20, 20), 10), ball((40, 55, 60), 8)
     image = scan((bright, 0.95), (faint, 0.5))
     settled = refine_boundary(bright | faint, image, BRAIN, SPACING, 4.0)
     assert dice(settled, bright | faint) > 0.97
 
 
-def test_what_is_no_brighter_than_the_brain_keeps_its_edge():
+def test_a_component_no_brighter_than_the_brain_keeps_its_boundary():
     drawn = ball((30, 38, 42), 10)
     for image in (scan((ball((30, 38, 42), 7), 0.1)), np.zeros(SHAPE)):
         np.testing.assert_array_equal(refine_boundary(drawn, image, BRAIN, SPACING, 4.0), drawn)
@@ -68,7 +68,7 @@ def test_it_stays_in_the_brain_and_has_no_holes():
     np.testing.assert_array_equal(ndimage.binary_fill_holes(settled), settled)
 
 
-def test_nothing_to_settle():
+def test_a_mask_without_boundary_is_not_refined():
     image, empty = scan(), np.zeros(SHAPE, bool)
     assert refine_boundary(empty, image, BRAIN, SPACING, 4.0) is empty
     drawn = ball((30, 38, 42), 10)
@@ -76,7 +76,7 @@ def test_nothing_to_settle():
     assert refine_boundary(BRAIN, image, BRAIN, SPACING, 4.0) is BRAIN
 
 
-def test_excess_is_over_what_surrounds_each_lesion():
+def test_local_contrast_is_relative_to_the_surroundings_of_each_lesion():
     first, second = ball((20, 38, 30), 8), ball((42, 38, 55), 6)
     image = np.where(BRAIN, 0.3, 0)
     # Half of the brain is brighter, as a coil leaves it.
@@ -88,7 +88,7 @@ def test_excess_is_over_what_surrounds_each_lesion():
     assert not found[~(first | second)].any()
 
 
-def test_excess_of_what_nothing_surrounds_is_over_the_brain_or_nothing():
+def test_local_contrast_without_surroundings_is_relative_to_the_brain():
     image = np.where(BRAIN, 0.3, 0)
     lesion = ball((20, 38, 30), 8)
     island = lesion | ~ball((20, 38, 30), 30) & BRAIN

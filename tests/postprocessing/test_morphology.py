@@ -26,7 +26,7 @@ def test_closing_at_the_border_and_of_nothing():
     np.testing.assert_array_equal(close(mask, SPACING, 3.0), mask)
 
 
-def test_small_components_go():
+def test_small_components_are_removed():
     mask = np.zeros((10, 10, 10), bool)
     mask[1:3, 1:3, 1:3] = True  # 8 voxels
     mask[5, 5, 5] = mask[6, 6, 6] = True  # 2 voxels that touch at a corner
@@ -37,7 +37,7 @@ def test_small_components_go():
     np.testing.assert_array_equal(remove_small(mask, 0.5, 0), mask)
 
 
-def test_components_with_a_low_mean_go():
+def test_components_with_a_low_mean_are_removed():
     mask = np.zeros((10, 10, 10), bool)
     mask[1:3, 1:3, 1:3] = True  # 8 voxels
     mask[5, 5, 5] = mask[6, 6, 6] = True  # 2 voxels that touch at a corner

@@ -30,7 +30,7 @@ def test_range_is_matched_in_the_brain_by_channel():
     assert not matched[~brain].any()
 
 
-def test_the_rim_goes_within_slices_only():
+def test_erosion_is_within_slices_only():
     brain = np.zeros((3, 20, 20), bool)
     brain[1, 4:16, 4:16] = True
     inner = erode(brain, (5.0, 2.0, 2.0), 4.0)
@@ -42,7 +42,7 @@ def test_the_rim_goes_within_slices_only():
 
 @pytest.mark.parametrize("spacing", [(5.0, 1.875, 1.875), (1.0, 0.5, 1.2)])
 @pytest.mark.parametrize("rim", [0.1, 2.0, 2.8, 3.0, 3.8])
-def test_the_rim_is_a_disc_in_millimetres(spacing, rim):
+def test_erosion_is_a_disc_in_millimetres(spacing, rim):
     random = np.random.default_rng(0)
     brain = ndimage.binary_dilation(random.random((2, 24, 20)) > 0.995, np.ones((1, 9, 9)), iterations=2)
     inside = np.argwhere(brain)
@@ -57,7 +57,7 @@ def test_the_rim_is_a_disc_in_millimetres(spacing, rim):
     assert eroded.sum() == brain.sum() if rim == 0.1 else eroded.sum() < brain.sum()
 
 
-def test_median_takes_specks():
+def test_the_median_filter_removes_specks():
     score = np.zeros((5, 12, 12), np.float32)
     score[:, 3:9, 3:9] = 0.5
     score[2, 5, 5] = 1

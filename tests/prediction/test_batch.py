@@ -267,7 +267,7 @@ class Fake:
         return report
 
 
-def test_whatever_one_scan_raises_the_others_are_done(tmp_path):
+def test_any_exception_of_one_scan_does_not_stop_the_others(tmp_path):
     places = [tmp_path / f"{name}.nii.gz" for name in ("a", "memory", "unicode", "b")]
     batch = plan_batch(places, tmp_path / "out")
     outcomes = list(run_all(Fake(), batch.jobs))

@@ -651,7 +651,7 @@ def title(browser) -> str:
 
 
 @pytest.mark.usefixtures("without_webgl")
-def test_previous_next_and_index_lead_past_what_failed_and_what_is_not_done(batch, browser):
+def test_navigation_skips_failed_and_unfinished_scans(batch, browser):
     out = batch.parent / "out"
     at_width(browser, 1200, (out / "a.nii.gz.html").as_uri())
     assert not browser.find_elements("css selector", "a[rel=prev]")

@@ -121,7 +121,7 @@ def test_loopback(host):
 @pytest.mark.parametrize(
     "host", ["", "tfs", "localhost.example", "notlocalhost", "128.0.0.1", "10.0.0.1", "::2", "::ffff:10.0.0.1"]
 )
-def test_what_is_not_loopback(host):
+def test_addresses_that_are_not_loopback(host):
     assert not is_loopback(host)
 
 

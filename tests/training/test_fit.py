@@ -188,7 +188,7 @@ def test_resuming_a_finished_run_does_nothing(brats_like, trained):
 
 
 @pytest.mark.slow
-def test_an_interrupted_export_is_made_up_for_and_its_steps_are_announced(brats_like, trained, tmp_path):
+def test_an_interrupted_export_is_repeated_and_its_steps_are_announced(brats_like, trained, tmp_path):
     unfinished(trained, tmp_path / "run")
     before = (trained / "history.csv").read_text()
     exported, lines = run(brats_like, tmp_path / "run", small_options(), resume=True)
@@ -271,7 +271,7 @@ def replace_losses_by_nan(file: Path) -> None:
         ("history.csv", replace_losses_by_nan, "no epoch has a finite validation loss; start a new run with a lower"),
     ],
 )
-def test_what_a_run_needs_to_go_on_and_is_damaged_is_one_line(brats_like, trained, tmp_path, name, damage, message):
+def test_a_damaged_file_of_a_run_is_one_line(brats_like, trained, tmp_path, name, damage, message):
     out = tmp_path / "run"
     unfinished(trained, out)
     for file in out.glob(name):

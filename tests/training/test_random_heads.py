@@ -9,7 +9,6 @@ from brainseg_tf.training.random_heads import (
     Subject,
     _field,
     _recoloured,
-    _rotation,
     _thick_slices,
     distance_outside,
     padding_for_head,
@@ -115,13 +114,8 @@ def test_reduced_volumes_have_voxels_of_about_1_6_mm():
     assert small[0, 0, 0] == scan[:2, :2, 0].mean()
 
 
-def test_parts():
+def test_fields_curves_and_thick_slices():
     random = np.random.default_rng(0)
-    for axis in range(3):
-        matrix = _rotation(0.3, axis)
-        np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-12)
-        assert np.linalg.det(matrix) == pytest.approx(1)
-        assert matrix[axis, axis] == 1
     field = _field(random, (40, 50, 60), 8)
     assert field.shape == (40, 50, 60)
     assert 0.6 < field.std() < 1.4
