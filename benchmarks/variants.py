@@ -30,9 +30,7 @@ from brainseg_tf.images.volume import Volume, read_mask, read_volume
 from brainseg_tf.metrics import dice
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.models import create
-from brainseg_tf.models.cvae import CVAE
 from brainseg_tf.models.objective import ContextModel
-from brainseg_tf.models.selfseg import SelfSegmenter
 from brainseg_tf.options import CorruptionOptions, FitOptions, SliceOptions
 from brainseg_tf.reconstruction import Reconstruction
 from brainseg_tf.slices import Stack, onto_stack, to_stack
@@ -148,9 +146,15 @@ class Nyul:
         return np.where(brain, np.clip(mapped, 0, 1), 0).astype(np.float32)
 
 
-def to_stack_25d(volumes: Sequence[Volume], brain: np.ndarray, options: SliceOptions, trim: int = 0) -> Stack:
+def to_stack_25d(
+    volumes: Sequence[Volume],
+    brain: np.ndarray,
+    options: SliceOptions,
+    trim: int = 0,
+    rotation: np.ndarray | None = None,
+) -> Stack:
     """``to_stack`` with the slices 2 mm below and above each slice as further channels (2.5D)."""
-    stack = to_stack(volumes, brain, options, trim)
+    stack = to_stack(volumes, brain, options, trim, rotation)
     padded = np.pad(stack.images, ((2, 2), (0, 0), (0, 0), (0, 0)))
     return replace(stack, images=np.concatenate([padded[:-4], padded[2:-2], padded[4:]], axis=-1))
 
@@ -158,37 +162,6 @@ def to_stack_25d(volumes: Sequence[Volume], brain: np.ndarray, options: SliceOpt
 def three_channels(architecture: str, channels: int) -> ContextModel:
     """A network for the slices of ``to_stack_25d``."""
     return create(architecture, 3 * channels)
-
-
-class Draem(SelfSegmenter):
-    """``selfseg`` with the reconstruction of a CVAE as additional input; both are trained (DRAEM, Zavrtanik 2021)."""
-
-    def __init__(self, channels: int, **kwargs: Any) -> None:
-        super().__init__(channels, **kwargs)
-        self.reconstructor = CVAE(channels, name="reconstructor")
-        self.stride = self.reconstructor.stride
-
-    def build(self, input_shape: tuple[Any, ...]) -> None:
-        self.reconstructor.build(input_shape)
-        self.channels *= 2
-        super().build(input_shape)
-        self.channels //= 2
-
-    def compute_maps(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
-        reconstruction = self.reconstructor.reconstruct(images, training=training)
-        return super().compute_maps(tf.concat([images, reconstruction], axis=-1), training=training)
-
-    def compute_losses(self, task: Task, seed: tf.Tensor | None) -> dict[str, tf.Tensor]:
-        losses = super().compute_losses(task, seed)
-        losses["loss"] += self.reconstructor.compute_losses(task, seed)["loss"]
-        return losses
-
-
-def draem(architecture: str, channels: int) -> ContextModel:
-    """Builds a ``Draem``."""
-    model = Draem(channels, name=architecture)
-    model.build((None, None, None, channels))
-    return model
 
 
 VARIANTS: dict[str, Variant] = {
@@ -223,8 +196,6 @@ VARIANTS: dict[str, Variant] = {
             "brainseg_tf.training.fit.models.create": three_channels,
         }
     ),
-    # Use with --model selfseg.
-    "draem": Variant(replacements={"brainseg_tf.training.fit.models.create": draem}),
     # Estimate of the random variation: other initial weights, order and corruption, the same patients.
     "seed-1": Variant(lambda options: replace(options, seed=1)),
     "seed-2": Variant(lambda options: replace(options, seed=2)),
