@@ -4,7 +4,8 @@ The shape is a rotated ellipse around a random point of the brain, whose edge is
 It can leave out fluid, as oedema does. Within the lesion the intensity is moved towards the mean of the brain and
 increased, with a coarse texture. Some lesions have a core, which is dark or fluid, as necrosis is, or bright. Around a
 bright core there is a faint halo. It is part of the lesion, so that the network learns to include the oedema around a
-bright tumour.
+bright tumour. Options add faint lesions, cores of the tissue itself, lesions that show the tissue of another slice, and
+many small lesions.
 """
 
 import tensorflow as tf
@@ -57,16 +58,12 @@ def _add_lesion(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Adds one lesion to every slice; arguments and results as in ``add_lesions``."""
     size = (images.shape[1], images.shape[2])
-    weight = brain[..., None]
-    mean = tf.math.divide_no_nan(
-        tf.reduce_sum(images * weight, [1, 2], keepdims=True), tf.reduce_sum(weight, [1, 2], keepdims=True)
-    )
+    mean = _mean(images, brain)
     distance = _elliptic_distance(brain, draws, options)
     roughness = sum(
         draws.uniform(0.0, most) * draws.field(size, cells) for most, cells in ((0.6, 6), (0.4, 14), (0.2, 28))
     )
-    tissue = tf.math.divide_no_nan(tf.nn.avg_pool2d(images[..., :1], 3, 1, "SAME"), mean[..., :1])[..., 0]
-    fluid = tf.nn.relu(0.6 - tissue) * draws.uniform(0.0, 3.0) * draws.bernoulli(options.spares_fluid)
+    fluid = tf.nn.relu(0.6 - _tissue(images, mean)) * draws.uniform(0.0, 3.0) * draws.bernoulli(options.spares_fluid)
     share = tf.sigmoid(2 * (1 - distance + roughness - fluid) / draws.uniform(0.03, 0.25)) * brain
 
     bright, dark = draws.bernoulli(options.bright), draws.bernoulli(options.dark)
@@ -106,21 +103,17 @@ def _add_scattered(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Adds many small bright lesions to a region of every slice; arguments and results as in ``add_lesions``."""
     size = (images.shape[1], images.shape[2])
-    weight = brain[..., None]
-    mean = tf.math.divide_no_nan(
-        tf.reduce_sum(images * weight, [1, 2], keepdims=True), tf.reduce_sum(weight, [1, 2], keepdims=True)
-    )
+    mean = _mean(images, brain)
     coarse = draws.uniform(0.0, 1.0)
     spots = (coarse * draws.field(size, 20) + (1 - coarse) * draws.field(size, 44)) / tf.sqrt(
         coarse**2 + (1 - coarse) ** 2
     )
     # Half of them are around the ventricles instead, the fluid that is far from the brain's edge.
-    core = -tf.nn.max_pool2d(-weight, _VENTRICLE_DEPTH, 1, "SAME")
-    tissue = tf.nn.avg_pool2d(tf.math.divide_no_nan(images[..., :1], mean[..., :1]), 3, 1, "SAME")
-    fluid = tf.sigmoid((0.55 - tissue) / 0.06) * weight
-    near = tf.nn.avg_pool2d(tf.nn.avg_pool2d(fluid * core, 7, 1, "SAME"), 5, 1, "SAME")[..., 0]
+    deep = -tf.nn.max_pool2d(-brain[..., None], _VENTRICLE_DEPTH, 1, "SAME")
+    fluid = tf.sigmoid((0.55 - _tissue(images, mean)) / 0.06) * brain
+    near = tf.nn.avg_pool2d(tf.nn.avg_pool2d(fluid[..., None] * deep, 7, 1, "SAME"), 5, 1, "SAME")[..., 0]
     around = (near * (1 + 0.4 * draws.field(size, 16)) - draws.uniform(0.02, 0.3)) * 10 + 1.8
-    spots = tf.where(draws.bernoulli(0.5) > 0, spots, around * (1 - fluid[..., 0]))
+    spots = tf.where(draws.bernoulli(0.5) > 0, spots, around * (1 - fluid))
     region = tf.sigmoid((draws.field(size, 4) - draws.uniform(-2.5, 1.0)) / 0.2)
     share = tf.sigmoid((spots - draws.uniform(1.3, 2.4)) / draws.uniform(0.08, 0.3)) * region * brain
     contrast = draws.log_uniform(*_SCATTERED_CONTRAST)
@@ -130,6 +123,18 @@ def _add_scattered(
         lesion = image + gain * mean[..., number]
         channels.append(image + share * (lesion - image))
     return tf.stack(channels, axis=-1), tf.cast(share > 0.5, tf.float32)
+
+
+def _mean(images: tf.Tensor, brain: tf.Tensor) -> tf.Tensor:
+    """The mean of the brain in each channel, (N, 1, 1, C)."""
+    weight = brain[..., None]
+    total = tf.reduce_sum(images * weight, [1, 2], keepdims=True)
+    return tf.math.divide_no_nan(total, tf.reduce_sum(weight, [1, 2], keepdims=True))
+
+
+def _tissue(images: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
+    """The first channel as a share of its mean, averaged over 3 x 3 pixels, (N, H, W): below 0.6 in dark fluid."""
+    return tf.math.divide_no_nan(tf.nn.avg_pool2d(images[..., :1], 3, 1, "SAME"), mean[..., :1])[..., 0]
 
 
 def _elliptic_distance(brain: tf.Tensor, draws: Draws, options: LesionOptions) -> tf.Tensor:
