@@ -233,8 +233,8 @@ def test_a_curve_changes_equal_intensities_equally(channel):
     varied = vary_contrast(images, Draws(tf.constant([1, 2]), tf.constant(300)), options).numpy()[..., channel]
     assert np.ptp(varied[:, :, :32], axis=(1, 2)).max() < 1e-6
     contrast = varied[:, 0, 40] / varied[:, 0, 8]
-    # Gamma alone gives 1.28 to 1.58; with the curve it can vanish or become inverted.
-    assert contrast.min() < 1.0 and contrast.max() > 1.7
+    # Gamma alone gives 1.28 to 1.58; with the curve it can vanish.
+    assert contrast.min() < 1.05 and contrast.max() > 1.7
     assert np.median(contrast) == pytest.approx(1.4, abs=0.1)
 
 
@@ -284,7 +284,8 @@ def test_scattered_lesions_are_many_and_small():
         heads(60, 128, 1), tf.constant([5, 6]), CorruptionOptions("lesions", lesions=options)
     ).lesion.numpy()
     labels = [ndimage.label(one)[0] for one in lesion]
-    assert np.median([one.max() for one in labels]) >= 5
+    # Half of the slices have lesions around the ventricles, which these heads do not have.
+    assert np.quantile([one.max() for one in labels], 0.75) >= 5
     sizes = np.concatenate([np.bincount(one.ravel())[1:] for one in labels])
     # Of 128 pixels of 1.9 mm: 20 pixels are the cross-section of a ball of 0.2 ml.
     assert np.median(sizes) < 20
@@ -294,6 +295,22 @@ def test_scattered_lesions_are_many_and_small():
     # Some voxels are in a larger, homogeneous lesion too.
     assert np.quantile(gain[lesion > 0], 0.01) > 0.03
     assert abs(gain[lesion == 0]).mean() < 0.01
+
+
+def test_half_of_the_scattered_lesions_are_around_the_ventricles():
+    y, x = np.mgrid[:128, :128] - 63.5
+    radius = np.hypot(y, x)
+    images = np.where(radius[None, ..., None] < 8, 0.05, heads(100, 128, 1))
+    options = LesionOptions(clean=0, second=0, bright=0, dark=0, scattered=1.0, radius=(0.01, 0.011))
+    task = corrupt(tf.constant(images, tf.float32), tf.constant([5, 6]), CorruptionOptions("lesions", lesions=options))
+    # Without the single lesion of a radius of one pixel.
+    lesions = [ndimage.binary_opening(one > 0) for one in task.lesion.numpy()]
+    near = np.array([np.mean(radius[one] < 16) for one in lesions if one.any()])
+    # A ring of 8 pixels around the ventricles is 8 % of the brain.
+    assert 0.2 < np.mean(near > 0.9) < 0.6
+    assert 0.3 < np.mean(near < 0.3) < 0.75
+    inside = np.array([np.mean(radius[one] < 6) for one in lesions if one.any()])
+    assert np.mean(inside) < 0.05
 
 
 def test_the_share_of_faint_lesions_is_an_option():
