@@ -268,7 +268,11 @@ def open_any(folder: Path) -> ExportedModel:
 
 
 def best_for(modalities: Sequence[str]) -> ModelFolder:
-    """The shipped model for some modalities with the best mean Dice in its card.
+    """The shipped model for some modalities that is used unless another one is named.
+
+    A network with a lesion probability comes before those that only reconstruct, because it misses fewer lesions on
+    every cohort (docs/results.md); among equals the mean Dice in the card decides. The Dice of cards that were measured
+    on different cohorts cannot be compared.
 
     Args:
         modalities: all modalities of the model. The first one must be the model's first; the order of the others does
@@ -288,7 +292,7 @@ def best_for(modalities: Sequence[str]) -> ModelFolder:
         raise InputError(
             f"no shipped model takes {' + '.join(modalities)}, only {supported}; omit --modality, or give --model"
         )
-    return max(fitting, key=lambda model: model.card.dice)
+    return max(fitting, key=lambda model: (model.card.score == "probability", model.card.dice))
 
 
 def version_folders(folder: Path) -> list[Path]:
