@@ -20,7 +20,7 @@ Strategy = Literal["single", "mirrored", "multi-worker"]
 # Edges of the median filter over (slices, rows, columns). A residual is noisy within its slice. A probability is smooth
 # within a slice, but the network saw each slice by itself.
 _MEDIAN = (3, 5, 5)
-_MEDIAN_OF_SCORE = {"probability": (13, 3, 3)}
+_MEDIAN_OF_SCORE = {"probability": (7, 3, 3)}
 # Width in millimetres of the brain's edge that is ignored. There a reconstruction is wrong in healthy tissue too.
 # A network for lesions has learned what the edge looks like, and some lesions are in the cortex only.
 _EROSION_MM = 3.75

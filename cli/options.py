@@ -70,7 +70,7 @@ post_processing = apply(
             advanced=True,
             type=OddRange(1),
             help="Edge of the median filter in pixels, an odd number; 1 turns it off.  [default: 5, over 3 slices; for "
-            "a probability 3, over 13 slices]",
+            "a probability 3, over 7 slices]",
         ),
         option(
             "--mixture-components",

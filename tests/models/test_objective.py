@@ -160,3 +160,25 @@ def test_training_lowers_every_weighted_term(name):
     )
     for term in ("loss", "context"):
         assert history.history[term][-1] < 0.7 * history.history[term][0]
+
+
+@pytest.mark.parametrize("kind", [Copy, VariationalCopy])
+def test_validation_is_the_mean_over_all_slices_without_random_numbers(kind):
+    """Batches of 4 and 1 slices count by their slices; the corruption is that of each batch's seed."""
+    model, clean = kind(1), images(5)
+    model.compile(optimizer=keras.optimizers.SGD(1.0), corruption=CORRUPTION)
+    parts = [(clean[:4], tf.constant([3, 4])), (clean[4:], tf.constant([5, 6]))]
+    dataset = tf.data.Dataset.from_generator(
+        lambda: iter(parts),
+        output_signature=(tf.TensorSpec([None, 32, 32, 1]), tf.TensorSpec([2], tf.int32)),
+    )
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(2))
+    found = model.evaluate(dataset, verbose=0, return_dict=True)
+    expected = [model.compute_losses(CORRUPTION(*part), None) for part in parts]
+    assert set(found) == set(kind.loss_names)
+    for name in kind.loss_names:
+        values = [float(losses[name]) for losses in expected]
+        assert found[name] == pytest.approx(np.average(values, weights=[4, 1]), rel=1e-5)
+    # A mean over batches, or the loss of one of them, would differ.
+    first, second = (float(losses["loss"]) for losses in expected)
+    assert abs(first - second) > 1e-3 * first

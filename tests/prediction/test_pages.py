@@ -403,7 +403,7 @@ def test_the_texts_follow_the_options(tmp_path, scan):
     table = dict(wording.processing_table(written, result, model_card))
     assert "Lesions were detected in the network's probability of a lesion" in table["Score"]
     assert "The bias field was removed from the slices" in table["Score"]
-    assert any("13 slices x 3 x 3 pixels (65 x 15 x 15 mm)" in one for one in table["Score"])
+    assert any("7 slices x 3 x 3 pixels (35 x 15 x 15 mm)" in one for one in table["Score"])
     text = wording.methods(written, result, model_card, {"python": "3.11.7", "tensorflow": "2.21.0"})
     for expected in (f"brainseg-tf {__version__}", "model perfect, version 1", "FLAIR", "bias field", "Python 3.11.7"):
         assert expected in text
