@@ -7,4 +7,4 @@ The path of the data::
 ``segmentation.segment`` follows this path; ``training.fit.fit`` trains the models. Nothing heavy is imported here.
 """
 
-__version__ = "0.11.0"
+__version__ = "0.12.0"

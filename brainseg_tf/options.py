@@ -365,6 +365,12 @@ class SegmentationOptions:
         "to a component that reaches it). Only if the score is a probability; 0 turns it off.",
         least=0,
     )
+    certain: float = option(
+        0.62,
+        "Keep components whose mean probability is at least this, whatever their contrast (--faintest).",
+        least=0,
+        most=1,
+    )
     min_size_ml: float = option(2.0, "Remove components smaller than this, in millilitres.", least=0)
 
     def erosion_of(self, score: Score) -> float:

@@ -288,7 +288,9 @@ def outline(
             if suspicious_mask is not None:
                 healthy &= ~suspicious_mask
             contrast = score * local_contrast(found, image, healthy, stack.spacing)
-            found = remove_low(found, contrast, options.faintest, neighbour_share=_NEIGHBOUR_SHARE)
+            visible = remove_low(found, contrast, options.faintest, neighbour_share=_NEIGHBOUR_SHARE)
+            # What the network is sure of stays, however faint it is.
+            found = visible | remove_low(found, score, options.certain) if options.faintest else found
             # Half the card's healthy threshold is rare in healthy tissue, whatever threshold the user gives. For a
             # residual it is not rare: only what a rule removed is suspected then.
             candidates = candidates | (score > _SUSPICIOUS_SHARE * card.healthy_levels[kind])

@@ -41,6 +41,7 @@ post_processing = apply(
             group=POST,
         ),
         from_field(SegmentationOptions, "faintest", group=POST),
+        from_field(SegmentationOptions, "certain", group=POST, advanced=True),
         from_field(
             SegmentationOptions,
             "score",
