@@ -226,7 +226,7 @@ def test_components_that_only_the_bias_correction_added_are_removed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("brightness", "probability", "kept"), [(1.25, 0.6, False), (1.4, 1.0, True), (2.0, 0.6, True)]
+    ("brightness", "probability", "kept"), [(1.25, 0.6, False), (1.25, 0.9, True), (1.4, 1.0, True), (2.0, 0.6, True)]
 )
 def test_components_of_low_contrast_and_low_probability_are_removed(tmp_path, brightness, probability, kept):
     class Sure(Healthy):
@@ -278,10 +278,16 @@ def test_a_lesion_that_a_rule_removes_is_suspected_and_the_user_is_told(tmp_path
     data, truth = make_brain(3)
     scan = read_volume(save(data, tmp_path / "scan.nii"))
     pointing = card(score="probability", healthy_levels=LEVELS | {"probability": 0.5})
-    plain = segment([scan], Pointing(), pointing, OPTIONS)
+
+    class Unsure(Pointing):
+        def reconstruct(self, images: np.ndarray) -> Reconstruction:
+            found = super().reconstruct(images)
+            return replace(found, probability=0.6 * found.probability)
+
+    plain = segment([scan], Unsure(), pointing, OPTIONS)
     assert plain.mask.any() and not plain.suspects and plain.warnings == []
     # No component has a contrast of 100.
-    removed = segment([scan], Pointing(), pointing, replace(OPTIONS, faintest=100.0))
+    removed = segment([scan], Unsure(), pointing, replace(OPTIONS, faintest=100.0))
     assert not removed.mask.any()
     assert dice(removed.suspected, truth) > 0.6
     suspected_ml = sum(one.ml for one in removed.suspects)

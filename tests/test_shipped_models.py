@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from scipy import ndimage
 
 from brainseg_tf import saved_model
 from brainseg_tf.architectures import BRAIN
@@ -17,6 +18,8 @@ from expected_masks import expected
 ROOT = Path(__file__).parents[1]
 PHANTOM = ROOT / "examples" / "phantom"
 PAPER = ("cvae", "dcvae", "dae")
+# Numbers of patients in the cards that are not 30.
+PATIENTS = {"selfseg-flair": 68}
 SELF = {"selfseg-flair": ("flair",), "selfseg-flair-t2": ("flair", "t2")}
 VERSIONS = sorted(file.parent for file in (ROOT / "saved_models").glob("*/*/saved_model.pb") if file.parts[-3] != BRAIN)
 
@@ -36,7 +39,7 @@ def test_cards_are_complete(place):
     assert {"saved_model.pb", "variables/variables.index"} < set(card.checksums)
     found.check()
     sides = [set(side) for side in (card.data.train, card.data.validation, card.data.test)]
-    assert sum(len(side) for side in sides) == len(set().union(*sides)) == card.data.patients == 30
+    assert sum(len(side) for side in sides) == len(set().union(*sides)) == card.data.patients == PATIENTS.get(name, 30)
     assert "not of healthy people" in card.terms
 
 
@@ -44,7 +47,9 @@ def test_cards_are_complete(place):
 def test_cards_hold_what_was_measured_beside_the_baseline(place):
     card, name = saved_model.find(str(place)).card, place.parent.name
     tested, baseline = card.metrics["network"]["mixture"], card.metrics["no network"]
-    assert tested["patients"] == baseline["patients"] == (30 if card.metrics["folds"] else len(card.data.test))
+    # Version 2 of selfseg-flair was tested on a hospital that is not in its cohorts.
+    others = 17 if name == "selfseg-flair" else len(card.data.test)
+    assert tested["patients"] == baseline["patients"] == (30 if card.metrics["folds"] else others)
     assert tested["dice"] > baseline["dice"]
     assert card.metrics["paper_iou_slice"] == PAPER_IOU.get(name)
     assert tested["iou_slice"] > PAPER_IOU.get(name, baseline["iou_slice"])
@@ -62,8 +67,9 @@ def test_the_phantoms_lesions_are_found(name):
     found = saved_model.find(name)
     result = segment([scan], found.load(), found.card)
     assert dice(result.mask, truth) > 0.7
-    # Only networks with a probability have the rule that removes faint components.
-    assert len(result.lesions) == 3 or found.card.score != "probability"
+    # Each of the three lesions is found.
+    labels, count = ndimage.label(truth)
+    assert [int((result.mask & (labels == n)).any()) for n in range(1, count + 1)] == [1, 1, 1]
     # CPUs round differently; the same code on the same CPU gives the same mask.
     assert dice(result.mask, expected(name, result.mask.shape)) > 0.999
 

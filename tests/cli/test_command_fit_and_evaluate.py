@@ -129,11 +129,15 @@ def test_every_option_of_fit_has_a_help_with_its_default():
     helps = {option.name: option.help for option in fit.params if isinstance(option, click.Option)}
     assert all(helps.values())
     for name, default in {
-        "epochs": "[default: cvae: 60; dcvae: 36; dae: 14; unet: 30; selfseg, fusion: 25; with --preset paper: 100]",
+        "epochs": "[default: cvae: 60; dcvae: 36; dae: 14; unet: 30; selfseg, fusion: 100; brain: 12; "
+        "with --preset paper: 100]",
         "batch": "[default: cvae, unet, selfseg, fusion: 16; dcvae, dae: 8; with --preset paper: 16]",
-        "learning_rate": "[default: cvae, dae, unet: 0.001; dcvae, selfseg, fusion: 0.002; with --preset paper: 0.001]",
+        "learning_rate": "[default: cvae, dae, unet, brain: 0.001; dcvae, selfseg, fusion: 0.002; "
+        "with --preset paper: 0.001]",
         "modalities": "[default: cvae, dcvae, dae, unet, selfseg: flair; fusion: flair and t2; "
-        "with --preset paper: flair]",
+        "brain: flair and t1 and t1ce and t2; with --preset paper: flair]",
+        "examples": "[default: cvae, dcvae, dae, unet: 0; selfseg, fusion: 1600; brain: 200; with --preset paper: 0]",
+        "views": "[default: cvae, dcvae, dae, unet: 1; selfseg, fusion: 3; with --preset paper: 1]",
         "slices_normalisation": "[default: robust; with --preset paper: volume]",
         "slices_size": "[default: 128]",
         "corruption_augment": "[default: cvae, dcvae: no; dae, unet, selfseg, fusion: yes; with --preset paper: no]",
