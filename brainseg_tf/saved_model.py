@@ -270,9 +270,9 @@ def open_any(folder: Path) -> ExportedModel:
 def best_for(modalities: Sequence[str]) -> ModelFolder:
     """The shipped model for some modalities that is used unless another one is named.
 
-    A network with a lesion probability comes before those that only reconstruct, because it misses fewer lesions on
-    every cohort (docs/results.md); among equals the mean Dice in the card decides. The Dice of cards that were measured
-    on different cohorts cannot be compared.
+    A network with a lesion probability comes before those that only reconstruct: it missed fewer lesions in BraTS
+    patients (docs/results.md). Otherwise the mean Dice in the card decides. It cannot decide alone, since the cards
+    were measured on different cohorts.
 
     Args:
         modalities: all modalities of the model. The first one must be the model's first; the order of the others does

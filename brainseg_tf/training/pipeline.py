@@ -89,7 +89,9 @@ def _cache_patient(patient: Patient, options: SliceOptions, folder: Path, views:
     counts = file.with_suffix(".json")
     if not (file.exists() and counts.exists()):
         scans = read_patient(patient)
-        parts = [_healthy_slices(view, options) for view in random_views(scans, views)]
+        straight, *rotated = (_healthy_slices(view, options) for view in random_views(scans, views))
+        # A rotated head can be too large for the grid, which then grows; such a view is left out.
+        parts = [straight, *(part for part in rotated if part[0].shape[1:] == straight[0].shape[1:])]
         with replacing(file) as temporary:
             np.save(temporary, np.concatenate([images for images, _ in parts]))
         write_json(counts, {name: sum(one[name] for _, one in parts) for name in _COUNTS.required})

@@ -416,6 +416,9 @@ def test_the_texts_follow_the_options(tmp_path, scan):
     for expected in (f"brainseg-tf {__version__}", "model perfect, version 1", "FLAIR", "bias field", "Python 3.11.7"):
         assert expected in text
     assert not PYTHON.search(text)
+    sliced = {**written, "options": {**written["options"], "mixture_region": "slice"}}
+    mixture = dict(wording.processing_table(sliced, result, model_card))["Mixture"]
+    assert any(", fitted to whole slices, weighted over 3 x 3 x 3 voxels, separated lesion" in one for one in mixture)
     kept = replace(options, correct_bias_field=False)
     written = Predictor(model_card, Pointing, PredictOptions(kept)).run(Job(scan, Outputs(tmp_path / "n.nii")))
     assert "bias field" not in str(wording.processing_table(written, result, model_card))

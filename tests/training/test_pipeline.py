@@ -25,6 +25,21 @@ def test_only_healthy_slices_are_kept(cached):
         assert np.mean(images > 0.8, axis=(1, 2, 3)).max() < 0.002
 
 
+def test_views_add_slices_and_those_that_do_not_fit_are_left_out(brats_like, tmp_path):
+    """The brains are larger than a grid of 120 mm, which grows with each view: most views then have another size."""
+    patients = read_cohort(brats_like, ("flair",)).patients[:3]
+    counts = {}
+    for field in (240.0, 120.0):
+        options = SliceOptions(size=32, field_of_view=field, spacing=6.0, min_brain=0.05)
+        for views in (1, 4):
+            cached = list(cache_slices(patients, options, tmp_path / f"{field}", views))
+            assert all(isinstance(one, CachedSlices) for one in cached), cached
+            assert all(len(np.load(one.file)) == one.healthy for one in cached)
+            counts[field, views] = sum(one.healthy for one in cached)
+    assert counts[240.0, 4] > 2 * counts[240.0, 1]
+    assert counts[120.0, 1] <= counts[120.0, 4] < 3 * counts[120.0, 1]
+
+
 def test_slices_are_decoded_once_unless_options_or_files_change(brats_like, tmp_path):
     folder = tmp_path / "data"
     shutil.copytree(brats_like, folder)

@@ -223,14 +223,14 @@ def _mixture_method(report: Mapping[str, Any], result: Segmentation) -> list[str
     options = report["options"]
     mixture = options.get("mixture") or {}
     edge = mixture.get("neighbourhood", 1)
-    weights = f", weighted over {edge} x {edge} x {edge} voxels," if edge > 1 else ""
+    where = ", fitted to whole slices" if options.get("mixture_region") == "slice" else ""
+    weights = f", weighted over {edge} x {edge} x {edge} voxels," if edge > 1 else "," if where else ""
     spread = {"tied": " with a common standard deviation", "free": " with one standard deviation per component"}
     candidates = [format_value(count) for count in options.get("components", ())]
-    where = ", fitted to whole slices," if options.get("mixture_region") == "slice" else ""
     selected = f" (selected from {_joined(candidates)})" if len(candidates) > 1 else ""
     return [
         f"a Gaussian mixture of {len(result.outline.mixture.means)} components{selected}"
-        f"{spread.get(mixture.get('spread', ''), '')}{weights or where} separated lesion from healthy tissue",
+        f"{spread.get(mixture.get('spread', ''), '')}{where}{weights} separated lesion from healthy tissue",
         f"the {mixture.get('lesion', 'brightest')} component was classified as lesion if its mean exceeded "
         f"{result.outline.healthy_threshold:.4g}, "
         + (
