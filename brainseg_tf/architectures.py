@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from brainseg_tf.options import (
+    RANDOM_WEIGHTS,
     AugmentationOptions,
     CorruptionOptions,
     FitOptions,
@@ -65,6 +66,9 @@ _SELFSEG = FitOptions(
     objective=ObjectiveOptions(context=10.0),
 )
 
+# Slices in an epoch of a fine-tuning, and its epochs: a few minutes on two cores (docs/experiments.md).
+_FINE_TUNING_EXAMPLES, _FINE_TUNING_EPOCHS = 400, 10
+
 ARCHITECTURES: dict[str, Architecture] = {
     "cvae": Architecture(
         "brainseg_tf.models.cvae:CVAE", "context variational autoencoder", FitOptions("cvae", epochs=60)
@@ -94,14 +98,46 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
+def recipe_for(architecture: str, modalities: tuple[str, ...] = ()) -> FitOptions:
+    """The recipe of an architecture for some modalities; for those of its own recipe if none are given.
+
+    On T2 fluid is as bright as a lesion. So a synthetic lesion leaves it out, and none shows another slice's fluid.
+    """
+    recipe = ARCHITECTURES[architecture].recipe
+    recipe = replace(recipe, modalities=modalities or recipe.modalities)
+    if recipe.modalities[0] != "t2":
+        return recipe
+    lesions = replace(
+        recipe.corruption.lesions, fluid="bright", spares_fluid=1.0, foreign=0.0, bright=0.25, dark_level=(0.3, 2.6)
+    )
+    return replace(recipe, corruption=replace(recipe.corruption, lesions=lesions))
+
+
 def paper_recipe(architecture: str) -> FitOptions:
     """The training of the source paper (sections 5.1 and 5.2): squares and circles, min-max, the central slices."""
     return FitOptions(architecture, slices=SliceOptions(normalisation="volume", min_brain=0.15, central=0.7))
 
 
+def fine_tuning_recipe(card: "ModelCard") -> FitOptions:
+    """A short training that starts from the weights of a model: its recipe, with fewer steps of a quarter of the size.
+
+    Seldom more than a few scans are at hand, so the split has no test patients.
+    """
+    recipe = recipe_of(card)
+    return replace(
+        recipe,
+        epochs=_FINE_TUNING_EPOCHS,
+        patience=_FINE_TUNING_EPOCHS,
+        examples=_FINE_TUNING_EXAMPLES,
+        learning_rate=recipe.learning_rate / 4,
+        test=0.0,
+        rounds=1,
+    )
+
+
 def recipe_of(card: "ModelCard") -> FitOptions:
-    """The options that a model was trained with."""
-    training = dict(card.training)
+    """The options that a model was trained with, for a training from random weights."""
+    training = dict(card.training) | {"initial": RANDOM_WEIGHTS}
     return FitOptions(
         architecture=card.architecture,
         modalities=card.modalities,

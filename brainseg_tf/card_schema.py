@@ -47,8 +47,8 @@ _BRAIN_NETWORK: dict[str, Kind] = {
 }
 # The other options of a run, which are in the field ``training``.
 _LESION_OPTIONS = of_dataclass(FitOptions, without=_LESION_NETWORK)
-# Cards that were written by version 0.11 or earlier do not have these.
-_ADDED = ("examples", "columns", "views")
+# Cards that were written by earlier versions do not have all of these.
+_ADDED = ("examples", "columns", "views", "labels", "rounds", "initial")
 _LESION_TRAINING = Record(
     {name: kind for name, kind in _LESION_OPTIONS.items() if name not in _ADDED},
     {name: _LESION_OPTIONS[name] for name in _ADDED},

@@ -24,10 +24,7 @@ CARD_KEY = FILE.as_posix()
 _WHAT = "a model card of this version of brainseg-tf"
 _REMEDY = "export the model again"
 PAPER_IOU = {"cvae": 0.417, "dcvae": 0.392, "dae": 0.326}
-TERMS = (
-    "Trained on BraTS 2019 data, which are for research, with citation (Menze 2015, Bakas 2017, Bakas 2018). "
-    "Its 'healthy' slices are tumour-free slices of patients, not of healthy people. Not a medical device."
-)
+OWN_TERMS = "The terms of the scans that it was trained on apply. Not a medical device."
 BRAIN_TERMS = (
     "Trained on heads with brain masks, and on skull-stripped brains that were wrapped in random heads. Their terms "
     "apply. Not a medical device."
@@ -65,7 +62,8 @@ class TrainingData:
 
     Attributes:
         patients: number of patients.
-        slices: number of their slices; ``chosen``: selected for training; ``healthy``: selected and without a lesion.
+        slices: number of their slices; ``chosen``: selected for training; ``healthy``: selected and without a lesion,
+            as far as known.
         train, validation, test: names of the patients.
     """
 
@@ -201,7 +199,7 @@ class ModelCard(Card):
     healthy_levels: dict[str, float]
     score: Score = "weighted"
     trim: int = 0
-    terms: str = TERMS
+    terms: str = OWN_TERMS
 
     @property
     def dice(self) -> float:
@@ -211,9 +209,10 @@ class ModelCard(Card):
 
     def _data_sections(self) -> dict[str, list[str]]:
         data = self.data
+        healthy = "assumed lesion-free" if self.training.get("labels") == "none" else "tumour-free"
         return {
             "Data": [
-                f"- {data.patients} patients, {data.slices} slices; {data.chosen} selected, {data.healthy} tumour-free",
+                f"- {data.patients} patients, {data.slices} slices; {data.chosen} selected, {data.healthy} {healthy}",
                 *_sides(data),
             ],
             "Slices": _items(asdict(self.slices)),

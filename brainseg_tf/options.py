@@ -16,6 +16,10 @@ Spread = Literal["tied", "free"]
 LesionComponent = Literal["brightest", "smallest"]
 MixtureRegion = Literal["brain", "slice"]
 Strategy = Literal["single", "mirrored", "multi-worker"]
+Fluid = Literal["dark", "bright"]
+Labels = Literal["slices", "none"]
+# What a training starts from if it is not the weights of a model.
+RANDOM_WEIGHTS = "random weights"
 
 # Edges of the median filter over (slices, rows, columns). A residual is noisy within its slice. A probability is smooth
 # within a slice, but the network saw each slice by itself.
@@ -132,6 +136,7 @@ class LesionOptions:
     fluid_level: tuple[float, float] = option(
         (0.8, 2.6), "The same in the further channels: such a core holds fluid, which is bright on T2."
     )
+    fluid: Fluid = option("dark", "How fluid looks in the first channel: dark on FLAIR, bright on T2.")
     spares_fluid: float = option(0.5, "Share of the lesions that leave out fluid, as oedema does.", least=0, most=1)
     faint: float = option(
         0.0,
@@ -258,6 +263,21 @@ class FitOptions:
         least=0,
         most=2**31 - 2,
     )
+    labels: Labels = option(
+        "slices",
+        "What is known of the scans. slices: a segmentation, which is used to leave out slices with a lesion; none: "
+        "nothing; slices that the network itself flags are left out, see --rounds.",
+    )
+    rounds: int = option(
+        3,
+        "With --labels none: how often the network looks for abnormal slices during the training, to leave them out "
+        "afterwards; 0 trains on all slices.",
+        least=0,
+        most=100,
+    )
+    initial: str = option(
+        RANDOM_WEIGHTS, "The model whose weights the training starts from, with the checksum of its card."
+    )
     slices: SliceOptions = option(SliceOptions, "How volumes become slices.")
     corruption: CorruptionOptions = option(CorruptionOptions, "How slices are corrupted.")
     objective: ObjectiveOptions = option(ObjectiveOptions, "Weights of the loss terms.")
@@ -266,6 +286,20 @@ class FitOptions:
     def validation_examples(self) -> int:
         """Largest number of validation slices; 0 uses all."""
         return self.examples // 4
+
+    @property
+    def round_starts(self) -> tuple[int, ...]:
+        """Numbers of finished epochs after which a part of the training begins; the first is 0.
+
+        Between two parts the network looks for abnormal slices. There is one part if the slices are labelled.
+        """
+        parts = min(self.rounds + 1, self.epochs) if self.labels == "none" else 1
+        return tuple(self.epochs * part // parts for part in range(parts))
+
+    @property
+    def counted_from(self) -> int:
+        """Number of epochs at the start whose validation losses do not count: those before the last part."""
+        return self.round_starts[-1]
 
 
 @dataclass(frozen=True)
@@ -291,6 +325,11 @@ class BrainFitOptions:
     )
     grid: HeadGridOptions = option(HeadGridOptions, "The voxels that the network sees.")
     heads: RandomHeadOptions = option(RandomHeadOptions, "How the examples are varied.")
+
+    @property
+    def counted_from(self) -> int:
+        """Number of epochs at the start whose validation losses do not count."""
+        return 0
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,11 @@ class ExportedModel:
         return f"{SHIPPED}{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else str(path)
 
     @property
+    def identity(self) -> str:
+        """Name, version and checksum of the card, which contains the checksums of all other files."""
+        return f"{self.card.name}/{self.card.version} {self.card.checksums.get(CARD_KEY, '')}".strip()
+
+    @property
     def megabytes(self) -> float:
         """Size on disk in megabytes."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file()) / 1e6

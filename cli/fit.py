@@ -4,15 +4,19 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
+from click.core import ParameterSource
 
-from brainseg_tf.architectures import ARCHITECTURES, BRAIN, paper_recipe
+from brainseg_tf.architectures import ARCHITECTURES, BRAIN, fine_tuning_recipe, paper_recipe, recipe_for
 from brainseg_tf.options import BrainFitOptions, CorruptionOptions, FitOptions, ObjectiveOptions, SliceOptions, Strategy
 from brainseg_tf_cli.option_factory import Decorator, GroupedCommand, apply, from_field, option
-from brainseg_tf_cli.options import FILE
+from brainseg_tf_cli.options import FILE, shipped_names
 from brainseg_tf_cli.tensorflow_import import import_tensorflow
+
+if TYPE_CHECKING:
+    from brainseg_tf.saved_model import ModelFolder
 
 DATA, NETWORK, OPTIMISER, SLICES, CORRUPTION, LOSS = "Data", "Network", "Optimisation", "Slices", "Corruption", "Loss"
 
@@ -49,6 +53,8 @@ _FIELDS = (
     _Field(FitOptions, "validation", DATA, flag="--validation-share", advanced=True),
     _Field(FitOptions, "test", DATA, flag="--test-share", advanced=True),
     _Field(FitOptions, "seed", DATA),
+    _Field(FitOptions, "labels", DATA),
+    _Field(FitOptions, "rounds", DATA, advanced=True),
     _Field(FitOptions, "epochs", OPTIMISER),
     _Field(FitOptions, "patience", OPTIMISER, advanced=True),
     _Field(FitOptions, "batch", OPTIMISER, advanced=True),
@@ -157,6 +163,14 @@ def _or(values: Iterable[str]) -> str:
     help="Network. Its recipe determines the defaults of the options below.",
 )
 @option(
+    "--from",
+    "from_model",
+    group=NETWORK,
+    shell_complete=shipped_names,
+    help="Fine-tune this model: start from its weights, with its recipe and a short training. The name of a shipped "
+    "model, or a folder.",
+)
+@option(
     "--preset",
     group=NETWORK,
     type=click.Choice(["best", "paper"]),
@@ -165,13 +179,17 @@ def _or(values: Iterable[str]) -> str:
     help="Recipe. best: that with the best results (docs/experiments.md); paper: that of the source paper.",
 )
 @apply([_recipe_option(field) for field in _FIELDS])
+@click.pass_context
 def fit(
+    context: click.Context,
+    /,
     data: tuple[Path, ...],
     out: Path,
     resume: bool,
     cache: Path | None,
     strategy: Strategy,
     architecture: str,
+    from_model: str | None,
     preset: str,
     **given: Any,
 ) -> None:
@@ -188,32 +206,42 @@ def fit(
     A run that ended by early stopping, after --patience epochs without a lower validation loss, cannot be continued.
     """
     # Arguments and data are checked first, because the import of TensorFlow takes seconds.
+    from brainseg_tf.saved_model import find
     from brainseg_tf.training import runs
     from brainseg_tf.training.tf_config import check_tf_config
 
     brain = architecture == BRAIN
-    if brain and (strategy != "single" or preset != "best"):
-        raise click.UsageError(f"--strategy and --preset do not go with --model {BRAIN}")
+    if brain and (strategy != "single" or preset != "best" or from_model):
+        raise click.UsageError(f"--strategy, --preset and --from do not go with --model {BRAIN}")
+    if from_model and not all(
+        context.get_parameter_source(name) is ParameterSource.DEFAULT for name in ("architecture", "preset")
+    ):
+        raise click.UsageError("--model and --preset do not go with --from, which takes the network and its recipe")
     if brain and len(data) > 1:
         raise click.UsageError(f"--model {BRAIN} takes one folder; its subfolders are searched too")
     if strategy == "multi-worker":
         check_tf_config()
-    options = _brain_options(given) if brain else _options(architecture, preset, given)
-    if resume and given["epochs"] is None:
-        options = replace(options, epochs=runs.read_record(out).epochs)
+    initial = find(from_model) if from_model else None
+    options = _brain_options(given) if brain else _options(architecture, preset, initial, given)
+    if resume:
+        # What the command line does not name is as it was when the run was started.
+        started_with = runs.read_record(out).options
+        named = {name: started_with[name] for name in ("epochs", "labels") if name in started_with}
+        options = replace(options, **{name: value for name, value in named.items() if given[name] is None})
     finished = runs.check_run(out, options, resume=resume)
     if finished is not None:
         click.echo(runs.nothing_to_do(out))
         click.echo(f"model: {finished.path}")
         return
-    if brain:
+    if isinstance(options, BrainFitOptions):
         from brainseg_tf.training.brain_cohort import read_heads
 
         read_heads(data[0], options.modalities)
     else:
         from brainseg_tf.training.cohort import read_cohort
 
-        read_cohort(data, options.modalities)
+        cohort = read_cohort(data, options.modalities, options.labels if resume else given["labels"])
+        options = replace(options, labels=cohort.labels)
     import_tensorflow()
 
     from brainseg_tf.keras_backend import use_defaults
@@ -224,7 +252,12 @@ def fit(
 
     # Progress bars on a terminal, one line per epoch in a log file.
     settings = runs.RunSettings(
-        resume=resume, cache=cache, strategy=strategy, say=click.echo, verbose=1 if sys.stdout.isatty() else 2
+        resume=resume,
+        initial=initial,
+        cache=cache,
+        strategy=strategy,
+        say=click.echo,
+        verbose=1 if sys.stdout.isatty() else 2,
     )
     if isinstance(options, BrainFitOptions):
         from brainseg_tf.training.brain_fit import fit_brain
@@ -256,17 +289,20 @@ def _given(given: dict[str, Any]) -> list[tuple[_Field, Any]]:
     return [(field, value) for field, value in values if value not in (None, ())]
 
 
-def _options(architecture: str, preset: str, given: dict[str, Any]) -> FitOptions:
+def _options(architecture: str, preset: str, initial: "ModelFolder | None", given: dict[str, Any]) -> FitOptions:
     """The recipe, with the values from the command line."""
-    entry = ARCHITECTURES[architecture]
-    options = paper_recipe(architecture) if preset == "paper" else entry.recipe
+    if initial:
+        options = replace(fine_tuning_recipe(initial.card), initial=initial.identity)
+    else:
+        options = paper_recipe(architecture) if preset == "paper" else recipe_for(architecture, given["modalities"])
     for field, value in _given(given):
         change = {field.name: value}
         if field.part:
             change = {field.part: replace(getattr(options, field.part), **change)}
         options = replace(options, **change)
-    if len(options.modalities) < entry.min_modalities:
-        raise click.UsageError(
-            f"--model {architecture} needs at least {entry.min_modalities} modalities; give --modality for each"
-        )
+    least = ARCHITECTURES[options.architecture].min_modalities
+    if len(options.modalities) < least:
+        raise click.UsageError(f"--model {architecture} needs at least {least} modalities; give --modality for each")
+    if initial and (options.modalities, options.slices) != (initial.card.modalities, initial.card.slices):
+        raise click.UsageError("--from takes the modalities and the slices of the model; omit the options for them")
     return options

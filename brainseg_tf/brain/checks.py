@@ -31,9 +31,14 @@ def mask_warnings(scan: Volume, brain: np.ndarray) -> list[str]:
         found.append(f"the field of view cuts off the brain ({', '.join(sides)})")
     else:
         found.append(_about_shape(scan, brain))
-    if abs(float(scan.data.min()) - _AIR_HU) < _HU_TOLERANCE:
+    if is_ct(scan):
         found.append("the values look like Hounsfield units of a CT; the networks were trained on MR images")
     return [f"{scan.path}: {text}" for text in found if text]
+
+
+def is_ct(scan: Volume) -> bool:
+    """Whether the values look like Hounsfield units: the smallest is that of air."""
+    return abs(float(scan.data.min()) - _AIR_HU) < _HU_TOLERANCE
 
 
 def cut_sides(scan: Volume, brain: np.ndarray) -> list[str]:

@@ -11,7 +11,7 @@ many small lesions.
 import tensorflow as tf
 
 from brainseg_tf.corruption.random_fields import Draws
-from brainseg_tf.options import LesionOptions
+from brainseg_tf.options import Fluid, LesionOptions
 
 # Factor of the intensity of tissue from another slice.
 _FOREIGN_GAIN = (0.9, 1.5)
@@ -19,6 +19,10 @@ _FOREIGN_GAIN = (0.9, 1.5)
 _SCATTERED_CONTRAST = (0.2, 1.5)
 # Edge in pixels of the square that lies in the brain around a pixel of the ventricles.
 _VENTRICLE_DEPTH = 17
+# Tissue is between these, as a share of the brain's mean; fluid is not.
+_DARKEST_TISSUE, _BRIGHTEST_TISSUE = 0.6, 1.6
+# How completely a lesion leaves out fluid. Fluid that is bright itself must not be part of a bright lesion.
+_SPARING = {"dark": (0.0, 3.0), "bright": (2.0, 6.0)}
 
 
 def add_lesions(
@@ -63,7 +67,8 @@ def _add_lesion(
     roughness = sum(
         draws.uniform(0.0, most) * draws.field(size, cells) for most, cells in ((0.6, 6), (0.4, 14), (0.2, 28))
     )
-    fluid = tf.nn.relu(0.6 - _tissue(images, mean)) * draws.uniform(0.0, 3.0) * draws.bernoulli(options.spares_fluid)
+    fluid = tf.nn.relu(_fluid_excess(images, mean, options.fluid)) * draws.uniform(*_SPARING[options.fluid])
+    fluid *= draws.bernoulli(options.spares_fluid)
     share = tf.sigmoid(2 * (1 - distance + roughness - fluid) / draws.uniform(0.03, 0.25)) * brain
 
     bright, dark = draws.bernoulli(options.bright), draws.bernoulli(options.dark)
@@ -110,7 +115,7 @@ def _add_scattered(
     )
     # Half of them are around the ventricles instead, the fluid that is far from the brain's edge.
     deep = -tf.nn.max_pool2d(-brain[..., None], _VENTRICLE_DEPTH, 1, "SAME")
-    fluid = tf.sigmoid((0.55 - _tissue(images, mean)) / 0.06) * brain
+    fluid = tf.sigmoid((_fluid_excess(images, mean, options.fluid) - 0.05) / 0.06) * brain
     near = tf.nn.avg_pool2d(tf.nn.avg_pool2d(fluid[..., None] * deep, 7, 1, "SAME"), 5, 1, "SAME")[..., 0]
     around = (near * (1 + 0.4 * draws.field(size, 16)) - draws.uniform(0.02, 0.3)) * 10 + 1.8
     spots = tf.where(draws.bernoulli(0.5) > 0, spots, around * (1 - fluid))
@@ -133,8 +138,14 @@ def _mean(images: tf.Tensor, brain: tf.Tensor) -> tf.Tensor:
 
 
 def _tissue(images: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
-    """The first channel as a share of its mean, averaged over 3 x 3 pixels, (N, H, W): below 0.6 in dark fluid."""
+    """The first channel as a share of its mean, averaged over 3 x 3 pixels, (N, H, W)."""
     return tf.math.divide_no_nan(tf.nn.avg_pool2d(images[..., :1], 3, 1, "SAME"), mean[..., :1])[..., 0]
+
+
+def _fluid_excess(images: tf.Tensor, mean: tf.Tensor, fluid: Fluid) -> tf.Tensor:
+    """By how much a pixel is darker or brighter than any tissue, as a share of the brain's mean, (N, H, W)."""
+    tissue = _tissue(images, mean)
+    return _DARKEST_TISSUE - tissue if fluid == "dark" else tissue - _BRIGHTEST_TISSUE
 
 
 def _elliptic_distance(brain: tf.Tensor, draws: Draws, options: LesionOptions) -> tf.Tensor:

@@ -62,12 +62,13 @@ class Experiment:
             By seed, one result.
         """
         names = [patient.name for patient in training.patients]
+        subjects = training.subjects(names)
         results: Results = {}
         for seed in seeds:
             methods = []
             for one in self.models:
                 options = replace(recipe_of(one.card), seed=seed, test=0.0)
-                split = split_patients(names, options.validation, 0.0, seed)
+                split = training.of_subjects(split_patients(subjects, options.validation, 0.0, seed), names)
                 say(f"seed {seed}: {one.card.name}")
                 run = out / "runs" / one.card.name / f"seed{seed}"
                 settings = RunSettings(split=split, cache=out / "cache", say=say)
@@ -98,8 +99,10 @@ class Experiment:
         results: Results = {}
         for seed in seeds:
             names = [patient.name for patient in self.cohort.patients]
-            splits = recorded_folds(out / f"folds-seed{seed}.json", names, count, share, seed)
-            for number, split in enumerate(splits):
+            subjects = self.cohort.subjects(names)
+            splits = recorded_folds(out / f"folds-seed{seed}.json", subjects, count, share, seed)
+            for number, of_subjects in enumerate(splits):
+                split = self.cohort.of_subjects(of_subjects, names)
                 methods = []
                 settings = RunSettings(split=split, cache=out / "cache", say=say)
                 for one in self.models:

@@ -165,6 +165,7 @@ def _run(
 ) -> None:
     """Runs all methods on one patient: a validation patient if ``say`` is None, else a test patient."""
     first, brain, truth = scans.volumes[0], scans.brain, scans.truth
+    assert truth is not None  # ``read_cohort`` leaves out patients without a segmentation.
     by_modality = dict(zip(patient.scans, scans.volumes, strict=True))
     # Axial slices of an LPS volume are along its last axis.
     rule = replace(methods[0].card.slices, min_brain=MIN_BRAIN, central=CENTRAL)

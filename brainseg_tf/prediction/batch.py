@@ -15,12 +15,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, printable, replacing, write_json
 from brainseg_tf.images.dicom import is_series
 from brainseg_tf.images.formats import stem
-from brainseg_tf.images.volume import is_whole
-from brainseg_tf.prediction import results_table
-from brainseg_tf.prediction.jobs import Job, Outcome, Outputs
-from brainseg_tf.prediction.pages import navigation
-from brainseg_tf.prediction.predictor import Predictor
-from brainseg_tf.prediction.scan_search import (
+from brainseg_tf.images.scan_search import (
     DESCRIPTION,
     NOT_READABLE,
     Search,
@@ -29,6 +24,11 @@ from brainseg_tf.prediction.scan_search import (
     search_bids,
     search_folder,
 )
+from brainseg_tf.images.volume import is_whole
+from brainseg_tf.prediction import results_table
+from brainseg_tf.prediction.jobs import Job, Outcome, Outputs
+from brainseg_tf.prediction.pages import navigation
+from brainseg_tf.prediction.predictor import Predictor
 
 MASK, BRAIN = "_mask.nii.gz", "_brain.nii.gz"
 SUMMARY = results_table.NAME
@@ -68,7 +68,7 @@ def plan_batch(
 
     Args:
         places: files, folders and BIDS datasets. All files are segmented; folders are searched for scans, see
-            ``brainseg_tf.prediction.scan_search``.
+            ``brainseg_tf.images.scan_search``.
         out: the folder for results.
         index: the index page; if given, each scan gets a page and a thumbnail too.
         brain_masks: whether the brain mask of each scan is written too.

@@ -17,6 +17,7 @@ from brainseg_tf.brain.network import BrainNetwork
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import check_writable, replacing, write_json
 from brainseg_tf.images import dicom
+from brainseg_tf.images.modality_names import other_modality
 from brainseg_tf.images.volume import (
     Volume,
     check_name,
@@ -31,7 +32,6 @@ from brainseg_tf.metrics import dice, iou
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import PredictOptions
 from brainseg_tf.prediction.jobs import Job, Outputs
-from brainseg_tf.prediction.modality_names import other_modality
 from brainseg_tf.prediction.pages import Navigation
 from brainseg_tf.prediction.uncertainty import spread
 from brainseg_tf.reconstruction import Reconstruction, Reconstructor

@@ -19,7 +19,8 @@ from brainseg_tf.images.formats import NIFTI
 from brainseg_tf.images.volume import Volume, read_mask, read_on_same_grid, read_volume
 from brainseg_tf.json_file import read_json
 from brainseg_tf.schema import Flag, Integer, Items, Number, Record
-from brainseg_tf.training.cohort import BRAIN_MASK, check_ids
+from brainseg_tf.training.cohort import check_names
+from brainseg_tf.training.layouts import BRAIN_MASK
 from brainseg_tf.training.random_heads import Subject, distance_outside, padding_for_head, reduced
 
 # Part of the cache key. Increase it when the same files give other volumes than before.
@@ -105,7 +106,7 @@ def read_heads(folder: Path, modalities: Sequence[str]) -> list[HeadFiles]:
         if found:
             subjects.append(HeadFiles(place.name, found, brain))
             folders.append(place)
-    check_ids(folders)
+    check_names((folder.name, folder) for folder in folders)
     if not subjects:
         raise InputError(
             f"{printable(folder)}: no subject with {' or '.join(modalities)} in it; expected "

@@ -3,25 +3,29 @@
 It is measured once per model, when the model is exported. Slices with a lesion are not used.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from brainseg_tf.options import Score, SegmentationOptions, SliceOptions
 from brainseg_tf.reconstruction import Reconstruction, Reconstructor
 from brainseg_tf.segmentation import lesion_score
-from brainseg_tf.slices import onto_stack, select_slices, to_stack
+from brainseg_tf.slices import Stack, onto_stack, select_slices, to_stack
 from brainseg_tf.training.cohort import Patient
 from brainseg_tf.training.scans import read_patient
 
 # The healthy threshold is this quantile of the score over the brain in healthy slices.
 HEALTHY_QUANTILE = 0.985
 # Smallest healthy threshold of a probability: a pixel below it is more likely healthy than not.
-_EVEN_ODDS = 0.5
+EVEN_ODDS = 0.5
 
 
 def healthy_levels(
-    patients: Sequence[Patient], model: Reconstructor | None, options: SliceOptions, trim: int = 0
+    patients: Sequence[Patient],
+    model: Reconstructor | None,
+    options: SliceOptions,
+    trim: int = 0,
+    abnormal: Callable[[Stack, Reconstruction], np.ndarray] | None = None,
 ) -> dict[str, float]:
     """Healthy threshold of each kind of score.
 
@@ -32,6 +36,8 @@ def healthy_levels(
         patients: the validation patients.
         model: the network; if None, only the threshold of the score ``input`` is measured.
         options, trim: how the network's slices are made; see ``ModelCard``.
+        abnormal: for scans without segmentation, finds the slices that are not used, (N,) bool; without it all are
+            used.
 
     Returns:
         The threshold by kind of score, in units of that score.
@@ -40,9 +46,12 @@ def healthy_levels(
     for patient in patients:
         scans = read_patient(patient)
         stack = to_stack(scans.volumes, scans.brain, options, trim)
-        truth = onto_stack(scans.truth, scans.volumes[0], stack)
-        healthy = select_slices(stack.brain, options) & ~(truth > 0).any(axis=(1, 2))
+        healthy = select_slices(stack.brain, options)
         reconstruction = model.reconstruct(stack.images) if model else Reconstruction(stack.images)
+        if scans.truth is not None:
+            healthy &= ~(onto_stack(scans.truth, scans.volumes[0], stack) > 0).any(axis=(1, 2))
+        elif abnormal:
+            healthy &= ~abnormal(stack, reconstruction)
         for kind in _score_kinds(model, reconstruction):
             inside, score = lesion_score(stack, reconstruction, kind, SegmentationOptions())
             values = score[inside & healthy[:, None, None]]
@@ -50,7 +59,7 @@ def healthy_levels(
                 quantiles.setdefault(kind, []).append(float(np.quantile(values, HEALTHY_QUANTILE)))
     levels: dict[str, float] = {kind: float(np.mean(by_patient)) for kind, by_patient in quantiles.items()}
     if "probability" in levels:
-        levels["probability"] = max(levels["probability"], _EVEN_ODDS)
+        levels["probability"] = max(levels["probability"], EVEN_ODDS)
     return levels
 
 

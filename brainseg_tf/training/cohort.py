@@ -1,6 +1,5 @@
-"""Search for patients in a BraTS folder, and split into training, validation and test patients."""
+"""The scans of a cohort, and their split into training, validation and test scans by subject."""
 
-import csv
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,65 +8,40 @@ from pathlib import Path
 import numpy as np
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import explain_csv_errors, printable
-from brainseg_tf.images.formats import NIFTI
-
-GRADES = ("HGG", "LGG")
-TRUTH = "seg"
-BRAIN_MASK = "brain"
-# Columns of name_mapping.csv.
-_ID, _GRADE = "BraTS_2019_subject_ID", "Grade"
+from brainseg_tf.files import printable
+from brainseg_tf.options import Labels
+from brainseg_tf.training.layouts import SIDES, TRUTH, Candidate, search
 
 
 @dataclass(frozen=True)
 class Patient:
-    """One patient of a cohort.
+    """One examination of a patient or a healthy subject.
 
     Attributes:
-        name: the folder's name, for instance ``BraTS19_CBICA_ABM_1``.
+        name: unique in the cohort; in the BraTS layout the folder's name, for instance ``BraTS19_CBICA_ABM_1``.
         grade: ``HGG``, ``LGG`` or None.
         scans: the path of each requested modality, in the requested order.
-        truth: the path of the ground-truth segmentation; lesion voxels are above 0.
+        truth: the path of the ground-truth segmentation; lesion voxels are above 0. None if there is none, or if it
+            is not used.
         brain: the path of the brain mask; None if there is none.
-        cohort: name of the folder that the patient was found in.
+        cohort: name of the folder or table that the patient was found in.
+        subject: the same for all examinations of one person.
+        side: the side of the split that a table demands, one of ``layouts.SIDES``; None if it does not.
     """
 
     name: str
     grade: str | None
     scans: Mapping[str, Path]
-    truth: Path
+    truth: Path | None
     brain: Path | None = None
     cohort: str = ""
+    subject: str = ""
+    side: str | None = None
 
     @property
     def files(self) -> list[Path]:
         """All files of the patient."""
-        return [*self.scans.values(), self.truth, *([self.brain] if self.brain else [])]
-
-
-@dataclass(frozen=True)
-class Cohort:
-    """Patients of one or several folders.
-
-    Attributes:
-        folders: the folders that were searched.
-        patients: the complete patients, sorted by name.
-        problems: one line about each patient that is left out, and about a name mapping without grades.
-    """
-
-    folders: tuple[Path, ...]
-    patients: tuple[Patient, ...]
-    problems: tuple[str, ...]
-
-    @property
-    def title(self) -> str:
-        """The folders, for messages."""
-        return ", ".join(printable(folder) for folder in self.folders)
-
-    def named(self, names: Sequence[str]) -> tuple[Patient, ...]:
-        """The patients of the cohort that have one of these names."""
-        wanted = set(names)
-        return tuple(patient for patient in self.patients if patient.name in wanted)
+        return [*self.scans.values(), *(file for file in (self.truth, self.brain) if file)]
 
 
 @dataclass(frozen=True)
@@ -79,15 +53,89 @@ class Split:
     test: tuple[str, ...]
 
 
-def read_cohort(folders: Path | Sequence[Path], modalities: Sequence[str]) -> Cohort:
-    """Finds patients in the BraTS 2019 layout, ``[HGG|LGG]/<id>/<id>_<modality>.nii[.gz]``.
+@dataclass(frozen=True)
+class Cohort:
+    """Patients of one or several folders.
 
-    A patient without one of the modalities or without a segmentation is left out and named in ``problems``. Hidden
-    folders are ignored. The scans are not opened. The brain mask ``<id>_brain.nii[.gz]`` is used if there is one.
+    Attributes:
+        folders: the folders and tables that were searched.
+        patients: the complete patients, sorted by name.
+        problems: one line about each patient that is left out, and about a name mapping without grades.
+        labels: what is known of the patients, see ``FitOptions.labels``.
+    """
+
+    folders: tuple[Path, ...]
+    patients: tuple[Patient, ...]
+    problems: tuple[str, ...]
+    labels: Labels
+
+    @property
+    def title(self) -> str:
+        """The folders, for messages."""
+        return ", ".join(printable(folder) for folder in self.folders)
+
+    def named(self, names: Sequence[str]) -> tuple[Patient, ...]:
+        """The patients of the cohort that have one of these names."""
+        wanted = set(names)
+        return tuple(patient for patient in self.patients if patient.name in wanted)
+
+    def subjects(self, names: Sequence[str]) -> list[str]:
+        """The subjects of the patients with these names, sorted."""
+        return sorted({patient.subject for patient in self.named(names)})
+
+    def of_subjects(self, split: Split, names: Sequence[str]) -> Split:
+        """The split of patients that belongs to a split of subjects.
+
+        Args:
+            split: of subjects.
+            names: of the patients.
+        """
+        patients = self.named(names)
+        sides = (
+            tuple(patient.name for patient in patients if patient.subject in set(side))
+            for side in (split.train, split.validation, split.test)
+        )
+        return Split(*sides)
+
+    def demanded_split(self, names: Sequence[str]) -> Split | None:
+        """The split that the tables demand; None if they demand none.
+
+        Args:
+            names: of the patients.
+
+        Raises:
+            InputError: only some of the patients have a side, or a subject has two, or a side is missing.
+        """
+        patients = self.named(names)
+        demanded = [patient for patient in patients if patient.side]
+        if not demanded:
+            return None
+        remedy = "complete the column split, or leave it out"
+        if len(demanded) < len(patients):
+            missing = next(patient for patient in patients if not patient.side)
+            raise InputError(f"{self.title}: has a column split, but {missing.name} has no value in it; {remedy}")
+        sides: dict[str, str] = {}
+        for patient in patients:
+            if sides.setdefault(patient.subject, str(patient.side)) != patient.side:
+                raise InputError(f"{self.title}: subject {patient.subject} is on two sides of the split; {remedy}")
+        names_of = {side: tuple(one.name for one in patients if one.side == side) for side in SIDES}
+        for side in ("train", "validation"):
+            if not names_of[side]:
+                raise InputError(f"{self.title}: the column split has no {side}; {remedy}")
+        return Split(names_of["train"], names_of["validation"], names_of["test"])
+
+
+def read_cohort(folders: Path | Sequence[Path], modalities: Sequence[str], labels: Labels | None = "slices") -> Cohort:
+    """Finds patients in folders in the BraTS 2019 layout, BIDS datasets, folders of scans, and tables of scans.
+
+    A patient without one of the modalities, or without a segmentation if it is needed, is left out and named in
+    ``problems``. The scans are not opened.
 
     Args:
-        folders: one or several folders.
+        folders: one or several folders or tables, see ``layouts.search``.
         modalities: the modalities that each patient must have.
+        labels: see ``FitOptions``. With ``none``, segmentations are ignored; if it is None, it is ``slices`` if there
+            is a segmentation, else ``none``.
 
     Raises:
         InputError: a folder does not exist or cannot be read; no patient of a folder is complete; or a patient is
@@ -96,49 +144,51 @@ def read_cohort(folders: Path | Sequence[Path], modalities: Sequence[str]) -> Co
     if TRUTH in modalities:
         raise InputError(f"--modality {TRUTH}: is the ground truth, not a scan; give a scan, for instance flair")
     folders = (folders,) if isinstance(folders, Path) else tuple(folders)
-    patients: list[Patient] = []
-    patient_folders: list[Path] = []
-    problems: list[str] = []
+    found = []
     for folder in folders:
-        found, found_in, lines = _read_folder(folder, modalities)
-        patients += found
-        patient_folders += found_in
-        problems += lines
-        check_ids(patient_folders)
+        found.append(search(folder, modalities))
+        check_names((one.name, one.place) for of_folder in found for one in of_folder.candidates)
+    if labels is None:
+        labels = "slices" if any(one.truth for of_folder in found for one in of_folder.candidates) else "none"
+    patients: list[Patient] = []
+    problems: list[str] = []
+    for folder, of_folder in zip(folders, found, strict=True):
+        complete = []
+        for candidate in of_folder.candidates:
+            no_truth = (candidate.no_truth,) if labels == "slices" and not candidate.truth else ()
+            if missing := (*candidate.missing, *no_truth):
+                problems.append(f"{printable(candidate.place)}: left out, {' and '.join(missing)}")
+            else:
+                complete.append(_patient(candidate, folder, with_truth=labels == "slices"))
+        problems += of_folder.problems
+        patients += complete
         _check_files(patients)
-        if not found:
-            wanted = ", ".join((*modalities, TRUTH))
-            raise InputError(
-                f"{printable(folder)}: no patient with {wanted} in it; expected [HGG|LGG]/<id>/<id>_<modality>.nii.gz "
-                "(BraTS 2019)"
-            )
-    return Cohort(folders, tuple(sorted(patients, key=lambda patient: patient.name)), tuple(problems))
+        if not complete:
+            raise InputError(_nobody(folder, modalities, labels, [*of_folder.problems, *problems]))
+    return Cohort(folders, tuple(sorted(patients, key=lambda patient: patient.name)), tuple(problems), labels)
 
 
-def _read_folder(folder: Path, modalities: Sequence[str]) -> tuple[list[Patient], list[Path], list[str]]:
-    """The complete patients of a folder, the folders of all its patients, and lines about problems."""
-    if not _is_folder(folder):
-        raise InputError(f"{printable(folder)}: no such folder; give the folder that contains HGG/ and LGG/")
-    grades, problems = _read_grades(folder)
-    patients, patient_folders = [], []
-    for candidate in _candidate_folders(folder):
-        try:
-            files, missing = _find_files(candidate, modalities)
-        except OSError as error:
-            problems.append(
-                f"{printable(candidate)}: left out, cannot be read ({error.strerror}); check its permissions"
-            )
-            continue
-        if not files and not missing:
-            continue  # Not a patient's folder.
-        patient_folders.append(candidate)
-        if missing:
-            problems.append(f"{printable(candidate)}: left out, {' and '.join(missing)}")
-            continue
-        truth, brain = files.pop(TRUTH), files.pop(BRAIN_MASK, None)
-        grade = candidate.parent.name if candidate.parent.name in GRADES else grades.get(candidate.name)
-        patients.append(Patient(candidate.name, grade, files, truth, brain, folder.resolve().name))
-    return patients, patient_folders, problems
+def _patient(candidate: Candidate, folder: Path, *, with_truth: bool) -> Patient:
+    return Patient(
+        candidate.name,
+        candidate.grade,
+        candidate.scans,
+        candidate.truth if with_truth else None,
+        candidate.brain,
+        folder.resolve().name,
+        candidate.subject,
+        candidate.side,
+    )
+
+
+def _nobody(folder: Path, modalities: Sequence[str], labels: Labels, problems: Sequence[str]) -> str:
+    """The message about a folder without complete patients."""
+    wanted = ", ".join((*modalities, *((TRUTH,) if labels == "slices" else ())))
+    reason = f"; the first of {len(problems)} that were left out: {problems[0]}" if problems else ""
+    return (
+        f"{printable(folder)}: no patient with {wanted} in it{reason}; expected [HGG|LGG]/<id>/<id>_<modality>.nii.gz "
+        "(BraTS 2019), a BIDS dataset, a folder of scans, or a table of scans with the column path"
+    )
 
 
 def split_patients(names: Sequence[str], validation: float, test: float, seed: int) -> Split:
@@ -167,71 +217,24 @@ def split_patients(names: Sequence[str], validation: float, test: float, seed: i
     return Split(training, validating, testing)
 
 
-def _candidate_folders(folder: Path) -> list[Path]:
-    """The entries of the cohort's folder and of its grade folders."""
-    candidates = []
-    for parent in (folder, *(folder / grade for grade in GRADES)):
-        try:
-            entries = sorted(parent.iterdir()) if _is_folder(parent) else []
-        except OSError as error:
-            raise _unreadable(parent, error) from error
-        candidates += [entry for entry in entries if not entry.name.startswith(".") and entry.name not in GRADES]
-    return candidates
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> InputError:
-    return InputError(f"{printable(path)}: cannot be read ({error.strerror}); check its permissions")
-
-
-def _find_files(folder: Path, modalities: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
-    """Finds a patient's files.
-
-    Returns:
-        The files by modality, and a phrase about each missing file. Both are empty if this is not a patient's folder.
-
-    Raises:
-        OSError: the folder cannot be read.
-    """
-    if not folder.is_dir():
-        return {}, []
-    names = {file.name for file in folder.iterdir()}
-    found: dict[str, Path] = {}
-    missing = []
-    for kind in (*modalities, TRUTH, BRAIN_MASK):
-        files = [folder / name for suffix in NIFTI if (name := f"{folder.name}_{kind}{suffix}") in names]
-        existing = [file for file in files if file.is_file()]
-        if existing:
-            found[kind] = existing[0]
-        elif files and files[0].is_symlink():
-            missing.append(f"{files[0].name} is a link to a file that does not exist")
-        elif kind != BRAIN_MASK:
-            missing.append(f"no {kind}")
-    no_files = not found and all(phrase.startswith("no ") for phrase in missing)
-    return ({}, []) if no_files else (found, missing)
-
-
-def check_ids(folders: Iterable[Path]) -> None:
-    """Checks that no two folders have the same patient id.
+def check_names(named: Iterable[tuple[str, Path]]) -> None:
+    """Checks that no two patients have the same name.
 
     Case and the Unicode form of accents are ignored: some file systems do not distinguish them, and copying a cohort
     there merges such patients.
+
+    Args:
+        named: the name of each patient, and its folder or scan.
     """
     seen: dict[str, Path] = {}
-    for folder in folders:
-        key = unicodedata.normalize("NFC", folder.name).casefold()
+    for name, place in named:
+        key = unicodedata.normalize("NFC", name).casefold()
         if key in seen:
             raise InputError(
-                f"{printable(folder)}: is the same patient as {printable(seen[key])}, and would be counted twice; "
+                f"{printable(place)}: is the same patient as {printable(seen[key])}, and would be counted twice; "
                 "remove or rename one of the two"
             )
-        seen[key] = folder
+        seen[key] = place
 
 
 def _check_files(patients: Iterable[Patient]) -> None:
@@ -249,26 +252,3 @@ def _check_files(patients: Iterable[Patient]) -> None:
                     f"{printable(file)}: is the same file as {printable(other)}, and would be counted twice; remove "
                     "one of the two patients"
                 )
-
-
-def _read_grades(folder: Path) -> tuple[dict[str, str], list[str]]:
-    """Grades by patient from the cohort's ``name_mapping.csv``, and lines about problems with that file.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    table = folder / "name_mapping.csv"
-    with explain_csv_errors(table, "cannot be read as a table", "repair it or remove it"):
-        if not table.is_file():
-            return {}, []
-        with table.open(newline="", encoding="utf-8-sig") as lines:
-            rows = csv.DictReader(lines, strict=True)
-            if not {_ID, _GRADE} <= set(rows.fieldnames or ()):
-                return {}, [f"{printable(table)}: has no columns {_ID} and {_GRADE}; the grades are unknown"]
-            return {row[_ID]: row[_GRADE] for row in rows if _has_known_grade(row, rows.line_num)}, []
-
-
-def _has_known_grade(row: Mapping[str | None, str | None], line: int) -> bool:
-    if None in row or None in row.values():
-        raise ValueError(f"line {line} does not have the same number of columns as the first line")
-    return row[_GRADE] in GRADES

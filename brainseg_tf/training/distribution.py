@@ -97,7 +97,7 @@ class Distribution:
         validation: Sequence[CachedSlices],
         options: FitOptions,
         *,
-        first: int,
+        epochs: range,
         callbacks: Sequence[keras.callbacks.Callback],
         verbose: int,
     ) -> None:
@@ -107,12 +107,13 @@ class Distribution:
             model: created and compiled in the strategy's scope.
             training, validation: the slices of all workers; each worker uses its part of them.
             options: of the run.
-            first: number of epochs that are finished already.
+            epochs: numbers of the epochs; those before are finished already.
             callbacks, verbose: as in ``model.fit``.
 
         Raises:
             InputError: another worker has stopped, or resumes after a different epoch.
         """
+        first = epochs.start
         if not np.array_equal(self.total([first, first**2]), [self.workers * first, self.workers * first**2]):
             raise InputError("the workers resume after different epochs; --out must be a folder that all of them share")
         steps = steps_in_epoch(training, options.batch, self.workers, options.examples)
@@ -122,7 +123,7 @@ class Distribution:
             batch_of_replica,
             options.seed,
             first_epoch=first,
-            epochs=options.epochs,
+            epochs=epochs.stop,
             part=Part(steps * self._local_replicas * batch_of_replica, self.worker, self.workers),
             columns=options.columns,
         )
@@ -157,7 +158,7 @@ class Distribution:
             steps=steps,
         )
         progress.on_train_begin()
-        for epoch in range(first, options.epochs):
+        for epoch in epochs:
             progress.on_epoch_begin(epoch)
             training_sums = np.zeros(len(names))
             for number in range(steps):
@@ -205,7 +206,7 @@ def patients_of(cached: Sequence[CachedSlices], workers: int) -> list[list[Cache
             f"{len(cached)} training patients cannot be divided among {workers} workers; use fewer workers"
         )
     parts: list[list[CachedSlices]] = [[] for _ in range(workers)]
-    for slices in sorted(cached, key=lambda one: (-one.healthy, one.patient)):
+    for slices in sorted(cached, key=lambda one: (-len(one.rows), one.patient)):
         min(parts, key=_slices).append(slices)
     return parts
 
@@ -221,7 +222,7 @@ def steps_in_epoch(training: Sequence[CachedSlices], batch: int, workers: int = 
 
 
 def _slices(cached: Sequence[CachedSlices]) -> int:
-    return sum(slices.healthy for slices in cached)
+    return sum(len(slices.rows) for slices in cached)
 
 
 def _sum(values: tf.Tensor) -> tf.Tensor:

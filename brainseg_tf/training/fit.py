@@ -1,7 +1,9 @@
 """Training (section 5.2): from a folder of patients to a SavedModel with its card. Runs can be resumed at any point."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +16,19 @@ from brainseg_tf.files import exclusive_lock, make_folder
 from brainseg_tf.keras_backend import keras
 from brainseg_tf.model_card import ModelCard, TrainingData, training_options, versions
 from brainseg_tf.models.objective import ContextModel
-from brainseg_tf.options import FitOptions
+from brainseg_tf.options import RANDOM_WEIGHTS, FitOptions
 from brainseg_tf.reconstruction import Reconstruction, in_batches
 from brainseg_tf.serving.export import export
+from brainseg_tf.slices import Stack
 from brainseg_tf.training import figures, runs
 from brainseg_tf.training.calibration import healthy_levels
-from brainseg_tf.training.cohort import Cohort, Split, read_cohort, split_patients
+from brainseg_tf.training.cohort import Cohort, Patient, Split, read_cohort, split_patients
 from brainseg_tf.training.distribution import Distribution, steps_in_epoch
+from brainseg_tf.training.initial_weights import load_weights
 from brainseg_tf.training.pipeline import CachedSlices, Part, batches, cache_slices, ordered_batches
 from brainseg_tf.training.run_state import RunState
 from brainseg_tf.training.runs import RunSettings, Say, read_history
+from brainseg_tf.training.screening import LeftOut, abnormal_slices, find_abnormal, read_rounds, write_rounds
 
 __all__ = ["KerasReconstructor", "RunSettings", "Say", "compiled", "fit", "read_history"]
 
@@ -49,12 +54,14 @@ def fit(data: Path | Sequence[Path], out: Path, options: FitOptions, settings: R
         InputError: there are no usable patients, or ``out`` does not fit ``settings.resume`` and ``options``.
     """
     settings = settings or RunSettings()
+    if options.initial != (settings.initial.identity if settings.initial else RANDOM_WEIGHTS):
+        raise ValueError("options.initial must be the identity of settings.initial")
     # This comes before the workers wait for each other; the result is the same for all of them.
     finished = runs.check_run(out, options, resume=settings.resume)
     if finished is not None:
         settings.say(runs.nothing_to_do(out))
         return finished.path
-    cohort = read_cohort(data, options.modalities)
+    cohort = read_cohort(data, options.modalities, options.labels)
     make_folder(out)
     # Several workers share the folder, so it cannot be locked by one of them.
     with nullcontext() if settings.strategy == "multi-worker" else exclusive_lock(out):
@@ -65,9 +72,9 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
     say, workers = settings.say, _workers(options, settings)
     cached = _cache_cohort(cohort, options, settings.cache or out / "cache", workers, settings)
     record = runs.read_record(out) if settings.resume else None
-    split = _split(cached, options, settings, record)
-    training, validation = (_slices_of(cached, names) for names in (split.train, split.validation))
-    for name, side in (("training", training), ("validation", validation)):
+    split = _split(cohort, cached, options, settings, record)
+    sides = {"training": _slices_of(cached, split.train), "validation": _slices_of(cached, split.validation)}
+    for name, side in sides.items():
         count = sum(slices.healthy for slices in side)
         say(f"{name}: {len(side)} patients, {count} healthy slices")
         if count == 0:
@@ -81,65 +88,145 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
     if writes_files and (record is None or record.epochs != options.epochs):
         runs.write_record(out, options, split, record)
 
-    steps = steps_in_epoch(training, options.batch, workers.workers if workers else 1, options.examples)
+    steps = steps_in_epoch(sides["training"], options.batch, workers.workers if workers else 1, options.examples)
     with workers.strategy.scope() if workers else nullcontext():
         model = compiled(options, steps)
-        state = RunState(out, model, options.patience, writes=writes_files)
-    first = state.restore()
-    if first:
-        say(f"resuming after {first} epochs")
-    if first < options.epochs and not state.exhausted:
-        if workers:
-            workers.fit(model, training, validation, options, first=first, callbacks=[state], verbose=settings.verbose)
-        else:
-            model.fit(
-                batches(
-                    training,
-                    options.batch,
-                    options.seed,
-                    first_epoch=first,
-                    epochs=options.epochs,
-                    part=Part(options.examples or None),
-                    columns=options.columns,
-                ),
-                validation_data=ordered_batches(
-                    validation, options.batch, options.validation_examples, options.columns
-                ),
-                initial_epoch=first,
-                epochs=options.epochs,
-                steps_per_epoch=steps,
-                callbacks=[state],
-                verbose=settings.verbose,
-                shuffle=False,
-            )
+        if settings.initial:
+            load_weights(model, settings.initial)
+        state = RunState(out, model, options.patience, writes=writes_files, counted_from=options.counted_from)
+    done = state.restore()
+    if done:
+        say(f"resuming after {done} epochs")
+    used = sides
+    for start, stop in pairwise((*options.round_starts, options.epochs)):
+        if done >= stop or state.exhausted:
+            continue
+        if start:
+            left_out = _left_out([*sides["training"], *sides["validation"]], state, model, start, done, say)
+            used = {name: left_out.apply(side) for name, side in sides.items()}
+        for name, side in used.items():
+            if not side:
+                raise InputError(
+                    f"{cohort.title}: the network flags every slice for {name} as abnormal; give other scans, or "
+                    "--rounds 0 to use all slices"
+                )
+        _train_part(model, state, used, range(done, stop), steps, options, workers, settings)
+        done = stop
     target = out / "1"
     if writes_files:
-        losses = state.best
         best = state.load_best(models.create(options.architecture, len(options.modalities)))
-        say(f"measuring the healthy threshold on {len(cohort.named(split.validation))} validation scans")
-        levels = healthy_levels(cohort.named(split.validation), KerasReconstructor(best), options.slices, best.trim)
-        card = ModelCard(
-            name=out.resolve().name,
-            version=1,
-            architecture=options.architecture,
-            parameters=best.count_params(),
-            modalities=options.modalities,
-            slices=options.slices,
-            data=_describe(cached, split),
-            training=training_options(options),
-            losses=losses,
-            score=best.score,
-            trim=best.trim,
-            healthy_levels=levels,
-            versions=versions(),
-        )
         say("drawing losses.png and reconstructions.png")
-        _draw(best, state.history.rows, _slices_of(cached, split.validation), options, out)
-        say(f"exporting the model as {target}")
-        export(best, card, target)
+        _draw(best, state.history.rows, used["validation"], options, out)
+        flagged = read_rounds(out)[-1].rows if options.counted_from else {}
+        data = _describe([replace(one, left_out=flagged.get(one.patient, ())) for one in cached], split)
+        _export(best, state, cohort.named(split.validation), data, options, target, say)
     if workers:
         workers.barrier()  # No worker returns before the model is exported.
     return target
+
+
+def _train_part(
+    model: ContextModel,
+    state: RunState,
+    sides: Mapping[str, Sequence[CachedSlices]],
+    epochs: range,
+    steps: int,
+    options: FitOptions,
+    workers: Distribution | None,
+    settings: RunSettings,
+) -> None:
+    """Trains for some epochs on the same slices. The parameters are what ``_fit`` has prepared for all parts."""
+    training, validation = sides["training"], sides["validation"]
+    if workers:
+        workers.fit(model, training, validation, options, epochs=epochs, callbacks=[state], verbose=settings.verbose)
+        return
+    # The learning rate's schedule needs the same number of steps in all parts, also if slices are left out.
+    count = options.examples or (steps * options.batch if any(one.left_out for one in training) else None)
+    model.fit(
+        batches(
+            training,
+            options.batch,
+            options.seed,
+            first_epoch=epochs.start,
+            epochs=epochs.stop,
+            part=Part(count),
+            columns=options.columns,
+        ),
+        validation_data=ordered_batches(validation, options.batch, options.validation_examples, options.columns),
+        initial_epoch=epochs.start,
+        epochs=epochs.stop,
+        steps_per_epoch=steps,
+        callbacks=[state],
+        verbose=settings.verbose,
+        shuffle=False,
+    )
+
+
+def _export(
+    best: ContextModel,
+    state: RunState,
+    validation: Sequence[Patient],
+    data: TrainingData,
+    options: FitOptions,
+    target: Path,
+    say: Say,
+) -> None:
+    """Measures the healthy threshold on the validation patients, and exports the network with its card."""
+    say(f"measuring the healthy threshold on {len(validation)} validation scans")
+
+    def abnormal(stack: Stack, reconstruction: Reconstruction) -> np.ndarray:
+        return abnormal_slices(stack.images, stack.brain, reconstruction, best.score)
+
+    screens = options.labels == "none" and options.rounds > 0
+    levels = healthy_levels(
+        validation, KerasReconstructor(best), options.slices, best.trim, abnormal if screens else None
+    )
+    card = ModelCard(
+        name=target.parent.resolve().name,
+        version=1,
+        architecture=options.architecture,
+        parameters=best.count_params(),
+        modalities=options.modalities,
+        slices=options.slices,
+        data=data,
+        training=training_options(options),
+        losses=state.best,
+        score=best.score,
+        trim=best.trim,
+        healthy_levels=levels,
+        versions=versions(),
+    )
+    say(f"exporting the model as {target}")
+    export(best, card, target)
+
+
+def _left_out(
+    cached: Sequence[CachedSlices], state: RunState, model: ContextModel, start: int, done: int, say: Say
+) -> LeftOut:
+    """The slices that are left out in the part of the training that begins after ``start`` epochs.
+
+    They are looked for once, with the weights at that time, and recorded in the run's folder.
+
+    Args:
+        cached: the slices of training and validation.
+        state: of the run.
+        model: with the present weights.
+        start: number of epochs before the part.
+        done: number of finished epochs; larger than ``start`` if the run was interrupted within the part.
+        say: called with a line for the user.
+    """
+    rounds = [one for one in read_rounds(state.folder) if one.epochs <= done]
+    if rounds and (rounds[-1].epochs == start or done > start):
+        return rounds[-1]
+    found = find_abnormal(cached, KerasReconstructor(model), model.score, start)
+    count, total = sum(len(rows) for rows in found.rows.values()), sum(one.healthy for one in cached)
+    say(
+        f"after {start} epochs: {count} of {total} slices ({count / total:.0%}) are left out as abnormal, in "
+        f"{len(found.rows)} of {len(cached)} scans"
+    )
+    if state.writes:
+        write_rounds(state.folder, [*rounds, found])
+    return found
 
 
 def _workers(options: FitOptions, settings: RunSettings) -> Distribution | None:
@@ -155,16 +242,23 @@ def _workers(options: FitOptions, settings: RunSettings) -> Distribution | None:
 
 
 def _split(
-    cached: Sequence[CachedSlices], options: FitOptions, settings: RunSettings, record: runs.RunRecord | None
+    cohort: Cohort,
+    cached: Sequence[CachedSlices],
+    options: FitOptions,
+    settings: RunSettings,
+    record: runs.RunRecord | None,
 ) -> Split:
-    """The split of a resumed run, else the one in ``settings``, else a random one.
+    """The split of a resumed run, else the one in ``settings``, else that of the tables, else a random one by subject.
 
     Patients that were added to the cohort after a run was started do not change its split.
     """
     if record:
         return record.split
     names = [slices.patient for slices in cached]
-    return settings.split or split_patients(names, options.validation, options.test, options.seed)
+    if split := settings.split or cohort.demanded_split(names):
+        return split
+    by_subject = split_patients(cohort.subjects(names), options.validation, options.test, options.seed)
+    return cohort.of_subjects(by_subject, names)
 
 
 def compiled(options: FitOptions, steps: int) -> ContextModel:
@@ -257,7 +351,8 @@ def _samples(cached: Sequence[CachedSlices], count: int = 4) -> np.ndarray:
     samples = []
     for k in range(count):
         slices = cached[k % len(cached)]
-        samples.append(np.load(slices.file, mmap_mode="r")[(2 * k + 1) * slices.healthy // (2 * count)])
+        row = slices.rows[(2 * k + 1) * len(slices.rows) // (2 * count)]
+        samples.append(np.load(slices.file, mmap_mode="r")[row])
     return np.stack(samples)
 
 
@@ -266,7 +361,7 @@ def _describe(cached: Sequence[CachedSlices], split: Split) -> TrainingData:
         patients=len(cached),
         slices=sum(slices.slices for slices in cached),
         chosen=sum(slices.chosen for slices in cached),
-        healthy=sum(slices.healthy for slices in cached),
+        healthy=sum(len(slices.rows) for slices in cached),
         train=split.train,
         validation=split.validation,
         test=split.test,

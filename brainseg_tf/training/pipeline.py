@@ -36,7 +36,8 @@ class CachedSlices:
         file: a .npy file with an array (healthy, H, W, C) float32.
         slices: number of slices of the scan.
         chosen: number of those that ``select_slices`` selects.
-        healthy: number of the selected slices without a lesion pixel.
+        healthy: number of slices in the file: those of the selected slices without a lesion pixel, as far as known.
+        left_out: rows of the file that are not used, because the network flagged them (``screening``).
     """
 
     patient: str
@@ -44,6 +45,12 @@ class CachedSlices:
     slices: int
     chosen: int
     healthy: int
+    left_out: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The rows of the file that are used."""
+        return np.setdiff1d(np.arange(self.healthy), np.array(self.left_out, int))
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,9 @@ def _healthy_slices(view: View, options: SliceOptions) -> tuple[np.ndarray, dict
     scans = view.scans
     stack = to_stack(scans.volumes, scans.brain, options, rotation=view.rotation)
     keep = select_slices(stack.brain, options)
-    healthy = keep & ~(onto_stack(scans.truth, scans.volumes[0], stack) > 0).any(axis=(1, 2))
+    healthy = keep
+    if scans.truth is not None:
+        healthy = keep & ~(onto_stack(scans.truth, scans.volumes[0], stack) > 0).any(axis=(1, 2))
     chosen = np.flatnonzero(healthy)
     if len(chosen) > _MOST_OF_A_VIEW:
         chosen = chosen[np.arange(_MOST_OF_A_VIEW) * len(chosen) // _MOST_OF_A_VIEW]
@@ -172,7 +181,7 @@ def ordered_batches(cached: Sequence[CachedSlices], batch: int, most: int = 0, c
 
 def _index(cached: Sequence[CachedSlices]) -> np.ndarray:
     """Indices of patient and slice of each cached slice, (n, 2) int32."""
-    return np.array([(i, k) for i, slices in enumerate(cached) for k in range(slices.healthy)], np.int32).reshape(-1, 2)
+    return np.array([(i, k) for i, slices in enumerate(cached) for k in slices.rows], np.int32).reshape(-1, 2)
 
 
 def _central_columns(images: np.ndarray, columns: int) -> np.ndarray:

@@ -26,12 +26,15 @@ class RunState(keras.callbacks.Callback):
         model: compiled.
         patience: training stops after this many epochs without a lower validation loss.
         writes: whether this process writes the files; True for one of several workers.
+        counted_from: see ``runs.History``.
     """
 
-    def __init__(self, folder: Path, model: keras.Model, patience: int, *, writes: bool = True) -> None:
+    def __init__(
+        self, folder: Path, model: keras.Model, patience: int, *, writes: bool = True, counted_from: int = 0
+    ) -> None:
         super().__init__()
         self.folder, self.patience, self.writes = folder, patience, writes
-        self.history = runs.History()
+        self.history = runs.History(counted_from=counted_from)
         self.best_weights = folder / "best.weights.h5"
         self.epoch = tf.Variable(0, dtype=tf.int64)
         model.optimizer.build(model.trainable_variables)
@@ -95,7 +98,7 @@ class RunState(keras.callbacks.Callback):
             raise InputError(
                 f"{printable(history)}: has {len(rows)} epochs, but the checkpoint has {done}; {runs.REMEDY}"
             )
-        self.history = runs.History(rows[:done])
+        self.history.rows = rows[:done]
         return done
 
     def load_best(self, network: Network) -> Network:

@@ -18,7 +18,7 @@ from brainseg_tf.files import explain_csv_errors, printable, write_json
 from brainseg_tf.json_file import read_json
 from brainseg_tf.model_card import training_options, versions
 from brainseg_tf.options import BrainFitOptions, FitOptions, Strategy
-from brainseg_tf.saved_model import ExportedModel, open_any
+from brainseg_tf.saved_model import ExportedModel, ModelFolder, open_any
 from brainseg_tf.schema import Anything, Integer, Items, Map, MismatchError, Record, Text
 from brainseg_tf.serving.warmup import FILE as WARMUP
 from brainseg_tf.training.cohort import Split
@@ -42,10 +42,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a run is carried out. Only ``split`` changes the trained model.
+    """How a run is carried out. Only ``split`` and ``initial`` change the trained model.
 
     Attributes:
         split: the training, validation and test patients; drawn at random with the options' shares and seed if None.
+        initial: the model whose weights the training starts from; it is named in the options too.
         resume: continue the run in the output folder, with the same options except for the number of epochs. At most
             the interrupted epoch is repeated.
         cache: folder of decoded slices; ``out/cache`` if None.
@@ -55,6 +56,7 @@ class RunSettings:
     """
 
     split: Split | None = None
+    initial: ModelFolder | None = None
     resume: bool = False
     cache: Path | None = None
     strategy: Strategy = "single"
@@ -90,19 +92,22 @@ class History:
 
     Attributes:
         rows: one per epoch, with its number (``epoch``, from 1) and its losses.
+        counted_from: number of epochs at the start whose validation losses do not count, because they were measured
+            on other slices.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
+    counted_from: int = 0
 
     @property
     def best(self) -> dict[str, float] | None:
-        """The row with the lowest validation loss; None if no row has a finite one."""
-        finite = [row for row in self.rows if math.isfinite(row["val_loss"])]
+        """The row with the lowest validation loss; None if no row that counts has a finite one."""
+        finite = [row for row in self.rows[self.counted_from :] if math.isfinite(row["val_loss"])]
         return min(finite, key=lambda row: row["val_loss"]) if finite else None
 
     def exhausted(self, patience: int) -> bool:
         """Whether the last ``patience`` epochs did not lower the validation loss."""
-        best = self.best["epoch"] if self.best else 0
+        best = self.best["epoch"] if self.best else self.counted_from
         return len(self.rows) - best >= patience
 
 
@@ -189,7 +194,8 @@ def check_run(out: Path, options: FitOptions | BrainFitOptions, *, resume: bool)
     else:
         record = read_record(out)
         _compare(record.options, json.loads(json.dumps(asdict(options))), out)
-        history = History(read_history(out / HISTORY) if (out / HISTORY).exists() else [])
+        rows = read_history(out / HISTORY) if (out / HISTORY).exists() else []
+        history = History(rows, options.counted_from)
         _check_epochs(out, options, record, history)
         model = _finished(out, options, history)
         if model is not None:

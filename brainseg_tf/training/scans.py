@@ -7,8 +7,10 @@ from functools import lru_cache
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from brainseg_tf.brain.checks import is_ct
 from brainseg_tf.brain.mask import find_brain
 from brainseg_tf.brain.network import BrainNetwork
+from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import Volume, read_mask, read_segmentation, read_volume
 from brainseg_tf.training.cohort import Patient
 
@@ -25,12 +27,12 @@ class PatientScans:
 
     Attributes:
         volumes: one per modality, on one grid.
-        brain, truth: (X, Y, Z) bool, on that grid.
+        brain, truth: (X, Y, Z) bool, on that grid; ``truth`` is None if there is no segmentation.
     """
 
     volumes: Sequence[Volume]
     brain: np.ndarray
-    truth: np.ndarray
+    truth: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,12 @@ def read_patient(patient: Patient) -> PatientScans:
     """Reads the scans of a patient. The brain is found as in a prediction, see ``find_brain``.
 
     Raises:
-        InputError: a file cannot be read, or there is no brain.
+        InputError: a file cannot be read, there is no brain, or it is a CT.
     """
     volumes = [read_volume(path) for path in patient.scans.values()]
-    truth = read_segmentation(patient.truth, volumes[0])
+    if is_ct(volumes[0]):
+        raise InputError(f"{volumes[0].path}: looks like a CT (Hounsfield units); give MR images")
+    truth = read_segmentation(patient.truth, volumes[0]) if patient.truth else None
     given = read_mask(patient.brain, volumes[0]) if patient.brain else None
     brain = find_brain(volumes[0], given=given, network=None if patient.brain else _brain_network)
     return PatientScans(volumes, brain.mask, truth)
@@ -114,4 +118,5 @@ def thick_slices(scans: PatientScans, axis: int, thickness_mm: float) -> Patient
         replace(volume, data=blocks(volume.data).mean(axis=-1), affine=volume.affine @ to_fine)
         for volume in scans.volumes
     ]
-    return PatientScans(volumes, blocks(scans.brain).mean(axis=-1) > 0.5, blocks(scans.truth).max(axis=-1))
+    truth = None if scans.truth is None else blocks(scans.truth).max(axis=-1)
+    return PatientScans(volumes, blocks(scans.brain).mean(axis=-1) > 0.5, truth)

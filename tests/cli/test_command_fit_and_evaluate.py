@@ -22,7 +22,7 @@ from helpers import FAST, call, fails, small_options
 
 def test_fit_refuses_a_folder_without_patients(tmp_path):
     message = fails(call("fit", tmp_path, "--out", tmp_path / "run"))
-    assert message.startswith(f"Error: {tmp_path}: no patient with flair, seg in it")
+    assert message.startswith(f"Error: {tmp_path}: no patient with flair in it")
     message = fails(call("fit", tmp_path / "no", "--out", tmp_path / "run"))
     assert message.startswith(f"Error: {tmp_path}/no: no such folder")
     assert not (tmp_path / "run").exists()

@@ -77,7 +77,7 @@ def test_fit_exports_a_brain_network_that_predict_can_use(heads, tmp_path):
     [
         (("--kl-weight", 1), "--kl-weight does not go with --model brain"),
         (("--batch", 2), "--batch does not go with --model brain"),
-        (("--strategy", "mirrored"), "--strategy and --preset do not go with --model brain"),
+        (("--strategy", "mirrored"), "--strategy, --preset and --from do not go with --model brain"),
     ],
 )
 def test_options_of_the_lesion_models_are_refused(heads, tmp_path, arguments, message):

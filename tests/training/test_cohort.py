@@ -37,6 +37,45 @@ def test_a_patient_without_a_modality_is_left_out_and_named(brats_like, tmp_path
     assert "BraTS19_TEST_00_1" in cohort.problems[0]
 
 
+def test_the_labels_decide_whether_a_segmentation_is_needed(brats_like, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(brats_like, folder)
+    next(folder.glob("HGG/*01_1/*_seg.nii.gz")).unlink()
+    without = read_cohort(folder, ("flair",), "none")
+    assert len(without.patients) == 8 and not any(one.truth for one in without.patients)
+    # If nobody says it, the segmentations that there are decide.
+    assert [read_cohort(folder, ("flair",), one).labels for one in (None, "slices", "none")] == [
+        "slices",
+        "slices",
+        "none",
+    ]
+    assert len(read_cohort(folder, ("flair",), None).patients) == 7
+    for file in folder.glob("*/*/*_seg.nii.gz"):
+        file.unlink()
+    assert read_cohort(folder, ("flair",), None).labels == "none"
+    with pytest.raises(
+        InputError, match="no patient with flair, seg in it; the first of 8 that were left out: .*no seg"
+    ):
+        read_cohort(folder, ("flair",), "slices")
+
+
+def test_a_split_of_subjects_keeps_their_examinations_together(tmp_path):
+    (tmp_path / "dataset_description.json").touch()
+    for subject in range(6):
+        for session in range(1 + subject % 2):
+            name = f"sub-{subject}_ses-{session}_FLAIR.nii.gz"
+            place = tmp_path / f"sub-{subject}" / f"ses-{session}" / "anat"
+            place.mkdir(parents=True)
+            (place / name).write_bytes(b"x")
+    cohort = read_cohort(tmp_path, ("flair",), "none")
+    names = [one.name for one in cohort.patients]
+    assert len(names) == 9 and cohort.subjects(names) == [f"sub-{n}" for n in range(6)]
+    split = cohort.of_subjects(split_patients(cohort.subjects(names), 0.3, 0.2, 0), names)
+    sides = [{name[:5] for name in side} for side in (split.train, split.validation, split.test)]
+    assert sorted(len(side) for side in sides) == [1, 2, 3] and len(set.union(*sides)) == 6
+    assert sorted((*split.train, *split.validation, *split.test)) == sorted(names)
+
+
 def test_folders_without_patients_are_refused(tmp_path, brats_like):
     with pytest.raises(InputError, match="no such folder"):
         read_cohort(tmp_path / "nowhere", ("flair",))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from brainseg_tf.errors import InputError
+from brainseg_tf.images.scan_search import bids_root, search_bids, search_folder
 from brainseg_tf.prediction.batch import plan_batch
-from brainseg_tf.prediction.scan_search import bids_root, search_bids, search_folder
 from helpers import make_brain, save
 
 

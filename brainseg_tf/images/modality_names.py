@@ -30,6 +30,23 @@ _MODALITIES = {
 }
 
 
+# Suffixes of BIDS, by modality.
+BIDS_SUFFIXES = {"flair": "FLAIR", "t1": "T1w", "t2": "T2w", "pd": "PDw"}
+
+
+def known_modality(word: str) -> str | None:
+    """The modality that a word stands for, for instance ``t2`` for ``T2w``; None if it is not known."""
+    return _MODALITIES.get(word.strip().lower())
+
+
+def without_modality(scan: Path) -> str:
+    """The name of a scan without its suffix, its modality and what skull-stripping tools append."""
+    words = re.split(r"([^A-Za-z0-9]+)", stem(scan))
+    while len(words) > 1 and (words[-1].lower() in _STRIPPED or known_modality(words[-1]) or not words[-1]):
+        del words[-2:]
+    return "".join(words)
+
+
 def other_modality(scan: Path, expected: str) -> str | None:
     """The modality at the end of a scan's name, if the name does not contain the expected modality.
 
@@ -44,7 +61,7 @@ def other_modality(scan: Path, expected: str) -> str | None:
         The other modality; None if the name contains the expected modality or ends with no known one.
     """
     parts = re.split(r"[^a-z0-9]+", stem(scan).lower())
-    if expected in (_MODALITIES.get(part) for part in parts):
+    if expected in map(known_modality, parts):
         return None
     last = next((part for part in reversed(parts) if part not in _STRIPPED), "")
     return _MODALITIES.get(last)

@@ -11,8 +11,8 @@ import numpy as np
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.dicom import is_series
 from brainseg_tf.images.formats import SCANS, open_image, stem
+from brainseg_tf.images.modality_names import BIDS_SUFFIXES, other_modality
 from brainseg_tf.images.readers import reading
-from brainseg_tf.prediction.modality_names import other_modality
 
 DESCRIPTION = "dataset_description.json"
 NOT_READABLE = "is a folder without read permission; change its permissions"
@@ -121,7 +121,7 @@ def bids_root(folder: Path) -> Path | None:
     Returns:
         The root; None if the folder does not belong to a BIDS dataset.
     """
-    if os.access(folder / DESCRIPTION, os.R_OK):
+    if (folder / DESCRIPTION).is_file() and os.access(folder / DESCRIPTION, os.R_OK):
         return folder
     absolute = folder.absolute()
     anatomical = absolute.name == "anat" or (folder / "anat").is_dir() or any(folder.glob("ses-*/anat"))
@@ -131,17 +131,19 @@ def bids_root(folder: Path) -> Path | None:
     return subject.parent if subject else None
 
 
-def search_bids(root: Path, folder: Path) -> Search:
-    """Searches a BIDS dataset for FLAIR images, ``sub-X/[ses-Y/]anat/*_FLAIR.nii[.gz]``.
+def search_bids(root: Path, folder: Path, modality: str = "flair") -> Search:
+    """Searches a BIDS dataset for scans of a modality, for instance ``sub-X/[ses-Y/]anat/*_FLAIR.nii[.gz]``.
 
     Args:
         root: the root of the dataset.
         folder: the folder to search, ``root`` or a folder in it.
+        modality: its suffix is looked up in ``modality_names.BIDS_SUFFIXES``; others are their own suffix.
 
     Raises:
         InputError: a folder or the file .bidsignore cannot be read.
     """
     found, ignored = Search(), _bids_ignored(root)
+    suffix = f"_{BIDS_SUFFIXES.get(modality, modality)}"
     limit = folder.absolute()
     for pattern in ("sub-*/anat", "sub-*/ses-*/anat"):
         for anatomical in sorted(root.absolute().glob(pattern)):
@@ -149,12 +151,12 @@ def search_bids(root: Path, folder: Path) -> Search:
                 continue
             for file in members(anatomical):
                 scan = root / file.relative_to(root.absolute())
-                if not (stem(file).endswith("_FLAIR") and file.name.lower().endswith(SCANS)):
+                if not (stem(file).endswith(suffix) and file.name.lower().endswith(SCANS)):
                     continue
                 if ignored(file.relative_to(root.absolute()).as_posix()):
                     found.left_out.append((scan, "is excluded by the dataset's .bidsignore"))
                 else:
-                    found.add(scan, "flair")
+                    found.add(scan, modality)
     found.scans.sort()
     return found
 

@@ -1,0 +1,330 @@
+"""How scans can lie on disk: the BraTS layout, a BIDS dataset, a folder of scans, or a table of scans.
+
+Each reader gives the scans that it finds, complete or not. Nothing is opened.
+"""
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from brainseg_tf.errors import InputError
+from brainseg_tf.files import explain_csv_errors, printable
+from brainseg_tf.images.formats import NIFTI, stem
+from brainseg_tf.images.modality_names import known_modality, without_modality
+from brainseg_tf.images.scan_search import bids_root, search_bids, search_folder
+
+GRADES = ("HGG", "LGG")
+TRUTH = "seg"
+BRAIN_MASK = "brain"
+TABLES = (".tsv", ".csv")
+SIDES = ("train", "validation", "test")
+# Columns of a table of scans, and of name_mapping.csv of BraTS.
+_PATH, _COLUMNS = "path", ("subject", "session", "modality", "brain_mask", TRUTH, "split")
+_ID, _GRADE = "BraTS_2019_subject_ID", "Grade"
+# Cells of a table without a value; the second is that of BIDS.
+_NO_VALUE = ("", "n/a")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The scans of one examination, complete or not.
+
+    Attributes:
+        place: its folder or main scan, for messages.
+        name: unique in the cohort.
+        subject: who was scanned; a subject can have several examinations.
+        scans: the scans that were found, by modality.
+        missing: a phrase about each modality that was not found.
+        truth: the segmentation; None if there is none, with the reason in ``no_truth``.
+        no_truth: a phrase.
+        brain: the brain mask; None if there is none.
+        grade: ``HGG``, ``LGG`` or None.
+        side: of the split, from a table; one of ``SIDES`` or None.
+    """
+
+    place: Path
+    name: str
+    subject: str
+    scans: Mapping[str, Path]
+    missing: tuple[str, ...] = ()
+    truth: Path | None = None
+    no_truth: str = f"no {TRUTH}"
+    brain: Path | None = None
+    grade: str | None = None
+    side: str | None = None
+
+
+@dataclass
+class Found:
+    """What a reader found: examinations, and one line about each file or folder that is none."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def search(place: Path, modalities: Sequence[str]) -> Found:
+    """Finds the examinations in a place.
+
+    Args:
+        place: a table (.tsv, .csv), a BIDS dataset, a folder in the BraTS 2019 layout, or a folder of scans.
+        modalities: the modalities of the model, in order.
+
+    Raises:
+        InputError: the place does not exist or cannot be read, or a table has no column ``path``.
+    """
+    if place.suffix.lower() in TABLES and not _is_folder(place):
+        return _read_table(place, modalities)
+    if not _is_folder(place):
+        raise InputError(f"{printable(place)}: no such folder; give the folder of the patients, or a table of scans")
+    if bids_root(place) is not None:
+        return _read_bids(place, modalities)
+    found = _read_brats(place, modalities)
+    if found.candidates or found.problems:
+        return found
+    return _read_files(place, modalities)
+
+
+def _read_brats(folder: Path, modalities: Sequence[str]) -> Found:
+    """Patients in the BraTS 2019 layout, ``[HGG|LGG]/<id>/<id>_<kind>.nii[.gz]``; hidden folders are ignored."""
+    found = Found()
+    patients = []
+    for candidate in _patient_folders(folder):
+        try:
+            files, missing = _patient_files(candidate, modalities)
+        except OSError as error:
+            found.problems.append(
+                f"{printable(candidate)}: left out, cannot be read ({error.strerror}); check its permissions"
+            )
+            continue
+        if files or any(not phrase.startswith("no ") for phrase in missing.values()):
+            patients.append((candidate, files, missing))
+    if not patients:
+        return found
+    grades, problems = _read_grades(folder)
+    found.problems += problems
+    for candidate, files, missing in patients:
+        grade = candidate.parent.name if candidate.parent.name in GRADES else grades.get(candidate.name)
+        found.candidates.append(
+            Candidate(
+                candidate,
+                candidate.name,
+                candidate.name,
+                {kind: files[kind] for kind in modalities if kind in files},
+                tuple(missing[kind] for kind in modalities if kind in missing),
+                files.get(TRUTH),
+                missing.get(TRUTH, ""),
+                files.get(BRAIN_MASK),
+                grade,
+            )
+        )
+    return found
+
+
+def _patient_folders(folder: Path) -> list[Path]:
+    """The entries of the cohort's folder and of its grade folders."""
+    candidates = []
+    for parent in (folder, *(folder / grade for grade in GRADES)):
+        try:
+            entries = sorted(parent.iterdir()) if _is_folder(parent) else []
+        except OSError as error:
+            raise _unreadable(parent, error) from error
+        candidates += [entry for entry in entries if not entry.name.startswith(".") and entry.name not in GRADES]
+    return candidates
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{printable(path)}: cannot be read ({error.strerror}); check its permissions")
+
+
+def _patient_files(folder: Path, modalities: Sequence[str]) -> tuple[dict[str, Path], dict[str, str]]:
+    """A patient's files, and a phrase about each missing one, both by kind.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    if not folder.is_dir():
+        return {}, {}
+    names = {file.name for file in folder.iterdir()}
+    found: dict[str, Path] = {}
+    missing: dict[str, str] = {}
+    for kind in (*modalities, TRUTH, BRAIN_MASK):
+        files = [folder / name for suffix in NIFTI if (name := f"{folder.name}_{kind}{suffix}") in names]
+        existing = [file for file in files if file.is_file()]
+        if existing:
+            found[kind] = existing[0]
+        elif files and files[0].is_symlink():
+            missing[kind] = f"{files[0].name} is a link to a file that does not exist"
+        elif kind != BRAIN_MASK:
+            missing[kind] = f"no {kind}"
+    return found, missing
+
+
+def _read_grades(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """Grades by patient from the cohort's ``name_mapping.csv``, and lines about problems with that file.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    table = folder / "name_mapping.csv"
+    with explain_csv_errors(table, "cannot be read as a table", "repair it or remove it"):
+        if not table.is_file():
+            return {}, []
+        with table.open(newline="", encoding="utf-8-sig") as lines:
+            rows = csv.DictReader(lines, strict=True)
+            if not {_ID, _GRADE} <= set(rows.fieldnames or ()):
+                return {}, [f"{printable(table)}: has no columns {_ID} and {_GRADE}; the grades are unknown"]
+            checked = (_checked_row(row, rows.line_num) for row in rows)
+            return {row[_ID]: row[_GRADE] for row in checked if row[_GRADE] in GRADES}, []
+
+
+def _checked_row(row: Mapping[str | None, str | None], line: int) -> dict[str, str]:
+    if None in row or None in row.values():
+        raise ValueError(f"line {line} does not have the same number of columns as the first line")
+    return {str(name): str(value) for name, value in row.items()}
+
+
+def _read_bids(folder: Path, modalities: Sequence[str]) -> Found:
+    """Subjects of a BIDS dataset, ``sub-X/[ses-Y/]anat/*_<suffix>.nii[.gz]``."""
+    root = bids_root(folder)
+    assert root is not None
+    scans: dict[str, list[Path]] = {}
+    found = Found()
+    for modality in modalities:
+        searched = search_bids(root, folder, modality)
+        scans[modality] = searched.scans
+        found.problems += [f"{printable(file)}: left out, {reason}" for file, reason in searched.failed]
+    return _grouped(scans, modalities, found)
+
+
+def _read_files(folder: Path, modalities: Sequence[str]) -> Found:
+    """The scans in a folder: image files, and subfolders with DICOM series."""
+    scans: dict[str, list[Path]] = {}
+    found = Found()
+    for modality in modalities:
+        searched = search_folder(folder, modality, folder)
+        # With several modalities each file must name its own.
+        named = [scan for scan in searched.scans if len(modalities) == 1 or _names(scan, modality)]
+        scans[modality] = named
+        found.problems += [f"{printable(file)}: left out, {reason}" for file, reason in searched.failed]
+        if len(modalities) == 1:
+            found.problems += [f"{printable(file)}: left out, {reason}" for file, reason in searched.left_out]
+    return _grouped(scans, modalities, found)
+
+
+def _names(scan: Path, modality: str) -> bool:
+    return modality in map(known_modality, re.split(r"[^A-Za-z0-9]+", stem(scan)))
+
+
+def _grouped(scans: Mapping[str, Sequence[Path]], modalities: Sequence[str], found: Found) -> Found:
+    """Puts the scans of one examination together: those whose names differ in the modality only."""
+    others = {
+        modality: {(scan.parent, without_modality(scan)): scan for scan in scans[modality]}
+        for modality in modalities[1:]
+    }
+    for scan in scans[modalities[0]]:
+        name = without_modality(scan) or stem(scan)
+        subjects = sorted(set(re.findall(r"sub-[A-Za-z0-9]+", scan.name)))
+        if len(subjects) > 1:
+            found.problems.append(f"{printable(scan)}: left out, names two subjects ({' and '.join(subjects)})")
+            continue
+        files, missing = {modalities[0]: scan}, []
+        for modality, by_name in others.items():
+            if other := by_name.get((scan.parent, name)):
+                files[modality] = other
+            else:
+                missing.append(f"no {modality}")
+        subject = subjects[0] if subjects else name
+        found.candidates.append(Candidate(scan, name, subject, files, tuple(missing)))
+    return found
+
+
+def _read_table(table: Path, modalities: Sequence[str]) -> Found:
+    """The scans in a table with a column ``path``; see docs/train.md."""
+    found = Found()
+    dialect = "excel-tab" if table.suffix.lower() == ".tsv" else "excel"
+    with (
+        explain_csv_errors(table, "cannot be read as a table of scans", "repair it"),
+        table.open(newline="", encoding="utf-8-sig") as lines,
+    ):
+        reader = csv.DictReader(lines, dialect=dialect, strict=True)
+        if _PATH not in (reader.fieldnames or ()):
+            raise InputError(
+                f"{printable(table)}: has no column {_PATH}; give one row per scan with the columns {_PATH} and, if "
+                f"known, {', '.join(_COLUMNS)}"
+            )
+        rows = [(reader.line_num, _checked_row(row, reader.line_num)) for row in reader]
+    groups: dict[tuple[str, str], list[_Row]] = {}
+    for line, cells in rows:
+        row = _row(table, line, cells, modalities, found)
+        if row is not None:
+            groups.setdefault((row.subject, row.session), []).append(row)
+    for (subject, session), members in groups.items():
+        _add_examinations(subject, session, members, modalities, found)
+    return found
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of a table of scans."""
+
+    path: Path
+    subject: str
+    session: str
+    modality: str
+    brain: Path | None
+    truth: Path | None
+    side: str | None
+
+
+def _row(table: Path, line: int, cells: Mapping[str, str], modalities: Sequence[str], found: Found) -> _Row | None:
+    """A row whose files exist; otherwise None, with a line in ``found``."""
+    values = {name: None if cells.get(name, "") in _NO_VALUE else cells[name] for name in (_PATH, *_COLUMNS)}
+    where = f"{printable(table)}, line {line}"
+    files = {name: table.parent / str(values[name]) for name in (_PATH, "brain_mask", TRUTH) if values[name]}
+    problem = None
+    if _PATH not in files:
+        problem = f"the column {_PATH} is empty"
+    elif missing := next((file for file in files.values() if not file.exists()), None):
+        problem = f"{printable(missing)}: no such file"
+    elif values["split"] not in (None, *SIDES):
+        problem = f"split is {printable(values['split'])}, not {', '.join(SIDES)}"
+    elif "/" in (values["subject"] or "") or "/" in (values["session"] or ""):
+        problem = "the subject or session contains a /"
+    if problem:
+        found.problems.append(f"{where}: left out, {problem}")
+        return None
+    path = files[_PATH]
+    modality = known_modality(values["modality"] or "") or (values["modality"] or modalities[0]).lower()
+    subject = values["subject"] or without_modality(path) or stem(path)
+    session = values["session"] or ""
+    return _Row(path, subject, session, modality, files.get("brain_mask"), files.get(TRUTH), values["split"])
+
+
+def _add_examinations(
+    subject: str, session: str, members: Sequence[_Row], modalities: Sequence[str], found: Found
+) -> None:
+    """The examinations of a subject's session: several if there are several scans of the only modality."""
+    by_modality = {modality: [row for row in members if row.modality == modality] for modality in modalities}
+    first = by_modality[modalities[0]]
+    name = "_".join(part for part in (subject, session) if part)
+    if any(len(some) > 1 for some in by_modality.values()) and len(modalities) > 1:
+        found.problems.append(f"{printable(members[0].path)}: left out, {name} has several scans of one modality")
+        return
+    for number, row in enumerate(first or members[:1], start=1):
+        scans = {modality: some[0].path for modality, some in by_modality.items() if some}
+        if first:
+            scans[modalities[0]] = row.path
+        missing = tuple(f"no {modality}" for modality in modalities if modality not in scans)
+        unique = f"{name}_{number}" if len(first) > 1 else name
+        found.candidates.append(
+            Candidate(row.path, unique, subject, scans, missing, row.truth, brain=row.brain, side=row.side)
+        )

@@ -1,0 +1,106 @@
+"""Training without segmentations: the network itself looks for abnormal slices, which are left out afterwards.
+
+Archives of healthy scans contain lesions. A network that is trained on them for a short time still finds most of them,
+because they are rarer and more varied than healthy tissue. So the training has several parts
+(``FitOptions.round_starts``), and between two of them every slice is looked at once.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from brainseg_tf.files import write_json
+from brainseg_tf.json_file import read_json
+from brainseg_tf.options import Score
+from brainseg_tf.postprocessing.residual import score_map, smooth
+from brainseg_tf.reconstruction import Reconstruction, Reconstructor
+from brainseg_tf.schema import Integer, Items, Map, Record
+from brainseg_tf.training.calibration import EVEN_ODDS, HEALTHY_QUANTILE
+from brainseg_tf.training.pipeline import CachedSlices
+from brainseg_tf.training.runs import REMEDY
+
+FILE = "left_out.json"
+_RECORD = Record(
+    {"rounds": Items(Record({"epochs": Integer(), "rows": Map(Items(Integer(), unique=True))}))},
+)
+# A slice is healthy if at most this share of its brain is above the threshold. By definition 1.5 % of healthy tissue is
+# above the healthy threshold of a residual.
+_LARGEST_SHARE = {"probability": 0.005}
+_LARGEST_SHARE_OF_RESIDUAL = 3 * (1 - HEALTHY_QUANTILE)
+# Median filter within the slice.
+_MEDIAN = (1, 3, 3)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """The rows that are not used any more after an epoch.
+
+    Attributes:
+        epochs: number of finished epochs.
+        rows: of the file of each patient's slices, by patient.
+    """
+
+    epochs: int
+    rows: dict[str, tuple[int, ...]]
+
+    def apply(self, cached: Iterable[CachedSlices]) -> list[CachedSlices]:
+        """The patients without these rows; patients without any row are left out."""
+        remaining = [replace(one, left_out=self.rows.get(one.patient, ())) for one in cached]
+        return [one for one in remaining if len(one.rows)]
+
+
+def abnormal_slices(images: np.ndarray, brain: np.ndarray, reconstruction: Reconstruction, kind: Score) -> np.ndarray:
+    """Which slices of a scan show something abnormal, according to a network.
+
+    In these, too large a share of the brain is above a threshold. The threshold of a probability is 0.5. That of a
+    residual is the median over the slices of its 98.5 % quantile, which lesions in less than half of the slices hardly
+    change.
+
+    Args:
+        images: (N, H, W, C), slices of one scan.
+        brain: (N, H, W) bool.
+        reconstruction: of the slices.
+        kind: of score.
+
+    Returns:
+        (N,) bool.
+    """
+    score = smooth(score_map(images, reconstruction.images, kind, reconstruction.probability), brain, _MEDIAN)
+    largest = _LARGEST_SHARE.get(kind, _LARGEST_SHARE_OF_RESIDUAL)
+    quantiles = np.zeros((len(images), 2))
+    for row, (values, inside) in enumerate(zip(score, brain, strict=True)):
+        if inside.any():
+            quantiles[row] = np.quantile(values[inside], [1 - largest, HEALTHY_QUANTILE])
+    threshold = EVEN_ODDS if kind == "probability" else float(np.median(quantiles[:, 1]))
+    return quantiles[:, 0] > threshold
+
+
+def find_abnormal(cached: Iterable[CachedSlices], model: Reconstructor, kind: Score, epochs: int) -> LeftOut:
+    """Looks at all cached slices, also at those that are left out at present."""
+    rows: dict[str, tuple[int, ...]] = {}
+    for one in cached:
+        images = np.load(one.file)
+        found = abnormal_slices(images, images.any(axis=-1), model.reconstruct(images), kind)
+        if found.any():
+            rows[one.patient] = tuple(int(row) for row in np.flatnonzero(found))
+    return LeftOut(epochs, rows)
+
+
+def read_rounds(out: Path) -> list[LeftOut]:
+    """What was left out in a run so far, the first round first.
+
+    Raises:
+        InputError: the record is damaged.
+    """
+    file = out / FILE
+    if not file.exists():
+        return []
+    content = read_json(file, _RECORD, what="the record of slices that are left out", remedy=REMEDY)
+    return [LeftOut(one["epochs"], dict(one["rows"])) for one in content["rounds"]]
+
+
+def write_rounds(out: Path, rounds: Sequence[LeftOut]) -> None:
+    """Writes the record of a run."""
+    write_json(out / FILE, {"rounds": [{"epochs": one.epochs, "rows": one.rows} for one in rounds]})

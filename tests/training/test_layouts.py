@@ -1,0 +1,160 @@
+from pathlib import Path
+
+import pytest
+
+from brainseg_tf.errors import InputError
+from brainseg_tf.training.cohort import read_cohort
+from brainseg_tf.training.layouts import search
+
+
+def touch(folder: Path, *names: str) -> None:
+    """Makes files that are not empty, since nothing opens them."""
+    for name in names:
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+
+
+def found(place: Path, *modalities: str) -> dict[str, tuple[str, dict[str, str]]]:
+    """Subject and file names of each examination, by name."""
+    return {
+        one.name: (one.subject, {modality: file.name for modality, file in one.scans.items()})
+        for one in search(place, modalities).candidates
+    }
+
+
+def test_a_bids_dataset_has_subjects_with_sessions(tmp_path):
+    touch(tmp_path, "dataset_description.json", "sub-01/ses-1/anat/sub-01_ses-1_FLAIR.nii.gz")
+    touch(tmp_path, "sub-01/ses-2/anat/sub-01_ses-2_FLAIR.nii.gz", "sub-02/anat/sub-02_FLAIR.nii.gz")
+    touch(tmp_path, "sub-02/anat/sub-02_T2w.nii.gz", "sub-02/anat/sub-02_T1w.nii.gz")
+    assert found(tmp_path, "flair") == {
+        "sub-01_ses-1": ("sub-01", {"flair": "sub-01_ses-1_FLAIR.nii.gz"}),
+        "sub-01_ses-2": ("sub-01", {"flair": "sub-01_ses-2_FLAIR.nii.gz"}),
+        "sub-02": ("sub-02", {"flair": "sub-02_FLAIR.nii.gz"}),
+    }
+    assert found(tmp_path, "t2") == {"sub-02": ("sub-02", {"t2": "sub-02_T2w.nii.gz"})}
+    both = search(tmp_path, ("flair", "t2")).candidates
+    assert [one.missing for one in both] == [("no t2",), ("no t2",), ()]
+
+
+def test_a_folder_of_scans_is_grouped_by_name(tmp_path):
+    touch(tmp_path, "a_flair.nii.gz", "a_t2.nii.gz", "b_flair_brain.nii", "c.nii.gz", "d_t1.nii.gz", "notes.txt")
+    assert found(tmp_path, "flair") == {
+        "a": ("a", {"flair": "a_flair.nii.gz"}),
+        "b": ("b", {"flair": "b_flair_brain.nii"}),
+        "c": ("c", {"flair": "c.nii.gz"}),
+    }
+    # With several modalities each file must name its own.
+    assert found(tmp_path, "flair", "t2") == {
+        "a": ("a", {"flair": "a_flair.nii.gz", "t2": "a_t2.nii.gz"}),
+        "b": ("b", {"flair": "b_flair_brain.nii"}),
+    }
+    problems = search(tmp_path, ("flair",)).problems
+    assert [line.split(": ")[1] for line in problems] == [
+        "left out, is t2 according to its name, but the model needs flair; give the file itself to segment it",
+        "left out, is t1 according to its name, but the model needs flair; give the file itself to segment it",
+    ]
+
+
+def test_a_file_that_names_two_subjects_is_left_out_and_named(tmp_path):
+    touch(tmp_path, "sub-01_sub-02_FLAIR.nii.gz", "sub-03_FLAIR.nii.gz")
+    cohort = read_cohort(tmp_path, ("flair",), "none")
+    assert [one.subject for one in cohort.patients] == ["sub-03"]
+    assert cohort.problems == (
+        f"{tmp_path}/sub-01_sub-02_FLAIR.nii.gz: left out, names two subjects (sub-01 and sub-02)",
+    )
+
+
+TABLE = """path\tsubject\tsession\tmodality\tbrain_mask\tseg\tsplit
+one.nii.gz\tA\t1\tFLAIR\tmask.nii.gz\tn/a\ttrain
+two.nii.gz\tA\t2\tflair\t\tlesion.nii.gz\ttrain
+three.nii.gz\tB\t\tT2w\t\t\tvalidation
+four.nii.gz\tB\t\tflair\t\t\tvalidation
+"""
+
+
+def table(folder: Path, text: str = TABLE, name: str = "scans.tsv") -> Path:
+    touch(folder, "one.nii.gz", "two.nii.gz", "three.nii.gz", "four.nii.gz", "mask.nii.gz", "lesion.nii.gz")
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_a_table_names_subjects_masks_and_the_split(tmp_path):
+    candidates = search(table(tmp_path), ("flair",)).candidates
+    assert [(one.name, one.subject, one.side) for one in candidates] == [
+        ("A_1", "A", "train"),
+        ("A_2", "A", "train"),
+        ("B", "B", "validation"),
+    ]
+    assert [one.brain and one.brain.name for one in candidates] == ["mask.nii.gz", None, None]
+    assert [one.truth and one.truth.name for one in candidates] == [None, "lesion.nii.gz", None]
+    assert found(tmp_path / "scans.tsv", "flair", "t2")["B"] == ("B", {"flair": "four.nii.gz", "t2": "three.nii.gz"})
+    cohort = read_cohort(tmp_path / "scans.tsv", ("flair",), "none")
+    split = cohort.demanded_split([one.name for one in cohort.patients])
+    assert (split.train, split.validation, split.test) == (("A_1", "A_2"), ("B",), ())
+
+
+def test_a_table_with_the_path_only_takes_the_subject_from_the_name(tmp_path):
+    rows = "path\none.nii.gz\ntwo.nii.gz\n"
+    assert found(table(tmp_path, rows, "scans.csv"), "flair") == {
+        "one": ("one", {"flair": "one.nii.gz"}),
+        "two": ("two", {"flair": "two.nii.gz"}),
+    }
+    # Two scans of a subject without sessions are two examinations.
+    repeated = "path,subject\none.nii.gz,A\ntwo.nii.gz,A\n"
+    assert list(found(table(tmp_path, repeated, "scans.csv"), "flair")) == ["A_1", "A_2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("subject\nA\n", "has no column path; give one row per scan"),
+        ("", "has no column path"),
+        ("path\tsubject\none.nii.gz\n", r"cannot be read as a table of scans \(line 2 does not have the same number"),
+        ('path\n"one', "cannot be read as a table of scans"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(tmp_path, text, message):
+    with pytest.raises(InputError, match=message) as caught:
+        search(table(tmp_path, text), ("flair",))
+    assert str(caught.value).startswith(f"{tmp_path}/scans.tsv: ") and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("gone.nii.gz\tA\t\t\t\t\t", "gone.nii.gz: no such file"),
+        ("one.nii.gz\tA\t\t\tgone.nii.gz\t\t", "gone.nii.gz: no such file"),
+        ("\tA\t\t\t\t\t", "the column path is empty"),
+        ("one.nii.gz\tA/B\t\t\t\t\t", "the subject or session contains a /"),
+        ("one.nii.gz\tA\t\t\t\t\tlearn", "split is learn, not train, validation, test"),
+    ],
+)
+def test_a_bad_row_is_left_out_and_named(tmp_path, row, reason):
+    place = table(tmp_path, TABLE.splitlines()[0] + f"\n{row}\nfour.nii.gz\tB\t\t\t\t\t\n")
+    cohort = read_cohort(place, ("flair",), "none")
+    assert [one.name for one in cohort.patients] == ["B"]
+    (problem,) = cohort.problems
+    assert problem.startswith(f"{place}, line 2: left out, ") and problem.endswith(reason)
+
+
+def test_two_scans_of_one_modality_cannot_be_paired(tmp_path):
+    place = table(
+        tmp_path, "path\tsubject\tmodality\none.nii.gz\tA\tflair\ntwo.nii.gz\tA\tflair\nthree.nii.gz\tA\tt2\n"
+    )
+    with pytest.raises(InputError, match="no patient with flair, t2 in it; the first of .*A has several scans of one"):
+        read_cohort(place, ("flair", "t2"), "none")
+
+
+def test_a_split_must_be_complete_and_by_subject(tmp_path):
+    head = "path\tsubject\tsession\tsplit\n"
+    for rows, message in (
+        ("one.nii.gz\tA\t\ttrain\ntwo.nii.gz\tB\t\tn/a\n", "has a column split, but B has no value in it"),
+        ("one.nii.gz\tA\t1\ttrain\ntwo.nii.gz\tA\t2\tvalidation\n", "subject A is on two sides of the split"),
+        ("one.nii.gz\tA\t\ttrain\ntwo.nii.gz\tB\t\ttest\n", "the column split has no validation"),
+    ):
+        cohort = read_cohort(table(tmp_path, head + rows), ("flair",), "none")
+        with pytest.raises(InputError, match=message):
+            cohort.demanded_split([one.name for one in cohort.patients])
+    cohort = read_cohort(table(tmp_path, "path\none.nii.gz\n"), ("flair",), "none")
+    assert cohort.demanded_split(["one"]) is None

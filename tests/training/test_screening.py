@@ -1,0 +1,123 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from brainseg_tf.errors import InputError
+from brainseg_tf.reconstruction import Reconstruction
+from brainseg_tf.training import runs
+from brainseg_tf.training.fit import RunSettings, fit
+from brainseg_tf.training.pipeline import CachedSlices
+from brainseg_tf.training.screening import LeftOut, abnormal_slices, find_abnormal, read_rounds, write_rounds
+from helpers import make_brain, save, small_options
+
+
+class Reports:
+    """A reconstructor whose lesion probability is the image itself."""
+
+    def reconstruct(self, images: np.ndarray) -> Reconstruction:
+        return Reconstruction(images, images[..., 0])
+
+
+def slices_with_spots() -> tuple[np.ndarray, np.ndarray]:
+    """Eight slices with a brain of 784 pixels; the spots of the slices 2, 4 and 6 have 4, 16 and 100 pixels."""
+    images, brain = np.zeros((8, 32, 32, 1), np.float32), np.zeros((8, 32, 32), bool)
+    brain[:, 2:30, 2:30] = True
+    images[brain] = 0.2
+    for row, edge in ((2, 2), (4, 4), (6, 10)):
+        images[row, 5 : 5 + edge, 5 : 5 + edge] = 0.9
+    return images, brain
+
+
+def test_a_slice_is_abnormal_if_enough_of_it_is_more_likely_a_lesion_than_not():
+    images, brain = slices_with_spots()
+    found = abnormal_slices(images, brain, Reports().reconstruct(images), "probability")
+    # The median over 3 x 3 pixels removes the spot of 4 pixels; 0.5 % of the brain are 4 pixels.
+    assert np.flatnonzero(found).tolist() == [4, 6]
+    assert not abnormal_slices(images[:1], brain[:1] & False, Reports().reconstruct(images[:1]), "probability").any()
+
+
+def test_the_residual_of_a_slice_is_compared_with_that_of_the_others():
+    random = np.random.default_rng(0)
+    images, brain = slices_with_spots()
+    images[brain] += random.uniform(0, 0.1, brain.sum())[:, None].astype(np.float32)
+    healthy = np.where(brain[..., None], np.float32(0.2), 0)
+    found = abnormal_slices(images, brain, Reconstruction(healthy), "positive")
+    # Only the spot of 100 pixels is more than three times 1.5 % of the brain.
+    assert np.flatnonzero(found).tolist() == [6]
+
+
+def cached(folder: Path, name: str, images: np.ndarray) -> CachedSlices:
+    np.save(folder / f"{name}.npy", images)
+    return CachedSlices(name, folder / f"{name}.npy", len(images), len(images), len(images))
+
+
+def test_what_is_flagged_is_recorded_and_left_out(tmp_path):
+    images, _ = slices_with_spots()
+    some = [cached(tmp_path, "a", images), cached(tmp_path, "b", images[:2]), cached(tmp_path, "c", images[[4, 6]])]
+    found = find_abnormal(some, Reports(), "probability", 5)
+    assert found == LeftOut(5, {"a": (4, 6), "c": (0, 1)})
+    remaining = found.apply(some)
+    # Nothing remains of c.
+    assert [(one.patient, one.rows.tolist()) for one in remaining] == [("a", [0, 1, 2, 3, 5, 7]), ("b", [0, 1])]
+    # A later round looks at the slices again that an earlier one left out.
+    assert find_abnormal(remaining, Reports(), "probability", 7).rows["a"] == (4, 6)
+    write_rounds(tmp_path, [found])
+    assert read_rounds(tmp_path) == [found]
+    (tmp_path / "left_out.json").write_text('{"rounds": [{"epochs": -1, "rows": {}}]}')
+    with pytest.raises(InputError, match="is not the record of slices that are left out"):
+        read_rounds(tmp_path)
+
+
+def healthy_archive(folder: Path, count: int = 5) -> Path:
+    """Scans without segmentations; one of them has a lesion."""
+    for number in range(count):
+        scan, _ = make_brain(number, lesion=number == 2)
+        save(scan.astype(np.int16), folder / f"sub-{number:02}_FLAIR.nii.gz")
+    return folder
+
+
+OPTIONS = small_options(labels="none", rounds=2, epochs=9, patience=9)
+
+
+def train(data: Path, out: Path, say, **more) -> Path:
+    return fit(data, out, OPTIONS, RunSettings(say=say, verbose=0, **more))
+
+
+def test_an_interrupted_run_leaves_out_the_same_slices(tmp_path):
+    data = healthy_archive(tmp_path / "data")
+    lines: list[str] = []
+    train(data, tmp_path / "whole", lines.append)
+    assert [line.split(":")[0] for line in lines if "left out" in line] == ["after 3 epochs", "after 6 epochs"]
+
+    def interrupt(line: str) -> None:
+        if line.startswith("after 6 epochs"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "parts", interrupt)
+    train(data, tmp_path / "parts", lambda line: None, resume=True)
+    whole, parts = (tmp_path / name for name in ("whole", "parts"))
+    assert read_rounds(whole) == read_rounds(parts) and len(read_rounds(whole)) == 2
+    assert (whole / "history.csv").read_bytes() == (parts / "history.csv").read_bytes()
+    # The losses before the last part were measured on other slices, so the best epoch is not among them.
+    card = json.loads((whole / "1/assets.extra/model_card.json").read_text())
+    assert card["losses"]["epoch"] > 6
+    assert (card["training"]["labels"], card["training"]["rounds"]) == ("none", 2)
+    assert "assumed lesion-free" in (whole / "1/assets.extra/model_card.md").read_text()
+    # A finished run is recognised.
+    train(data, whole, lines.append, resume=True)
+    assert "there is nothing to do" in lines[-1]
+
+
+def test_the_parts_of_a_training():
+    assert OPTIONS.round_starts == (0, 3, 6) and OPTIONS.counted_from == 6
+    assert replace(OPTIONS, rounds=0).round_starts == (0,)
+    assert replace(OPTIONS, labels="slices").round_starts == (0,)
+    assert replace(OPTIONS, epochs=2).round_starts == (0, 1)
+    rows = [{"epoch": n, "val_loss": loss} for n, loss in ((1, 0.1), (2, 0.5), (3, 0.4), (4, 0.6))]
+    history = runs.History(rows, counted_from=1)
+    assert history.best == rows[2] and not history.exhausted(2) and history.exhausted(1)
+    assert runs.History(rows[:1], counted_from=3).best is None and not runs.History(rows[:1], 3).exhausted(1)
