@@ -61,6 +61,8 @@ setup(
         "dask": ["distributed>=2025.2"],
         "formats": ["SimpleITK>=2.4,<3", "highdicom>=0.27,<0.29"],
         "report": ["nilearn>=0.14,<0.15", "jinja2>=3.1.6,<4"],
+        "gpu": ["tensorflow[and-cuda]>=2.19,<2.22"],
+        "tensorboard": ["tensorboard>=2.19,<2.22"],
         "serving": ["grpcio>=1.70,<2", "requests>=2.32,<3"],
         "tests": [
             "pytest>=8.3,<10",
@@ -86,6 +88,7 @@ setup(
             "trustme>=1.2,<2",
             "distributed>=2025.2",
             "PyYAML>=6,<7",
+            "tensorboard>=2.19,<2.22",
             "kubernetes-validate>=1.31,<2",
             "bids-validator-deno>=2,<4",
         ],

@@ -48,7 +48,7 @@ _BRAIN_NETWORK: dict[str, Kind] = {
 # The other options of a run, which are in the field ``training``.
 _LESION_OPTIONS = of_dataclass(FitOptions, without=_LESION_NETWORK)
 # Cards that were written by earlier versions do not have all of these.
-_ADDED = ("examples", "columns", "views", "labels", "rounds", "initial")
+_ADDED = ("examples", "columns", "views", "labels", "rounds", "initial", "precision")
 _LESION_TRAINING = Record(
     {name: kind for name, kind in _LESION_OPTIONS.items() if name not in _ADDED},
     {name: _LESION_OPTIONS[name] for name in _ADDED},
@@ -66,6 +66,8 @@ _OPTIONAL: dict[str, Kind] = {
     "terms": Text(0, 10_000),
     "checksums": Map(Digest(), key=RelativePath()),
 }
+# Empty if the model was not calibrated.
+_CALIBRATION = Record({}, {"scans": Items(Text(), unique=True), "intensities": Items(Number())})
 _LESION_CARD = Record(
     {
         **_COMMON,
@@ -74,7 +76,7 @@ _LESION_CARD = Record(
         "training": _LESION_TRAINING,
         "healthy_levels": Record(dict.fromkeys(_SCORES, Number(0, 10)), {"probability": _SHARE}),
     },
-    {**_OPTIONAL, "score": Choice(get_args(Score)), "trim": Integer(0, 1024)},
+    {**_OPTIONAL, "score": Choice(get_args(Score)), "trim": Integer(0, 1024), "calibration": _CALIBRATION},
 )
 _BRAIN_CARD = Record(
     {

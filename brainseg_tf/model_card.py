@@ -191,6 +191,8 @@ class ModelCard(Card):
             needs whose output depends on the position in the slice.
         healthy_levels: healthy threshold by kind of score: the mean over validation patients of the 98.5 % quantile of
             the score in the brain in healthy slices.
+        calibration: the scans on which ``calibrate`` measured the thresholds again, and the quantiles of their
+            intensities (``calibration.QUANTILES``); empty for a model as it was exported.
         metrics: on the test patients; written by ``evaluate --update-card``.
     """
 
@@ -199,6 +201,7 @@ class ModelCard(Card):
     healthy_levels: dict[str, float]
     score: Score = "weighted"
     trim: int = 0
+    calibration: dict[str, Any] = field(default_factory=dict)
     terms: str = OWN_TERMS
 
     @property
@@ -222,6 +225,7 @@ class ModelCard(Card):
         unmeasured = ["not measured yet: run `brainseg-tf evaluate DATA --update-card`"]
         return {
             "Healthy thresholds by score": _items(self.healthy_levels),
+            **({"Calibration": _items(self.calibration)} if self.calibration else {}),
             "Metrics": _metrics_table(self.metrics) or unmeasured,
         }
 
@@ -373,5 +377,5 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_text(one)}" for name, one in value.items())
     if isinstance(value, (list, tuple)) and all(isinstance(one, float) for one in value):
-        return " to ".join(map(_text, value))
+        return (" to " if len(value) == 2 else ", ").join(map(_text, value))
     return "none" if value is None else str(value)

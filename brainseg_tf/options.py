@@ -17,6 +17,7 @@ LesionComponent = Literal["brightest", "smallest"]
 MixtureRegion = Literal["brain", "slice"]
 Strategy = Literal["single", "mirrored", "multi-worker"]
 Fluid = Literal["dark", "bright"]
+Precision = Literal["float32", "mixed"]
 Labels = Literal["slices", "none"]
 # What a training starts from if it is not the weights of a model.
 RANDOM_WEIGHTS = "random weights"
@@ -267,6 +268,11 @@ class FitOptions:
         "slices",
         "What is known of the scans. slices: a segmentation, which is used to leave out slices with a lesion; none: "
         "nothing; slices that the network itself flags are left out, see --rounds.",
+    )
+    precision: Precision = option(
+        "float32",
+        "Floating-point format of the layers. mixed: float16 on a GPU, which is faster there, bfloat16 on a CPU; the "
+        "weights and the exported model are float32.",
     )
     rounds: int = option(
         3,

@@ -1,7 +1,10 @@
 """Limits of the process: threads of the numerical libraries, and memory."""
 
 import resource
+from functools import lru_cache
 from pathlib import Path
+
+from brainseg_tf.errors import InputError
 
 # Memory for each further scan at a time: the slices, maps and posteriors of a scan of 240 x 240 x 155 voxels.
 SCAN_BYTES = 700 * 2**20
@@ -21,6 +24,33 @@ def limit_threads() -> None:
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
+
+
+@lru_cache
+def select_device(device: str) -> None:
+    """Restricts TensorFlow to a device. It must be called before TensorFlow uses one.
+
+    Args:
+        device: ``auto``: all devices; ``cpu``; ``gpu``: the first GPU; ``gpu:N``.
+
+    Raises:
+        InputError: there is no such GPU.
+    """
+    import tensorflow as tf
+
+    if device == "auto":
+        return
+    gpus = tf.config.list_physical_devices("GPU")
+    if device == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+        return
+    number = int(device.partition(":")[2] or 0)
+    if number >= len(gpus):
+        found = f"{len(gpus)} GPU(s)" if gpus else "no GPU"
+        raise InputError(
+            f"--device {device}: TensorFlow finds {found}; give --device cpu, or install tensorflow[and-cuda]"
+        )
+    tf.config.set_visible_devices([gpus[number]], "GPU")
 
 
 def workers_for_memory(wanted: int) -> tuple[int, str | None]:

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from brainseg_tf.architectures import ARCHITECTURES, BRAIN, fine_tuning_recipe, paper_recipe, recipe_for
 from brainseg_tf.options import BrainFitOptions, CorruptionOptions, FitOptions, ObjectiveOptions, SliceOptions, Strategy
 from brainseg_tf_cli.option_factory import Decorator, GroupedCommand, apply, from_field, option
-from brainseg_tf_cli.options import FILE, shipped_names
+from brainseg_tf_cli.options import FILE, device_option, shipped_names
 from brainseg_tf_cli.tensorflow_import import import_tensorflow
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class _Field:
         flag: the option, if it is not ``--NAME``.
         parameter: the parameter's name, if it does not follow from ``part`` and ``name``.
         advanced: whether only --help-all shows the option.
+        default_text: the default in the help, if it does not follow from the recipes.
     """
 
     options: type
@@ -42,6 +43,7 @@ class _Field:
     flag: str | None = None
     parameter: str | None = None
     advanced: bool = False
+    default_text: str | None = None
 
     def value(self, recipe: FitOptions | BrainFitOptions) -> Any:
         """The value of the field in a recipe."""
@@ -53,13 +55,14 @@ _FIELDS = (
     _Field(FitOptions, "validation", DATA, flag="--validation-share", advanced=True),
     _Field(FitOptions, "test", DATA, flag="--test-share", advanced=True),
     _Field(FitOptions, "seed", DATA),
-    _Field(FitOptions, "labels", DATA),
+    _Field(FitOptions, "labels", DATA, default_text="slices if there are segmentations, else none"),
     _Field(FitOptions, "rounds", DATA, advanced=True),
     _Field(FitOptions, "epochs", OPTIMISER),
     _Field(FitOptions, "patience", OPTIMISER, advanced=True),
     _Field(FitOptions, "batch", OPTIMISER, advanced=True),
     _Field(FitOptions, "learning_rate", OPTIMISER),
     _Field(FitOptions, "examples", OPTIMISER, advanced=True),
+    _Field(FitOptions, "precision", OPTIMISER, advanced=True),
     _Field(FitOptions, "views", DATA, advanced=True),
     _Field(FitOptions, "columns", DATA, advanced=True),
     _Field(SliceOptions, "size", SLICES, "slices", advanced=True),
@@ -91,7 +94,7 @@ def _recipe_option(field: _Field) -> Decorator:
         *flags,
         group=field.group,
         default=default,
-        default_text=_defaults(field),
+        default_text=field.default_text or _defaults(field),
         advanced=field.advanced,
         **more,
     )
@@ -143,6 +146,8 @@ def _or(values: Iterable[str]) -> str:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for decoded slices; runs with the same slices can share it.  [default: OUT/cache]",
 )
+@option("--tensorboard", group="Run", advanced=True, type=FILE, help="Folder for the losses in TensorBoard's format.")
+@device_option("Run")
 @option(
     "--strategy",
     group="Run",
@@ -187,13 +192,19 @@ def fit(
     out: Path,
     resume: bool,
     cache: Path | None,
+    tensorboard: Path | None,
+    device: str,
     strategy: Strategy,
     architecture: str,
     from_model: str | None,
     preset: str,
     **given: Any,
 ) -> None:
-    """Train a network on the healthy slices of DATA, one or several folders in the BraTS 2019 layout.
+    """Train a network on the healthy slices of DATA.
+
+    DATA is one or several of: a folder in the BraTS 2019 layout, a BIDS dataset, a folder of scans, a table of scans.
+    A table (.tsv, .csv) has the column path and, if known, subject, session, modality, brain_mask, seg and split.
+    Without segmentations (--labels none) the scans are assumed lesion-free, and what the network flags is left out.
 
     An ID_brain.nii.gz beside a scan is its brain mask; without one the brain is found as in predict.
 
@@ -221,6 +232,8 @@ def fit(
         raise click.UsageError(f"--model {BRAIN} takes one folder; its subfolders are searched too")
     if strategy == "multi-worker":
         check_tf_config()
+    if tensorboard:
+        runs.check_tensorboard()
     initial = find(from_model) if from_model else None
     options = _brain_options(given) if brain else _options(architecture, preset, initial, given)
     if resume:
@@ -245,19 +258,21 @@ def fit(
     import_tensorflow()
 
     from brainseg_tf.keras_backend import use_defaults
-    from brainseg_tf.resources import limit_threads
+    from brainseg_tf.resources import limit_threads, select_device
 
     use_defaults()
     limit_threads()
+    select_device(device)
 
-    # Progress bars on a terminal, one line per epoch in a log file.
+    # Progress bars on a terminal; one line per epoch everywhere.
     settings = runs.RunSettings(
         resume=resume,
         initial=initial,
         cache=cache,
         strategy=strategy,
         say=click.echo,
-        verbose=1 if sys.stdout.isatty() else 2,
+        verbose=int(sys.stdout.isatty()),
+        tensorboard=tensorboard,
     )
     if isinstance(options, BrainFitOptions):
         from brainseg_tf.training.brain_fit import fit_brain

@@ -14,7 +14,18 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable
 from brainseg_tf_cli.process import open_standard_streams, replace_missing_home, show_own_warnings_only
 
-COMMANDS = ("fit", "predict", "brain", "evaluate", "models", "export", "serving-config", "doctor", "completion")
+COMMANDS = (
+    "fit",
+    "calibrate",
+    "predict",
+    "brain",
+    "evaluate",
+    "models",
+    "export",
+    "serving-config",
+    "doctor",
+    "completion",
+)
 
 
 class Commands(click.Group):

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import click
 
 from brainseg_tf.options import SEGMENTATION_PRESETS, MixtureOptions, SegmentationOptions
-from brainseg_tf_cli.option_factory import OddRange, apply, from_field, option
+from brainseg_tf_cli.option_factory import Decorator, OddRange, apply, from_field, option
 
 FILE = click.Path(path_type=Path)
 POST = "Post-processing"
@@ -20,6 +21,25 @@ def shipped_names(context: click.Context, parameter: click.Parameter, incomplete
     places = resources.files("brainseg_tf_saved_models").iterdir()
     names = sorted(place.name for place in places if place.is_dir() and not place.name.startswith("_"))
     return [name for name in names if name.startswith(incomplete)]
+
+
+def device_option(group: str) -> Decorator:
+    """The option ``--device``, whose value is for ``resources.select_device``."""
+    return option(
+        "--device",
+        group=group,
+        advanced=True,
+        metavar="DEVICE",
+        default="auto",
+        callback=_device,
+        help="cpu, gpu or gpu:N (the first GPU is gpu:0).  [default: the GPUs, if there are any]",
+    )
+
+
+def _device(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|gpu(:\d{1,3})?", value):
+        raise click.BadParameter(f"{value}: give cpu, gpu or gpu:N")
+    return value
 
 
 # Stages after the network. The first three are often used, the others are shown by --help-all.

@@ -12,7 +12,7 @@ import click
 from brainseg_tf.options import PredictOptions
 from brainseg_tf_cli.option_factory import GroupedCommand
 from brainseg_tf_cli.options import FILE, post_processing, segmentation_options
-from brainseg_tf_cli.predict_options import input_output_and_model, many_scans_and_server
+from brainseg_tf_cli.predict_options import CONTRASTS, input_output_and_model, many_scans_and_server
 from brainseg_tf_cli.tensorflow_import import import_tensorflow
 
 if TYPE_CHECKING:
@@ -64,7 +64,15 @@ def predict(context: click.Context, /, scans: tuple[Path, ...], **given: Any) ->
     from brainseg_tf.saved_model import best_for, find
 
     name, server = given["model"], given["server"]
-    found = find(name) if name is not None else best_for(["flair", *given["modality"]])
+    contrast = given["contrast"] or _contrast_in_names(scans)
+    found = find(name) if name is not None else best_for([contrast, *given["modality"]])
+    if given["contrast"] not in (None, found.card.modalities[0]):
+        raise click.UsageError(
+            f"--contrast {given['contrast']} does not go with model {found.card.name}, whose main scan is "
+            f"{found.card.modalities[0]}"
+        )
+    if not name and not given["contrast"] and contrast != CONTRASTS[0]:
+        click.echo(f"Contrast {contrast}, from the file names; model {found.card.name}", err=True)
     if server:
         found.check()  # A model that is loaded here is checked when it is loaded.
     options = PredictOptions(segmentation_options(context, given), given["brain"], given["copies"], given["overwrite"])
@@ -104,14 +112,19 @@ def _check_usage(scans: tuple[Path, ...], given: dict[str, Any]) -> None:
         raise click.UsageError("--server-model, --server-version, --server-label and --server-ca go with --server")
 
 
+def _contrast_in_names(scans: tuple[Path, ...]) -> str:
+    """The contrast at the end of the names of all scans, if it is that of a model; else FLAIR."""
+    from brainseg_tf.images.modality_names import last_modality
+
+    named = {last_modality(scan) for scan in scans}
+    return next((one for one in CONTRASTS if named == {one}), CONTRASTS[0])
+
+
 def _loader(found: "ModelFolder", given: dict[str, Any]) -> "Callable[[], Reconstructor]":
     """What loads the model in this process, or connects to the server that has it."""
 
     def load() -> "Reconstructor":
-        from brainseg_tf.resources import limit_threads
-
-        import_tensorflow()
-        limit_threads()
+        _prepare_tensorflow(given)
         if given["server"] is None:
             return found.load()
         from brainseg_tf.serving.remote import connect
@@ -126,11 +139,9 @@ def _brain_loader(given: dict[str, Any]) -> "Callable[[], BrainNetwork | None]":
     """What loads the brain network in this process, or connects to the server that has it."""
 
     def load() -> "BrainNetwork | None":
-        from brainseg_tf.resources import limit_threads
         from brainseg_tf.saved_model import shipped_brain_network
 
-        import_tensorflow()
-        limit_threads()
+        _prepare_tensorflow(given)
         found = shipped_brain_network()
         if given["server"] is None:
             return found.load()
@@ -139,6 +150,14 @@ def _brain_loader(given: dict[str, Any]) -> "Callable[[], BrainNetwork | None]":
         return connect_brain_network(_endpoint(given, found.card.name), found.card)
 
     return load
+
+
+def _prepare_tensorflow(given: dict[str, Any]) -> None:
+    from brainseg_tf.resources import limit_threads, select_device
+
+    import_tensorflow()
+    limit_threads()
+    select_device(given["device"])
 
 
 def _endpoint(given: dict[str, Any], model: str, version: int | None = None, label: str | None = None) -> "Endpoint":

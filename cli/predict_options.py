@@ -7,10 +7,12 @@ import click
 
 from brainseg_tf.options import PredictOptions
 from brainseg_tf_cli.option_factory import apply, from_field, option
-from brainseg_tf_cli.options import FILE, shipped_names
+from brainseg_tf_cli.options import FILE, device_option, shipped_names
 
 INPUT, OUTPUT, BRAIN, MODEL = "Input", "Output", "Brain", "Model"
 MANY, SERVER = "Many scans", "Server"
+# Contrasts of the main scan for which a model is shipped, the most frequent one first.
+CONTRASTS = ("flair", "t2")
 
 
 def brain_method(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -50,6 +52,13 @@ input_output_and_model = apply(
             metavar="NAME=FILE",
             callback=_modalities,
             help="Scan of a further modality on the same grid, for instance t2=t2.nii.gz.",
+        ),
+        option(
+            "--contrast",
+            group=INPUT,
+            type=click.Choice(CONTRASTS),
+            help="Contrast of the main scan, which decides the model.  [default: that at the end of the file names, "
+            "else flair]",
         ),
         option("--truth", group=INPUT, type=FILE, help="Ground truth on the scan's grid; adds the Dice and a panel."),
         option("--out", group=OUTPUT, type=FILE, help="Lesion mask of one scan, .nii or .nii.gz."),
@@ -121,12 +130,13 @@ input_output_and_model = apply(
             group=MODEL,
             shell_complete=shipped_names,
             help="Name of a shipped model, or a model folder (./FOLDER). shipped:NAME[/VERSION] is always a shipped "
-            "model.  [default: the best one for FLAIR and what --modality adds]",
+            "model.  [default: the best one for --contrast and what --modality adds]",
         ),
     ]
 )
 many_scans_and_server = apply(
     [
+        device_option(MODEL),
         option(
             "--workers",
             group=MANY,

@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from brainseg_tf import resources
+from brainseg_tf.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -50,3 +51,21 @@ def test_one_thread_for_the_rest_of_the_process():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "{1}"
+
+
+def test_a_gpu_that_does_not_exist_is_refused(monkeypatch):
+    import tensorflow as tf
+
+    select = resources.select_device.__wrapped__
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    with pytest.raises(InputError, match="--device gpu:3: TensorFlow finds no GPU; give --device cpu"):
+        select("gpu:3")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["first", "second"])
+    with pytest.raises(InputError, match=r"finds 2 GPU\(s\)"):
+        select("gpu:2")
+    visible = []
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda devices, kind: visible.append(devices))
+    for device in ("cpu", "gpu", "gpu:1"):
+        select(device)
+    assert visible == [[], ["first"], ["second"]]

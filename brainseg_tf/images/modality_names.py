@@ -30,8 +30,12 @@ _MODALITIES = {
 }
 
 
-# Suffixes of BIDS, by modality.
-BIDS_SUFFIXES = {"flair": "FLAIR", "t1": "T1w", "t2": "T2w", "pd": "PDw"}
+_BIDS_SUFFIXES = {"flair": "FLAIR", "t1": "T1w", "t2": "T2w", "pd": "PDw"}
+
+
+def bids_suffix(modality: str) -> str:
+    """The suffix of BIDS files of a modality, for instance ``T2w``; others are their own suffix."""
+    return _BIDS_SUFFIXES.get(modality, modality)
 
 
 def known_modality(word: str) -> str | None:
@@ -61,7 +65,10 @@ def other_modality(scan: Path, expected: str) -> str | None:
         The other modality; None if the name contains the expected modality or ends with no known one.
     """
     parts = re.split(r"[^a-z0-9]+", stem(scan).lower())
-    if expected in map(known_modality, parts):
-        return None
-    last = next((part for part in reversed(parts) if part not in _STRIPPED), "")
-    return _MODALITIES.get(last)
+    return None if expected in map(known_modality, parts) else last_modality(scan)
+
+
+def last_modality(scan: Path) -> str | None:
+    """The modality at the end of a scan's name; None if the name ends with no known one."""
+    parts = re.split(r"[^a-z0-9]+", stem(scan).lower())
+    return known_modality(next((part for part in reversed(parts) if part not in _STRIPPED), ""))

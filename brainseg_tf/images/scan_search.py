@@ -11,7 +11,7 @@ import numpy as np
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.dicom import is_series
 from brainseg_tf.images.formats import SCANS, open_image, stem
-from brainseg_tf.images.modality_names import BIDS_SUFFIXES, other_modality
+from brainseg_tf.images.modality_names import bids_suffix, other_modality
 from brainseg_tf.images.readers import reading
 
 DESCRIPTION = "dataset_description.json"
@@ -137,13 +137,13 @@ def search_bids(root: Path, folder: Path, modality: str = "flair") -> Search:
     Args:
         root: the root of the dataset.
         folder: the folder to search, ``root`` or a folder in it.
-        modality: its suffix is looked up in ``modality_names.BIDS_SUFFIXES``; others are their own suffix.
+        modality: of the scans, see ``modality_names.bids_suffix``.
 
     Raises:
         InputError: a folder or the file .bidsignore cannot be read.
     """
     found, ignored = Search(), _bids_ignored(root)
-    suffix = f"_{BIDS_SUFFIXES.get(modality, modality)}"
+    suffix = f"_{bids_suffix(modality)}"
     limit = folder.absolute()
     for pattern in ("sub-*/anat", "sub-*/ses-*/anat"):
         for anatomical in sorted(root.absolute().glob(pattern)):

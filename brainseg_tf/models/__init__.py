@@ -19,14 +19,15 @@ def class_of(architecture: str) -> type[ContextModel]:
     return found
 
 
-def create(architecture: str, channels: int) -> ContextModel:
+def create(architecture: str, channels: int, policy: str | None = None) -> ContextModel:
     """A new, untrained network, built for images of any height and width.
 
     Args:
         architecture: a key of ``ARCHITECTURES``.
         channels: image channels, one per modality.
+        policy: Keras' dtype policy, for instance ``mixed_float16``; Keras' global one if None.
     """
-    model = class_of(architecture)(channels, name=architecture)
+    model = class_of(architecture)(channels, name=architecture, dtype=policy)
     model.build((None, None, None, channels))
     return model
 

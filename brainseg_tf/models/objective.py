@@ -142,7 +142,8 @@ class ContextModel(keras.Model):
         replicas = tf.distribute.get_replica_context().num_replicas_in_sync
         with tf.GradientTape() as tape:
             losses = self.compute_losses(self.corruption(clean, seed), seed)
-            share = losses["loss"] / replicas
+            # With float16 the loss is scaled so that small gradients do not become 0; the optimizer scales them back.
+            share = self.optimizer.scale_loss(losses["loss"] / replicas)
         gradients = tape.gradient(share, self.trainable_variables)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         return losses

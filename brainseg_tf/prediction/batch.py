@@ -15,6 +15,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, printable, replacing, write_json
 from brainseg_tf.images.dicom import is_series
 from brainseg_tf.images.formats import stem
+from brainseg_tf.images.modality_names import bids_suffix
 from brainseg_tf.images.scan_search import (
     DESCRIPTION,
     NOT_READABLE,
@@ -33,6 +34,8 @@ from brainseg_tf.prediction.predictor import Predictor
 MASK, BRAIN = "_mask.nii.gz", "_brain.nii.gz"
 SUMMARY = results_table.NAME
 _BIDS_VERSION = "1.10.0"
+# Which scans of a BIDS dataset are used if no modality is asked for.
+_ANY_MODALITY = "flair"
 # Shortest time between two updates of the index page, and largest share of the run time that the updates take.
 _INDEX_SECONDS, _INDEX_SHARE = 5.0, 0.05
 
@@ -63,7 +66,8 @@ def plan_batch(
     """Finds scans and plans a job for each of them, with mask, report and figure in ``out``.
 
     The mask of ``NAME.nii.gz`` is ``NAME_mask.nii.gz``. For a BIDS dataset (a folder with dataset_description.json), or
-    the folder of a subject or session in one, the FLAIR scans are segmented and ``out`` becomes a BIDS derivative.
+    the folder of a subject or session in one, the scans of the modality are segmented and ``out`` becomes a BIDS
+    derivative.
     ``out`` is created.
 
     Args:
@@ -72,7 +76,7 @@ def plan_batch(
         out: the folder for results.
         index: the index page; if given, each scan gets a page and a thumbnail too.
         brain_masks: whether the brain mask of each scan is written too.
-        modality: the model's first modality; None for scans of any modality in folders that are no BIDS dataset.
+        modality: the model's first modality; None for scans of any modality, in a BIDS dataset for FLAIR.
 
     Raises:
         InputError: there is no scan, two scans have the same output file, or ``out`` cannot be created.
@@ -85,7 +89,7 @@ def plan_batch(
         if is_folder(place) and not os.access(place, os.R_OK | os.X_OK):
             in_place = Search(failed=[(place, NOT_READABLE)])
         elif root is not None:
-            in_place = search_bids(root, place)
+            in_place = search_bids(root, place, modality or _ANY_MODALITY)
             jobs += [_bids_job(scan, root, out) for scan in in_place.scans]
             datasets = True
         elif is_folder(place) and not is_series(place):
@@ -95,7 +99,7 @@ def plan_batch(
             in_place = Search([place])
             jobs.append(_job(place, out))
         if not in_place.scans and not in_place.failed:
-            raise InputError(_no_scan_message(place, in_place, bids=root is not None))
+            raise InputError(_no_scan_message(place, in_place, modality, bids=root is not None))
         found.failed += in_place.failed
         found.left_out += in_place.left_out
     jobs = [_without_unwanted(job, pages=index is not None, brain_masks=brain_masks) for job in jobs]
@@ -254,14 +258,15 @@ def _outcome_of(row: results_table.Row) -> Outcome | None:
         return None
 
 
-def _no_scan_message(place: Path, found: Search, *, bids: bool) -> str:
+def _no_scan_message(place: Path, found: Search, modality: str | None, *, bids: bool) -> str:
     """The error message for a folder without a scan."""
     if found.left_out:
         file, reason = found.left_out[0]
         others = f" ({len(found.left_out) - 1} more were left out)" if len(found.left_out) > 1 else ""
         return f"{place}: contains no scan; {file.name} {reason}{others}"
     if bids:
-        return f"{place}: no sub-*/anat/*_FLAIR.nii.gz in this BIDS dataset; give a folder of scans"
+        suffix = bids_suffix(modality or _ANY_MODALITY)
+        return f"{place}: no sub-*/anat/*_{suffix}.nii.gz in this BIDS dataset; give a folder of scans"
     return f"{place}: contains no scan (.nii, .nii.gz, .mgz, ...); give a folder of scans"
 
 
@@ -300,8 +305,8 @@ def _without_unwanted(job: Job, *, pages: bool, brain_masks: bool) -> Job:
 
 
 def _bids_job(scan: Path, dataset: Path, out: Path) -> Job:
-    """The job of ``sub-X/[ses-Y/]anat/*_FLAIR.nii[.gz]``, with outputs that are named like BIDS derivatives."""
-    entities = stem(scan).removesuffix("_FLAIR")
+    """The job of ``sub-X/[ses-Y/]anat/*_<suffix>.nii[.gz]``, with outputs that are named like BIDS derivatives."""
+    entities = stem(scan).rpartition("_")[0]
     folder = out / scan.parent.relative_to(dataset)
     figures = out / scan.relative_to(dataset).parts[0] / "figures"
     outputs = Outputs(

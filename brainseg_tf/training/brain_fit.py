@@ -16,6 +16,7 @@ from brainseg_tf.serving.export import export_brain_network
 from brainseg_tf.training import figures, runs
 from brainseg_tf.training.brain_cohort import CachedSubject, HeadFiles, cache_subjects, read_heads
 from brainseg_tf.training.cohort import Split, split_patients
+from brainseg_tf.training.progress import Progress
 from brainseg_tf.training.random_heads import random_example
 from brainseg_tf.training.run_state import RunState
 from brainseg_tf.training.runs import RunSettings
@@ -79,7 +80,7 @@ def _fit(subjects: Sequence[HeadFiles], out: Path, options: BrainFitOptions, set
             initial_epoch=first,
             epochs=options.epochs,
             steps_per_epoch=options.examples,
-            callbacks=[state],
+            callbacks=[state, Progress(options.epochs, say)],
             verbose=settings.verbose,
             shuffle=False,
         )

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from brainseg_tf.drawing import finite, label, log_if_positive, message, panels, save
+
+if TYPE_CHECKING:
+    from brainseg_tf.training.calibration import CalibrationScan
 
 
 def history(rows: Sequence[Mapping[str, float]], path: Path | BinaryIO) -> None:
@@ -33,6 +36,28 @@ def history(rows: Sequence[Mapping[str, float]], path: Path | BinaryIO) -> None:
         axis.set_xlabel("epoch")
         log_if_positive(axis, "y", [*training, *validation])
     axes[0][0].legend()
+    save(figure, path)
+
+
+def calibration(scans: Sequence["CalibrationScan"], path: Path | BinaryIO) -> None:
+    """Plots what is flagged in each lesion-free scan before and after a calibration.
+
+    Args:
+        scans: what was measured.
+        path: of the PNG file.
+    """
+    figure, ((axis,),) = panels(1, 1, 6.0, 1.2 + 0.3 * max(3, len(scans)))
+    rows = np.arange(len(scans))
+    for offset, name, values in (
+        (-0.18, "before", [one.before_ml for one in scans]),
+        (0.18, "after", [one.after_ml for one in scans]),
+    ):
+        axis.barh(rows + offset, values, 0.34, label=f"{name}: {sum(value > 0 for value in values)} of {len(scans)}")
+    axis.set_yticks(rows, [label(one.name) for one in scans], fontsize=8, parse_math=False)
+    axis.invert_yaxis()
+    axis.set(xlabel="flagged in lesion-free slices, ml")
+    axis.set_xlim(0, max(1.0, 1.05 * max(max(one.before_ml, one.after_ml) for one in scans)))
+    axis.legend(title="scans with a mask")
     save(figure, path)
 
 

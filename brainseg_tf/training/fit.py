@@ -26,6 +26,7 @@ from brainseg_tf.training.cohort import Cohort, Patient, Split, read_cohort, spl
 from brainseg_tf.training.distribution import Distribution, steps_in_epoch
 from brainseg_tf.training.initial_weights import load_weights
 from brainseg_tf.training.pipeline import CachedSlices, Part, batches, cache_slices, ordered_batches
+from brainseg_tf.training.progress import Progress, tensorboard
 from brainseg_tf.training.run_state import RunState
 from brainseg_tf.training.runs import RunSettings, Say, read_history
 from brainseg_tf.training.screening import LeftOut, abnormal_slices, find_abnormal, read_rounds, write_rounds
@@ -98,6 +99,15 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
     if done:
         say(f"resuming after {done} epochs")
     used = sides
+
+    def draw() -> None:
+        _draw(model, state.history.rows, used["validation"], options, out)
+
+    callbacks: list[keras.callbacks.Callback] = [state]
+    if writes_files:
+        callbacks.append(Progress(options.epochs, say, draw))
+        if settings.tensorboard:
+            callbacks.append(tensorboard(settings.tensorboard))
     for start, stop in pairwise((*options.round_starts, options.epochs)):
         if done >= stop or state.exhausted:
             continue
@@ -110,7 +120,7 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
                     f"{cohort.title}: the network flags every slice for {name} as abnormal; give other scans, or "
                     "--rounds 0 to use all slices"
                 )
-        _train_part(model, state, used, range(done, stop), steps, options, workers, settings)
+        _train_part(model, callbacks, used, range(done, stop), steps, options, workers, settings)
         done = stop
     target = out / "1"
     if writes_files:
@@ -127,7 +137,7 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
 
 def _train_part(
     model: ContextModel,
-    state: RunState,
+    callbacks: list[keras.callbacks.Callback],
     sides: Mapping[str, Sequence[CachedSlices]],
     epochs: range,
     steps: int,
@@ -138,7 +148,7 @@ def _train_part(
     """Trains for some epochs on the same slices. The parameters are what ``_fit`` has prepared for all parts."""
     training, validation = sides["training"], sides["validation"]
     if workers:
-        workers.fit(model, training, validation, options, epochs=epochs, callbacks=[state], verbose=settings.verbose)
+        workers.fit(model, training, validation, options, epochs=epochs, callbacks=callbacks, verbose=settings.verbose)
         return
     # The learning rate's schedule needs the same number of steps in all parts, also if slices are left out.
     count = options.examples or (steps * options.batch if any(one.left_out for one in training) else None)
@@ -156,7 +166,7 @@ def _train_part(
         initial_epoch=epochs.start,
         epochs=epochs.stop,
         steps_per_epoch=steps,
-        callbacks=[state],
+        callbacks=callbacks,
         verbose=settings.verbose,
         shuffle=False,
     )
@@ -269,14 +279,16 @@ def compiled(options: FitOptions, steps: int) -> ContextModel:
         steps: training steps in an epoch, from which the learning rate schedule follows.
     """
     keras.utils.set_random_seed(options.seed)
-    model = models.create(options.architecture, len(options.modalities))
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    policy = {"float32": None, "mixed": "mixed_float16" if on_gpu else "mixed_bfloat16"}[options.precision]
+    model = models.create(options.architecture, len(options.modalities), policy)
     schedule = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps * options.epochs, alpha=0.01)
     model.compile(
         optimizer=keras.optimizers.Adam(schedule),
         corruption=CorruptionTask(options.corruption),
         objective=options.objective,
         # XLA makes these networks several times slower on a CPU, and faster on a GPU.
-        jit_compile=bool(tf.config.list_physical_devices("GPU")),
+        jit_compile=on_gpu,
     )
     return model
 

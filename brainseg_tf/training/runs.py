@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ class RunSettings:
         strategy: the devices that train. With several hosts each of them calls ``fit``, with shared folders.
         say: called with each progress line for the user.
         verbose: as in ``keras.Model.fit``; 1 shows progress bars.
+        tensorboard: folder for the losses in TensorBoard's format; None writes none.
     """
 
     split: Split | None = None
@@ -61,7 +63,8 @@ class RunSettings:
     cache: Path | None = None
     strategy: Strategy = "single"
     say: Say = print
-    verbose: int = 2
+    verbose: int = 0
+    tensorboard: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,16 @@ def check_run(out: Path, options: FitOptions | BrainFitOptions, *, resume: bool)
             return model
         _check_version(out, record)
     return None
+
+
+def check_tensorboard() -> None:
+    """Checks that the losses can be written for TensorBoard.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    if find_spec("tensorboard") is None:
+        raise InputError("--tensorboard needs the package tensorboard; pip install 'brainseg-tf[tensorboard]'")
 
 
 def nothing_to_do(out: Path) -> str:

@@ -139,9 +139,8 @@ def test_a_bad_row_is_left_out_and_named(tmp_path, row, reason):
 
 
 def test_two_scans_of_one_modality_cannot_be_paired(tmp_path):
-    place = table(
-        tmp_path, "path\tsubject\tmodality\none.nii.gz\tA\tflair\ntwo.nii.gz\tA\tflair\nthree.nii.gz\tA\tt2\n"
-    )
+    rows = "one.nii.gz\tA\tflair\ntwo.nii.gz\tA\tflair\nthree.nii.gz\tA\tt2\n"
+    place = table(tmp_path, f"path\tsubject\tmodality\n{rows}")
     with pytest.raises(InputError, match="no patient with flair, t2 in it; the first of .*A has several scans of one"):
         read_cohort(place, ("flair", "t2"), "none")
 

@@ -1,0 +1,59 @@
+"""What a user sees of a training while it runs: a line per epoch with the time left, figures, and TensorBoard."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from brainseg_tf.keras_backend import keras
+from brainseg_tf.training.runs import Say, check_tensorboard
+
+# Epochs between two drawings of the figures.
+DRAWING_INTERVAL = 5
+
+
+class Progress(keras.callbacks.Callback):
+    """Says a line after each epoch, with the time that the remaining ones will take, and renews the figures.
+
+    Args:
+        epochs: number of epochs of the run.
+        say: called with each line.
+        draw: called every ``DRAWING_INTERVAL`` epochs; None if nothing is drawn.
+    """
+
+    def __init__(self, epochs: int, say: Say, draw: Callable[[], None] | None = None) -> None:
+        super().__init__()
+        self.epochs, self.say, self.draw = epochs, say, draw
+        self._started = time.monotonic()
+        self._seconds: list[float] = []
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._started = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._seconds.append(time.monotonic() - self._started)
+        # The first epoch includes the compilation of the graph.
+        steady = self._seconds[1:] or self._seconds
+        left = sum(steady) / len(steady) * (self.epochs - epoch - 1)
+        losses = {name: value for name, value in (logs or {}).items() if name in ("loss", "val_loss")}
+        values = ", ".join(f"{name.replace('val_', 'validation ')} {value:.4f}" for name, value in losses.items())
+        self.say(f"epoch {epoch + 1} of {self.epochs}: {values}; {duration(left)} left")
+        if self.draw and (epoch + 1) % DRAWING_INTERVAL == 0:
+            self.draw()
+
+
+def duration(seconds: float) -> str:
+    """A time for readers: ``40 s``, ``12 min`` or ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def tensorboard(folder: Path) -> keras.callbacks.Callback:
+    """The callback that writes the losses for TensorBoard.
+
+    Raises:
+        InputError: TensorBoard is not installed.
+    """
+    check_tensorboard()
+    return keras.callbacks.TensorBoard(str(folder), write_graph=False)
