@@ -29,7 +29,14 @@ from brainseg_tf.training.pipeline import CachedSlices, Part, batches, cache_sli
 from brainseg_tf.training.progress import Progress, tensorboard
 from brainseg_tf.training.run_state import RunState
 from brainseg_tf.training.runs import RunSettings, Say, read_history
-from brainseg_tf.training.screening import LeftOut, abnormal_slices, find_abnormal, read_rounds, write_rounds
+from brainseg_tf.training.screening import (
+    LeftOut,
+    abnormal_slices,
+    find_abnormal,
+    read_rounds,
+    unlike_others,
+    write_rounds,
+)
 
 __all__ = ["KerasReconstructor", "RunSettings", "Say", "compiled", "fit", "read_history"]
 
@@ -74,6 +81,9 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
     cached = _cache_cohort(cohort, options, settings.cache or out / "cache", workers, settings)
     record = runs.read_record(out) if settings.resume else None
     split = _split(cohort, cached, options, settings, record)
+    if options.slices.normalisation == "robust":
+        for line in unlike_others(cached):
+            say(line)
     sides = {"training": _slices_of(cached, split.train), "validation": _slices_of(cached, split.validation)}
     for name, side in sides.items():
         count = sum(slices.healthy for slices in side)

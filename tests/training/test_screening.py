@@ -10,7 +10,14 @@ from brainseg_tf.reconstruction import Reconstruction
 from brainseg_tf.training import runs
 from brainseg_tf.training.fit import RunSettings, fit
 from brainseg_tf.training.pipeline import CachedSlices
-from brainseg_tf.training.screening import LeftOut, abnormal_slices, find_abnormal, read_rounds, write_rounds
+from brainseg_tf.training.screening import (
+    LeftOut,
+    abnormal_slices,
+    find_abnormal,
+    read_rounds,
+    unlike_others,
+    write_rounds,
+)
 from helpers import make_brain, save, small_options
 
 
@@ -69,6 +76,26 @@ def test_what_is_flagged_is_recorded_and_left_out(tmp_path):
     (tmp_path / "left_out.json").write_text('{"rounds": [{"epochs": -1, "rows": {}}]}')
     with pytest.raises(InputError, match="is not the record of slices that are left out"):
         read_rounds(tmp_path)
+
+
+def test_a_scan_of_another_contrast_is_named(tmp_path):
+    random = np.random.default_rng(0)
+
+    def scan(name: str, fluid: float) -> CachedSlices:
+        images = random.normal(0.3, 0.03, (20, 16, 16, 1)).astype(np.float32)
+        images[:, :4] = fluid
+        images[:, :, 14:] = 0
+        return cached(tmp_path, name, images)
+
+    flair = [scan(f"p{number}", 0.1) for number in range(5)]
+    assert unlike_others(flair) == []
+    lines = unlike_others([*flair, scan("other", 1.0)])
+    assert lines == [
+        "other: its intensities are unlike those of the other scans (95% quantile 1.00, others 0.34); check that it "
+        "has the same contrast"
+    ]
+    # With a few scans, nobody knows which one is the other.
+    assert unlike_others([*flair[:3], scan("other", 1.0)]) == []
 
 
 def healthy_archive(folder: Path, count: int = 5) -> Path:
