@@ -4,7 +4,22 @@ The path of the data::
 
     scan.nii.gz -> images.volume -> brain -> slices -> models -> postprocessing -> mask.nii.gz
 
-``segmentation.segment`` follows this path; ``training.fit.fit`` trains the models. Nothing heavy is imported here.
+``brainseg_tf.predict`` segments a scan, ``segmentation.segment`` follows this path, ``training.fit.fit`` trains the
+models. Nothing heavy is imported until one of them is used.
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from brainseg_tf.api import Model, Prediction, load_model, predict
+
 __version__ = "0.12.0"
+__all__ = ["Model", "Prediction", "__version__", "load_model", "predict"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from brainseg_tf import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,9 +3,9 @@
 Run it with ``python examples/python_api.py``, or open it as a notebook with cells.
 """
 
-# %% Read a scan. Scans of any orientation are reoriented to LPS, without resampling.
 from pathlib import Path
 
+import brainseg_tf
 from brainseg_tf import saved_model
 from brainseg_tf.brain.mask import find_brain
 from brainseg_tf.images.volume import read_mask, read_volume, write_map
@@ -16,6 +16,12 @@ from brainseg_tf.segmentation import segment
 from brainseg_tf.slices import onto_stack
 
 examples = Path(__file__).parent
+
+# %% In one call: a file, a nibabel image or an array with its affine; the results are nibabel images.
+prediction = brainseg_tf.predict(examples / "phantom" / "head_flair.nii.gz", model="cvae")
+print(f"{prediction.lesion_ml:.1f} ml, mask of shape {prediction.mask.shape}")
+
+# %% The same in steps. Scans of any orientation are reoriented to LPS, without resampling.
 scan = read_volume(examples / "phantom" / "head_flair.nii.gz")
 print(scan.data.shape, f"{scan.voxel_ml * 1000:g} mm3 per voxel")
 

@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("serving",),
     ("training",),
     ("prediction", "evaluation"),
+    ("api",),
     ("cli",),
 )
 # Packages that must not load others, also not through third modules.
@@ -65,6 +66,9 @@ def imported(name: str, *, lazy: bool) -> set[str]:
         name: of the module.
         lazy: whether imports within functions count.
     """
+    if name == PACKAGE:
+        # It loads the functions for programs only if a program asks for them; the version is what others import from it.
+        return set()
     found: set[str] = set()
 
     def visit(node: ast.AST, within: bool) -> None:

@@ -1,6 +1,7 @@
 """Reads scans of any orientation into LPS volumes, and writes maps as NIfTI on the grid of the input scan."""
 
 import gzip
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,6 @@ class Volume:
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
 
 
-@np.errstate(all="ignore")
 def read_volume(path: Path) -> Volume:
     """Reads a 3D scan.
 
@@ -96,6 +96,21 @@ def read_volume(path: Path) -> Volume:
     """
     path = Path(path)
     image, warnings = open_image(path)
+    return volume_of(image, path, warnings)
+
+
+@np.errstate(all="ignore")
+def volume_of(image: nib.Nifti1Pair, path: Path, warnings: Sequence[str] = ()) -> Volume:
+    """The volume of an image that is open or in memory.
+
+    Args:
+        image: a NIfTI image.
+        path: its file, or a name for messages.
+        warnings: sentences for the user about the file.
+
+    Raises:
+        InputError: as for ``read_volume``.
+    """
     shape = _shape_3d(image, path)
     affine = affine_mm(image)
     _check_affine(image, affine, path)
@@ -107,6 +122,17 @@ def read_volume(path: Path) -> Volume:
     affine = affine @ nib.orientations.inv_ornt_aff(transform, shape)
     data = np.ascontiguousarray(apply_orientation(data, transform))
     return Volume(path, data, affine, image, (*warnings, *scaling_warnings))
+
+
+def mask_of(image: nib.Nifti1Pair, path: Path, like: Volume) -> np.ndarray:
+    """The mask of an image that is in memory, (X, Y, Z) bool, in LPS; otherwise as ``read_mask``.
+
+    Args:
+        image: voxels above 0 belong to the mask.
+        path: a name for messages.
+        like: the scan.
+    """
+    return _labels_of(image, path, like) > 0
 
 
 def read_mask(path: Path, like: Volume) -> np.ndarray:
@@ -171,8 +197,17 @@ def read_on_same_grid(path: Path, like: Volume) -> Volume:
         InputError: as for ``read_volume``, or the grids differ.
     """
     volume = read_volume(path)
-    _check_same_grid(volume.source, _shape_3d(volume.source, volume.path), volume.path, like)
+    check_same_grid(volume, like)
     return volume
+
+
+def check_same_grid(volume: Volume, like: Volume) -> None:
+    """Checks that two scans are on the same grid.
+
+    Raises:
+        InputError: they are not.
+    """
+    _check_same_grid(volume.source, _shape_3d(volume.source, volume.path), volume.path, like)
 
 
 def is_whole(path: Path) -> bool:
@@ -202,16 +237,21 @@ def write_map(path: Path, data: np.ndarray, like: Volume) -> None:
     """
     path = Path(path)
     check_name(path)
+    content = map_image(data, like).to_bytes()
+    with replacing(path) as temporary:
+        # nib.save is not used because it leaves its file open when the disk is full. Without a time stamp, equal masks
+        # give equal files.
+        temporary.write_bytes(gzip.compress(content, 1, mtime=0) if path.suffix == ".gz" else content)
+
+
+def map_image(data: np.ndarray, like: Volume) -> nib.Nifti1Image:
+    """A map as an image on the grid of the file that a scan was read from; parameters as for ``write_map``."""
     data = data.astype(np.uint8) if data.dtype == bool else data
     source = like.source
     kind: Any = nib.Nifti2Image if isinstance(source.header, nib.Nifti2Header) else nib.Nifti1Image
     image = kind(_to_source_orientation(data, like), source.affine, _map_header(source, kind.header_class))
     image.set_data_dtype(data.dtype)
-    content = image.to_bytes()
-    with replacing(path) as temporary:
-        # nib.save is not used because it leaves its file open when the disk is full. Without a time stamp, equal masks
-        # give equal files.
-        temporary.write_bytes(gzip.compress(content, 1, mtime=0) if path.suffix == ".gz" else content)
+    return image
 
 
 def write_dicom(path: Path, mask: np.ndarray, like: Volume) -> None:
@@ -339,7 +379,10 @@ def _read(image: nib.Nifti1Pair, dtype: type, shape: tuple[int, int, int], path:
 
 def _read_labels(path: Path, like: Volume) -> np.ndarray:
     """The values of a mask on the grid of a scan, (X, Y, Z) in LPS."""
-    image, _ = open_image(path)
+    return _labels_of(open_image(path)[0], path, like)
+
+
+def _labels_of(image: nib.Nifti1Pair, path: Path, like: Volume) -> np.ndarray:
     shape = _shape_3d(image, path)
     _check_same_grid(image, shape, path, like)
     _check_real(image, path)

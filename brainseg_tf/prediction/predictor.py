@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -87,6 +87,34 @@ class Predictor:
         given = self._given_brain(job, scans[0])
         truth = read_segmentation(job.truth, scans[0]) if job.truth else None
         read = time.perf_counter()
+        result, model = self.segment(scans, given)
+        result.warnings.extend([*dicom_warnings, *self._name_warnings(job)])
+        result.seconds["read"] = round(read - start, 3)
+        uncertainty = None
+        if job.outputs.uncertainty:
+            start = time.perf_counter()
+            uncertainty = spread(result.stack, model, self._card, self._options.segmentation, self._options.copies)
+            result.seconds["uncertainty"] = round(time.perf_counter() - start, 3)
+        report = self._report(job, scans[0], result)
+        if truth is not None:
+            report |= {"dice": dice(result.mask, truth), "iou": iou(result.mask, truth)}
+        self._write(job, scans, result, uncertainty, truth, report)
+        return report
+
+    def segment(self, scans: Sequence[Volume], given: np.ndarray | None = None) -> tuple[Segmentation, Reconstructor]:
+        """Finds the brain and segments the lesions.
+
+        Args:
+            scans: one per modality of the model, in the card's order, on one grid.
+            given: (X, Y, Z) bool, the brain mask; found if None.
+
+        Returns:
+            The segmentation, with the scans' warnings, and the loaded model.
+
+        Raises:
+            InputError: there is no brain, or a network cannot be loaded.
+        """
+        start = time.perf_counter()
         # Both networks are loaded in other threads, which takes seconds, while the slices are resampled.
         network = None
         if self._brain_network is not None and self._options.brain != "stripped":
@@ -101,26 +129,11 @@ class Predictor:
         except InputError:
             model.check()
             raise
-        result.warnings.extend(
-            [*(warning for scan in scans for warning in scan.warnings), *dicom_warnings, *self._name_warnings(job)]
-        )
+        result.warnings.extend(warning for scan in scans for warning in scan.warnings)
         waited = network.waited if network else 0.0
         result.seconds["model"] = round(result.seconds["model"] - model.waited, 3)
-        result.seconds.update(
-            read=round(read - start, 3),
-            brain=round(found - read - waited, 3),
-            load_model=round(model.waited + waited, 3),
-        )
-        uncertainty = None
-        if job.outputs.uncertainty:
-            start = time.perf_counter()
-            uncertainty = spread(result.stack, model, self._card, self._options.segmentation, self._options.copies)
-            result.seconds["uncertainty"] = round(time.perf_counter() - start, 3)
-        report = self._report(job, scans[0], result)
-        if truth is not None:
-            report |= {"dice": dice(result.mask, truth), "iou": iou(result.mask, truth)}
-        self._write(job, scans, result, uncertainty, truth, report)
-        return report
+        result.seconds.update(brain=round(found - start - waited, 3), load_model=round(model.waited + waited, 3))
+        return result, model
 
     def matches_report(self, report: Mapping[str, Any]) -> bool:
         """Whether a report was written by this version, with this model and these options."""

@@ -1,0 +1,170 @@
+"""The functions for programs and notebooks: ``brainseg_tf.load_model`` and ``brainseg_tf.predict``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from brainseg_tf.errors import InputError
+from brainseg_tf.images.volume import Volume, check_same_grid, map_image, mask_of, read_mask, read_volume, volume_of
+from brainseg_tf.model_card import ModelCard
+from brainseg_tf.options import PredictOptions, SegmentationOptions
+from brainseg_tf.postprocessing.morphology import Lesion
+from brainseg_tf.prediction.predictor import Predictor
+from brainseg_tf.saved_model import best_for, find, shipped_brain_network
+from brainseg_tf.segmentation import Segmentation
+from brainseg_tf.slices import from_stack
+
+# A scan or mask: a file or folder, an image, or an array with an affine.
+Image = str | Path | nib.Nifti1Image | tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is ready for predictions. Several threads can use it.
+
+    Attributes:
+        card: what the model was trained with, and how good it is.
+        predictor: runs it; the networks are loaded with the first scan.
+    """
+
+    card: ModelCard
+    predictor: Predictor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The result of ``predict``. All images are on the grid of the scan, with its affine.
+
+    Attributes:
+        mask: the lesions, uint8: 1 in a lesion, else 0.
+        probability: posterior probability of a lesion (section 5.3, step 3), float32.
+        residual: mean over the modalities of input minus reconstruction, float32, in units of the slices' intensity.
+        suspicion: uint8, what is abnormal but not in the mask.
+        brain: the brain mask that was used, uint8.
+        lesions: the components of the mask, largest first: volume in ml, centroid in mm.
+        suspects: the components of ``suspicion``.
+        warnings: sentences for the user.
+        segmentation: all stages, on the model's slices.
+    """
+
+    mask: nib.Nifti1Image
+    probability: nib.Nifti1Image
+    residual: nib.Nifti1Image
+    suspicion: nib.Nifti1Image
+    brain: nib.Nifti1Image
+    lesions: list[Lesion]
+    suspects: list[Lesion]
+    warnings: list[str]
+    segmentation: Segmentation
+
+    @property
+    def lesion_ml(self) -> float:
+        """Volume of all lesions in millilitres."""
+        return sum(one.ml for one in self.lesions)
+
+
+def load_model(
+    name: str | None = None,
+    *,
+    contrast: str = "flair",
+    further: tuple[str, ...] = (),
+    options: SegmentationOptions | None = None,
+    brain: str = "auto",
+) -> Model:
+    """Finds a model, and prepares it for predictions.
+
+    Args:
+        name: of a shipped model, or the folder of a trained one; by default the best shipped one for the contrast.
+        contrast: of the main scan, for instance ``flair`` or ``t2``, if no model is named.
+        further: further modalities, if no model is named.
+        options: of the stages after the network; ``options.SEGMENTATION_PRESETS`` has some.
+        brain: how the brain is found, see ``find_brain``.
+
+    Raises:
+        InputError: there is no such model, or it is damaged.
+    """
+    found = find(name) if name is not None else best_for([contrast, *further])
+    chosen = PredictOptions(segmentation=options or SegmentationOptions(), brain=brain)
+    predictor = Predictor(found.card, found.load, chosen, load_brain=shipped_brain_network().load)
+    return Model(found.card, predictor)
+
+
+def predict(
+    scan: Image,
+    *,
+    modalities: Mapping[str, Image] | None = None,
+    brain_mask: Image | None = None,
+    model: Model | str | None = None,
+) -> Prediction:
+    """Segments the lesions in a scan, as ``brainseg-tf predict`` does.
+
+    Args:
+        scan: a file or a folder of DICOM slices, a nibabel image, or an array (X, Y, Z) with its affine (4, 4) from
+            voxel indices to millimetres in RAS world space. With or without skull, in any orientation.
+        modalities: scans of the model's further modalities by name, on the grid of the scan.
+        brain_mask: voxels above 0 are brain, on the grid of the scan; found if None.
+        model: of ``load_model``, which is faster for several scans, or its name; by default the best shipped one for a
+            FLAIR scan and the given modalities.
+
+    Raises:
+        InputError: a scan cannot be used, the grids differ, or a modality is missing.
+    """
+    further = dict(modalities or {})
+    if not isinstance(model, Model):
+        model = load_model(model, further=tuple(further))
+    expected = model.card.modalities[1:]
+    if set(further) != set(expected):
+        raise InputError(
+            f"model {model.card.name}: needs the modalities {' and '.join(expected) or 'none'} besides the scan, "
+            f"{' and '.join(further) or 'none'} given"
+        )
+    first = _volume(scan, "the scan")
+    scans = [first]
+    for name in expected:
+        scans.append(_volume(further[name], name))
+        check_same_grid(scans[-1], first)
+    given = None if brain_mask is None else _mask(brain_mask, first)
+    result, _ = model.predictor.segment(scans, given)
+    maps = {
+        "probability": from_stack(result.outline.probability, result.stack, first),
+        "residual": from_stack(result.residual.mean(axis=-1), result.stack, first),
+        "mask": result.mask,
+        "suspicion": result.suspected,
+        "brain": result.brain.mask,
+    }
+    images = {name: map_image(data, first) for name, data in maps.items()}
+    return Prediction(
+        **images, lesions=result.lesions, suspects=result.suspects, warnings=result.warnings, segmentation=result
+    )
+
+
+def _volume(scan: Image, name: str) -> Volume:
+    """A scan in LPS.
+
+    Args:
+        scan: see ``predict``.
+        name: for messages, if it is in memory.
+    """
+    if isinstance(scan, (str, Path)):
+        return read_volume(Path(scan))
+    image, path = _in_memory(scan, name)
+    return volume_of(image, path)
+
+
+def _mask(mask: Image, like: Volume) -> np.ndarray:
+    if isinstance(mask, (str, Path)):
+        return read_mask(Path(mask), like)
+    image, path = _in_memory(mask, "the brain mask")
+    return mask_of(image, path, like)
+
+
+def _in_memory(image: nib.Nifti1Image | tuple[np.ndarray, np.ndarray], name: str) -> tuple[nib.Nifti1Image, Path]:
+    """The image, and its file's name or the name for messages."""
+    if isinstance(image, tuple):
+        data, affine = image
+        # NIfTI has neither bool nor all integers.
+        return nib.Nifti1Image(np.asarray(data, np.float32), affine), Path(name)
+    return image, Path(image.get_filename() or name)

@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import brainseg_tf
+from brainseg_tf.errors import InputError
+from brainseg_tf.options import SegmentationOptions
+from helpers import AFFINE, FAST, call, make_brain, save
+
+# As the command with FAST.
+QUICK = SegmentationOptions(median=(3, 3, 3))
+
+
+@pytest.fixture(scope="module")
+def model(trained: Path) -> brainseg_tf.Model:
+    return brainseg_tf.load_model(str(trained), options=QUICK, brain="stripped")
+
+
+def test_the_result_is_that_of_the_command(model, trained, scan, tmp_path):
+    maps = {"probability": tmp_path / "p.nii.gz", "residual": tmp_path / "r.nii.gz", "suspicion": tmp_path / "s.nii.gz"}
+    outputs = [part for name, path in maps.items() for part in (f"--save-{name}", path)]
+    command = ("predict", scan, "--out", tmp_path / "mask.nii.gz", "--model", trained, "--brain", "stripped", *FAST)
+    assert call(*command, *outputs).exit_code == 0
+    found = brainseg_tf.predict(scan, model=model)
+    for name, path in {"mask": tmp_path / "mask.nii.gz", **maps}.items():
+        ours, written = getattr(found, name), nib.load(path)
+        np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(written.dataobj))
+        np.testing.assert_array_equal(ours.affine, written.affine)
+        assert ours.get_data_dtype() == written.get_data_dtype()
+    voxel_ml = abs(np.linalg.det(AFFINE[:3, :3])) / 1000
+    assert found.lesion_ml == pytest.approx(np.asarray(found.mask.dataobj).sum() * voxel_ml) and found.lesion_ml > 5
+    assert len(found.lesions) == 1 and found.warnings == []
+
+
+def test_an_image_and_an_array_give_the_same_as_the_file(model, scan):
+    from_file = np.asarray(brainseg_tf.predict(str(scan), model=model).mask.dataobj)
+    image = nib.load(scan)
+    data = np.asarray(image.dataobj)
+    for given in (image, (data, image.affine), (data.astype(np.float64), image.affine)):
+        found = brainseg_tf.predict(given, model=model)
+        np.testing.assert_array_equal(np.asarray(found.mask.dataobj), from_file)
+        np.testing.assert_allclose(found.mask.affine, image.affine)
+    # Another orientation of the same array: the mask has that orientation too.
+    turned = nib.as_closest_canonical(image)
+    found = brainseg_tf.predict(turned, model=model)
+    assert nib.aff2axcodes(found.mask.affine) == ("R", "A", "S") != nib.aff2axcodes(image.affine)
+    back = nib.orientations.ornt_transform(nib.io_orientation(turned.affine), nib.io_orientation(image.affine))
+    np.testing.assert_array_equal(np.asarray(found.mask.as_reoriented(back).dataobj), from_file)
+
+
+def test_a_brain_mask_can_be_an_array(model, scan, tmp_path):
+    image = nib.load(scan)
+    brain = np.asarray(image.dataobj) > 0
+    path = save(brain, tmp_path / "brain.nii.gz")
+    masks = [
+        np.asarray(brainseg_tf.predict(scan, model=model, brain_mask=given).brain.dataobj)
+        for given in (path, (brain, image.affine), nib.load(path))
+    ]
+    for mask in masks:
+        np.testing.assert_array_equal(mask > 0, brain)
+    with pytest.raises(InputError, match="the brain mask: lies on another grid than"):
+        brainseg_tf.predict(scan, model=model, brain_mask=(brain, AFFINE @ np.diag([2, 1, 1, 1])))
+
+
+def test_what_cannot_be_used_is_one_line(model, scan, tmp_path):
+    data = make_brain(1)[0]
+    with pytest.raises(InputError, match="needs the modalities none besides the scan, t2 given"):
+        brainseg_tf.predict(scan, model=model, modalities={"t2": scan})
+    with pytest.raises(InputError, match="needs the modalities t2 besides the scan, none given"):
+        brainseg_tf.predict(scan, model="selfseg-flair-t2")
+    with pytest.raises(InputError, match="t2: lies on another grid than the scan"):
+        brainseg_tf.predict((data, AFFINE), modalities={"t2": (data[:-1], AFFINE)})
+    with pytest.raises(InputError, match="the scan: contains NaN"):
+        brainseg_tf.predict((np.full_like(data, np.nan), AFFINE), model=model)
+    with pytest.raises(InputError, match=r"the scan: has shape \(43, 47\)"):
+        brainseg_tf.predict((data[..., 0], AFFINE), model=model)
+    with pytest.raises(InputError, match="no such file"):
+        brainseg_tf.predict(tmp_path / "gone.nii.gz", model=model)
+    with pytest.raises(AttributeError, match="no attribute 'predictions'"):
+        _ = brainseg_tf.predictions
