@@ -24,21 +24,17 @@ if TYPE_CHECKING:
     from brainseg_tf.saved_model import ModelFolder
     from brainseg_tf.serving.endpoint import Endpoint
 
-# Options for one scan with --out, by parameter.
+# Stands for the name of each scan in the patterns that --out-dir takes.
+NAME = "{name}"
+# Options for one scan with --out, by parameter: --out-dir names these files itself.
 _ONE_SCAN = {
-    "modality": "--modality",
-    "brain_mask": "--brain-mask",
-    "truth": "--truth",
     "figure": "--figure",
-    "save_residual": "--save-residual",
-    "save_probability": "--save-probability",
-    "save_uncertainty": "--save-uncertainty",
     "save_dicom_seg": "--save-dicom-seg",
-    "save_reconstruction": "--save-reconstruction",
-    "save_suspicion": "--save-suspicion",
     "save_brain_mask": "--save-brain-mask",
     "report": "--report",
 }
+# Maps that --out-dir writes only if a pattern of their name is given, by the field of ``Outputs``.
+_MAPS = ("residual", "reconstruction", "probability", "uncertainty", "suspicion")
 
 
 @click.command(cls=GroupedCommand, short_help="Segment the lesions in scans.")
@@ -53,6 +49,10 @@ def predict(context: click.Context, /, scans: tuple[Path, ...], **given: Any) ->
     One scan goes to --out. Several scans go to --out-dir: each gets NAME_mask.nii.gz, NAME_report.json and
     NAME_figure.png, and a row in summary.csv. A BIDS dataset gives a BIDS derivative. The mask (uint8, 1 in a lesion)
     has the grid of the scan.
+
+    With --out-dir, further modalities are found by their names, in a BIDS dataset, or in a table of scans (.tsv, .csv;
+    see fit) that is given instead of scans. --modality, --brain-mask, --truth and the maps (--save-...) take patterns,
+    for instance --brain-mask '{name}_brain.nii.gz', relative to the folder of the scan or of its mask.
     """
     _check_usage(scans, given)
     if given["html"] is not None:
@@ -106,6 +106,14 @@ def _check_usage(scans: tuple[Path, ...], given: dict[str, Any]) -> None:
     single = [flag for name, flag in _ONE_SCAN.items() if given[name]]
     if out_dir is not None and single:
         raise click.UsageError(f"{', '.join(single)}: for one scan with --out only")
+    files = {"--brain-mask": given["brain_mask"], "--truth": given["truth"]}
+    files |= {f"--modality {name}": file for name, file in given["modality"].items()}
+    files |= {f"--save-{name}": given[f"save_{name}"] for name in _MAPS}
+    fixed = [flag for flag, file in files.items() if file is not None and NAME not in str(file)]
+    if out_dir is not None and fixed:
+        raise click.UsageError(
+            f"{', '.join(fixed)}: with --out-dir, give a pattern with {NAME}, which stands for the name of each scan"
+        )
     if given["server_version"] and given["server_label"]:
         raise click.UsageError("give --server-version or --server-label, not both")
     if given["server"] is None and any(given[f"server_{name}"] for name in ("model", "version", "label", "ca")):
@@ -194,7 +202,7 @@ def _predict_many(
     given: dict[str, Any],
 ) -> None:
     """Runs all scans with --out-dir, here or on a cluster."""
-    batch = _plan(scans, found.card.modalities[0], given)
+    batch = _plan(scans, found.card.modalities, given)
     running: Iterator[Outcome]
     if given["scheduler"]:
         from brainseg_tf.prediction.cluster import run_on_cluster
@@ -211,17 +219,33 @@ def _predict_many(
     _run_batch(batch, running, given["out_dir"], given["html"])
 
 
-def _plan(scans: tuple[Path, ...], modality: str, given: dict[str, Any]) -> "Batch":
+def _plan(scans: tuple[Path, ...], modalities: tuple[str, ...], given: dict[str, Any]) -> "Batch":
     """The jobs of several scans; refuses what an earlier run made unless it may be kept or replaced."""
     from brainseg_tf.files import check_writable
     from brainseg_tf.prediction.batch import SUMMARY, check_index, plan_batch
+    from brainseg_tf.prediction.companions import Companions
     from brainseg_tf.prediction.results_table import check
 
     out_dir, html = given["out_dir"], given["html"]
     overwrite = given["overwrite"] or given["proceed"]
     if html is not None:
         check_index(html, overwrite=overwrite)
-    batch = plan_batch(scans, out_dir, index=html, brain_masks=given["brain"] != "stripped", modality=modality)
+    brain_mask, truth = (None if given[name] is None else str(given[name]) for name in ("brain_mask", "truth"))
+    companions = Companions(
+        modalities[1:],
+        {name: str(file) for name, file in given["modality"].items()},
+        brain_mask,
+        truth,
+        {name: str(given[f"save_{name}"]) for name in _MAPS if given[f"save_{name}"] is not None},
+    )
+    batch = plan_batch(
+        scans,
+        out_dir,
+        index=html,
+        brain_masks=given["brain"] != "stripped",
+        modality=modalities[0],
+        companions=companions,
+    )
     check(out_dir / SUMMARY, [job.outputs.mask for job in batch.jobs], overwrite=overwrite)
     if html is not None:
         check_writable(html, overwrite=True)

@@ -67,7 +67,7 @@ def imported(name: str, *, lazy: bool) -> set[str]:
         lazy: whether imports within functions count.
     """
     if name == PACKAGE:
-        # It loads the functions for programs only if a program asks for them; the version is what others import from it.
+        # It loads the functions for programs only if a program asks for them.
         return set()
     found: set[str] = set()
 

@@ -27,9 +27,11 @@ from brainseg_tf.images.scan_search import (
 )
 from brainseg_tf.images.volume import is_whole
 from brainseg_tf.prediction import results_table
+from brainseg_tf.prediction.companions import Companions
 from brainseg_tf.prediction.jobs import Job, Outcome, Outputs
 from brainseg_tf.prediction.pages import navigation
 from brainseg_tf.prediction.predictor import Predictor
+from brainseg_tf.training.layouts import TABLES, search
 
 MASK, BRAIN = "_mask.nii.gz", "_brain.nii.gz"
 SUMMARY = results_table.NAME
@@ -62,6 +64,7 @@ def plan_batch(
     index: Path | None = None,
     brain_masks: bool = False,
     modality: str | None = "flair",
+    companions: Companions | None = None,
 ) -> Batch:
     """Finds scans and plans a job for each of them, with mask, report and figure in ``out``.
 
@@ -71,11 +74,12 @@ def plan_batch(
     ``out`` is created.
 
     Args:
-        places: files, folders and BIDS datasets. All files are segmented; folders are searched for scans, see
-            ``brainseg_tf.images.scan_search``.
+        places: files, folders, BIDS datasets and tables of scans (``training.layouts``). All files are segmented;
+            folders are searched for scans, see ``brainseg_tf.images.scan_search``.
         out: the folder for results.
         index: the index page; if given, each scan gets a page and a thumbnail too.
         brain_masks: whether the brain mask of each scan is written too.
+        companions: what belongs to each scan; nothing if None.
         modality: the model's first modality; None for scans of any modality, in a BIDS dataset for FLAIR.
 
     Raises:
@@ -83,21 +87,31 @@ def plan_batch(
     """
     jobs: list[Job] = []
     found = Search()
+    failed: list[Outcome] = []
+    companions = companions or Companions()
     datasets = False
     for place in places:
         root = bids_root(place) if is_folder(place) else None
         if is_folder(place) and not os.access(place, os.R_OK | os.X_OK):
             in_place = Search(failed=[(place, NOT_READABLE)])
+            in_jobs = []
         elif root is not None:
             in_place = search_bids(root, place, modality or _ANY_MODALITY)
-            jobs += [_bids_job(scan, root, out) for scan in in_place.scans]
+            in_jobs = [_bids_job(scan, root, out) for scan in in_place.scans]
             datasets = True
         elif is_folder(place) and not is_series(place):
             in_place = search_folder(place, modality, out)
-            jobs += [_job(scan, out) for scan in in_place.scans]
+            in_jobs = [_job(scan, out) for scan in in_place.scans]
+        elif place.suffix.lower() in TABLES:
+            in_place, in_jobs = _from_table(place, [modality or _ANY_MODALITY, *companions.needed], out)
         else:
             in_place = Search([place])
-            jobs.append(_job(place, out))
+            in_jobs = [_job(place, out)]
+        for job in in_jobs:
+            try:
+                jobs.append(companions.add_to(job, bids=root is not None))
+            except InputError as error:
+                failed.append(Outcome(job, error=f"{job.scan}: {error}"))
         if not in_place.scans and not in_place.failed:
             raise InputError(_no_scan_message(place, in_place, modality, bids=root is not None))
         found.failed += in_place.failed
@@ -111,9 +125,9 @@ def plan_batch(
     make_folder(out)
     for folder in {path.parent for job in jobs for path in job.outputs.paths}:
         make_folder(folder)
-    results = {path.resolve() for job in jobs for path in job.outputs.paths}
-    left_out = [(file, reason) for file, reason in found.left_out if file.resolve() not in results]
-    failed = [Outcome(_job(file, out), error=f"{file}: {reason}") for file, reason in found.failed]
+    known = {path.resolve() for job in jobs for path in (*job.outputs.paths, *job.inputs)}
+    left_out = [(file, reason) for file, reason in found.left_out if file.resolve() not in known]
+    failed += [Outcome(_job(file, out), error=f"{file}: {reason}") for file, reason in found.failed]
     if index is not None:
         links = navigation([job.outputs.page for job in jobs if job.outputs.page], index)
         jobs = [replace(job, navigation=one) for job, one in zip(jobs, links, strict=True)]
@@ -283,9 +297,25 @@ def check_index(path: Path, *, overwrite: bool) -> None:
         )
 
 
-def _job(scan: Path, out: Path) -> Job:
-    """The job of a scan, with all possible outputs."""
-    name = stem(scan)
+def _from_table(table: Path, modalities: Sequence[str], out: Path) -> tuple[Search, list[Job]]:
+    """The scans in a table, and their jobs with what the table names."""
+    found, jobs = Search(), []
+    in_table = search(table, modalities)
+    found.left_out = [(table, problem.partition(": left out, ")[2] or problem) for problem in in_table.problems]
+    for one in in_table.candidates:
+        scan = one.scans.get(modalities[0])
+        if scan is None:
+            found.left_out.append((one.place, f"has no {modalities[0]} for {one.name}"))
+            continue
+        found.scans.append(scan)
+        further = {name: path for name, path in one.scans.items() if name != modalities[0]}
+        jobs.append(replace(_job(scan, out, one.name), modalities=further, brain=one.brain, truth=one.truth))
+    return found, jobs
+
+
+def _job(scan: Path, out: Path, name: str | None = None) -> Job:
+    """The job of a scan, with all possible outputs, whose names begin with ``name`` or the name of the scan."""
+    name = name or stem(scan)
     outputs = Outputs(
         out / f"{name}{MASK}",
         figure=out / f"{name}_figure.png",

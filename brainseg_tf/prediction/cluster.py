@@ -95,6 +95,7 @@ def _absolute(job: Job) -> Job:
     """The job with absolute paths, because workers have other working folders."""
     outputs = Outputs(**{name: path.resolve() for name, path in job.outputs.named.items()})
     paths: dict[str, Any] = {name: path.resolve() for name, path in vars(job).items() if isinstance(path, Path)}
+    paths["modalities"] = {name: path.resolve() for name, path in job.modalities.items()}
     if job.navigation:
         index, previous, after = job.navigation.index, job.navigation.previous, job.navigation.next
         paths["navigation"] = Navigation(index.resolve(), previous and previous.resolve(), after and after.resolve())

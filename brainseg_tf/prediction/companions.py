@@ -1,0 +1,80 @@
+"""The files that belong to each scan of a cohort: further modalities, brain mask, ground truth, maps.
+
+They are found and named by patterns in which ``{name}`` stands for the name of the scan without its modality, or for
+the entities of a BIDS file (``sub-01_ses-1``).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from brainseg_tf.errors import InputError
+from brainseg_tf.files import printable
+from brainseg_tf.images.formats import NIFTI
+from brainseg_tf.images.modality_names import bids_suffix, without_modality
+from brainseg_tf.prediction.jobs import Job
+
+NAME = "{name}"
+
+
+@dataclass(frozen=True)
+class Companions:
+    """Patterns of the files that belong to a scan.
+
+    Attributes:
+        needed: the model's further modalities. Those without a pattern are looked for beside the scan, as
+            ``{name}_<modality>.nii[.gz]``, in a BIDS dataset with the suffix of the modality.
+        modalities: patterns of further modalities by name, relative to the folder of the scan.
+        brain, truth: patterns of the brain mask and the ground truth, relative to that folder; None for none.
+        outputs: patterns of further outputs by their field of ``Outputs``, relative to the folder of the mask.
+    """
+
+    needed: Sequence[str] = ()
+    modalities: Mapping[str, str] = field(default_factory=dict)
+    brain: str | None = None
+    truth: str | None = None
+    outputs: Mapping[str, str] = field(default_factory=dict)
+
+    def add_to(self, job: Job, *, bids: bool = False) -> Job:
+        """The job with the files that belong to its scan.
+
+        Args:
+            job: of a scan.
+            bids: whether the scan is named as in BIDS.
+
+        Raises:
+            InputError: a file does not exist.
+        """
+        folder, name = job.scan.parent, without_modality(job.scan)
+        modalities = dict(job.modalities)
+        for modality in self.needed:
+            if modality in modalities:
+                continue
+            if pattern := self.modalities.get(modality):
+                modalities[modality] = _existing([_filled(pattern, name, folder)])
+            else:
+                word = bids_suffix(modality) if bids else modality
+                modalities[modality] = _existing([folder / f"{name}_{word}{suffix}" for suffix in reversed(NIFTI)])
+        brain, truth = (
+            given or (_existing([_filled(pattern, name, folder)]) if pattern else None)
+            for given, pattern in ((job.brain, self.brain), (job.truth, self.truth))
+        )
+        target = job.outputs.mask.parent
+        maps = {kind: _filled(pattern, name, target) for kind, pattern in self.outputs.items()}
+        return replace(job, modalities=modalities, brain=brain, truth=truth, outputs=replace(job.outputs, **maps))
+
+
+def _filled(pattern: str, name: str, folder: Path) -> Path:
+    return folder / pattern.replace(NAME, name)
+
+
+def _existing(files: Sequence[Path]) -> Path:
+    """The first file that exists.
+
+    Raises:
+        InputError: there is none.
+    """
+    for file in files:
+        if file.exists():
+            return file
+    raise InputError(f"{printable(files[0])}: no such file; add it, or name it with a pattern or a table of scans")
