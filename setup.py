@@ -60,6 +60,7 @@ setup(
     extras_require={
         "dask": ["distributed>=2025.2"],
         "formats": ["SimpleITK>=2.4,<3", "highdicom>=0.27,<0.29"],
+        "registration": ["SimpleITK>=2.4,<3"],
         "report": ["nilearn>=0.14,<0.15", "jinja2>=3.1.6,<4"],
         "gpu": ["tensorflow[and-cuda]>=2.19,<2.22"],
         "tensorboard": ["tensorboard>=2.19,<2.22"],

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.images.volume import Volume, check_same_grid, map_image, mask_of, read_mask, read_volume, volume_of
+from brainseg_tf.images.volume import Volume, map_image, mask_of, read_mask, read_volume, volume_of
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import PredictOptions, SegmentationOptions
 from brainseg_tf.postprocessing.morphology import Lesion
@@ -104,13 +104,13 @@ def predict(
     Args:
         scan: a file or a folder of DICOM slices, a nibabel image, or an array (X, Y, Z) with its affine (4, 4) from
             voxel indices to millimetres in RAS world space. With or without skull, in any orientation.
-        modalities: scans of the model's further modalities by name, on the grid of the scan.
+        modalities: scans of the model's further modalities by name. Those on another grid are registered.
         brain_mask: voxels above 0 are brain, on the grid of the scan; found if None.
         model: of ``load_model``, which is faster for several scans, or its name; by default the best shipped one for a
             FLAIR scan and the given modalities.
 
     Raises:
-        InputError: a scan cannot be used, the grids differ, or a modality is missing.
+        InputError: a scan cannot be used, cannot be registered, or a modality is missing.
     """
     further = dict(modalities or {})
     if not isinstance(model, Model):
@@ -122,10 +122,7 @@ def predict(
             f"{' and '.join(further) or 'none'} given"
         )
     first = _volume(scan, "the scan")
-    scans = [first]
-    for name in expected:
-        scans.append(_volume(further[name], name))
-        check_same_grid(scans[-1], first)
+    scans, _ = model.predictor.on_one_grid(first, {name: _volume(image, name) for name, image in further.items()})
     given = None if brain_mask is None else _mask(brain_mask, first)
     result, _ = model.predictor.segment(scans, given)
     maps = {

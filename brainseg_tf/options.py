@@ -438,6 +438,11 @@ class PredictOptions:
         "stripped or network: always that; hd-bet, synthstrip, deepbet: that tool, which must be installed; or a "
         "command of your own, for instance 'mri_synthstrip -i {scan} -m {mask}'.",
     )
+    register: bool = option(
+        True,
+        "Register a further modality that is on another grid than the scan, or clearly moved. Without it the grids "
+        "must be the same.",
+    )
     copies: int = option(8, "Number of noisy copies for --save-uncertainty.", least=2)
     overwrite: bool = option(False, "Replace outputs that exist.")
 

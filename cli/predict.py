@@ -75,7 +75,9 @@ def predict(context: click.Context, /, scans: tuple[Path, ...], **given: Any) ->
         click.echo(f"Contrast {contrast}, from the file names; model {found.card.name}", err=True)
     if server:
         found.check()  # A model that is loaded here is checked when it is loaded.
-    options = PredictOptions(segmentation_options(context, given), given["brain"], given["copies"], given["overwrite"])
+    options = PredictOptions(
+        segmentation_options(context, given), given["brain"], given["register"], given["copies"], given["overwrite"]
+    )
     # A server joins requests of many clients into one batch, whose slices must be of one size.
     card = replace(found.card, trim=0) if server else found.card
     predictor = Predictor(card, _loader(found, given), options, load_brain=_brain_loader(given), server=server)

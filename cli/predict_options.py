@@ -51,8 +51,9 @@ input_output_and_model = apply(
             multiple=True,
             metavar="NAME=FILE",
             callback=_modalities,
-            help="Scan of a further modality on the same grid, for instance t2=t2.nii.gz.",
+            help="Scan of a further modality, for instance t2=t2.nii.gz.",
         ),
+        from_field(PredictOptions, "register", "--register/--no-register", group=INPUT, advanced=True),
         option(
             "--contrast",
             group=INPUT,

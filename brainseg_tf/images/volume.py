@@ -201,6 +201,15 @@ def read_on_same_grid(path: Path, like: Volume) -> Volume:
     return volume
 
 
+def has_same_grid(volume: Volume, like: Volume) -> bool:
+    """Whether two scans are on the same grid."""
+    try:
+        check_same_grid(volume, like)
+    except InputError:
+        return False
+    return True
+
+
 def check_same_grid(volume: Volume, like: Volume) -> None:
     """Checks that two scans are on the same grid.
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
+import nibabel as nib
 import numpy as np
 
 from brainseg_tf import __version__
@@ -18,11 +19,12 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.files import check_writable, replacing, write_json
 from brainseg_tf.images import dicom
 from brainseg_tf.images.modality_names import other_modality
+from brainseg_tf.images.registration import Alignment, bring_to
 from brainseg_tf.images.volume import (
     Volume,
     check_name,
+    check_same_grid,
     read_mask,
-    read_on_same_grid,
     read_segmentation,
     read_volume,
     write_dicom,
@@ -83,7 +85,7 @@ class Predictor:
         start = time.perf_counter()
         self._check_outputs(job, self._options.overwrite or overwrite)
         job, dicom_warnings = _without_impossible_dicom(job)
-        scans = self._read(job)
+        scans, movements = self._read(job)
         given = self._given_brain(job, scans[0])
         truth = read_segmentation(job.truth, scans[0]) if job.truth else None
         read = time.perf_counter()
@@ -95,7 +97,7 @@ class Predictor:
             start = time.perf_counter()
             uncertainty = spread(result.stack, model, self._card, self._options.segmentation, self._options.copies)
             result.seconds["uncertainty"] = round(time.perf_counter() - start, 3)
-        report = self._report(job, scans[0], result)
+        report = self._report(job, scans[0], result, movements)
         if truth is not None:
             report |= {"dice": dice(result.mask, truth), "iou": iou(result.mask, truth)}
         self._write(job, scans, result, uncertainty, truth, report)
@@ -146,6 +148,7 @@ class Predictor:
             "model": {"name": card.name, "version": card.version, "modalities": list(card.modalities)},
             "options": asdict(self._options.segmentation),
             "brain_method": self._options.brain,
+            "register": self._options.register,
             "brainseg_tf": __version__,
         }
 
@@ -174,8 +177,8 @@ class Predictor:
             if dicom_file.suffix != ".dcm":
                 raise InputError(f"{dicom_file}: the name must end in .dcm")
 
-    def _read(self, job: Job) -> list[Volume]:
-        """Reads the scans of all modalities, in the order of the model card."""
+    def _read(self, job: Job) -> tuple[list[Volume], dict[str, Alignment]]:
+        """Reads the scans of all modalities, see ``on_one_grid``."""
         card = self._card
         for name in job.modalities:
             if name not in card.modalities[1:]:
@@ -185,7 +188,32 @@ class Predictor:
             if name not in job.modalities:
                 raise InputError(f"model {card.name}: needs {name} too; add --modality {name}=FILE")
         scan = read_volume(job.scan)
-        return [scan, *(read_on_same_grid(job.modalities[name], scan) for name in card.modalities[1:])]
+        return self.on_one_grid(scan, {name: read_volume(job.modalities[name]) for name in card.modalities[1:]})
+
+    def on_one_grid(self, scan: Volume, further: Mapping[str, Volume]) -> tuple[list[Volume], dict[str, Alignment]]:
+        """The scans of all modalities, in the order of the model card, on the grid of the first one.
+
+        Args:
+            scan: of the first modality.
+            further: the scans of the further modalities, by name.
+
+        Returns:
+            The scans, and the movements of those that were registered, by name.
+
+        Raises:
+            InputError: a scan cannot be registered, or registration is turned off and the grids differ.
+        """
+        scans, movements = [scan], {}
+        for name in self._card.modalities[1:]:
+            other, movement = further[name], None
+            if self._options.register:
+                other, movement = bring_to(other, scan)
+            else:
+                check_same_grid(other, scan)
+            scans.append(other)
+            if movement is not None:
+                movements[name] = movement
+        return scans, movements
 
     def _name_warnings(self, job: Job) -> list[str]:
         """A warning if the scan's name contains another modality than the model's first one."""
@@ -198,8 +226,11 @@ class Predictor:
             "be wrong"
         ]
 
-    def _report(self, job: Job, scan: Volume, result: Segmentation) -> dict[str, Any]:
+    def _report(
+        self, job: Job, scan: Volume, result: Segmentation, movements: Mapping[str, Alignment]
+    ) -> dict[str, Any]:
         lesion = result.outline.mixture.lesion
+        centre = nib.affines.apply_affine(scan.affine, (np.array(scan.data.shape) - 1) / 2)
         return {
             "scan": str(job.scan),
             "mask": str(job.outputs.mask),
@@ -221,6 +252,14 @@ class Predictor:
                 "lesion": lesion,
                 "separation": round(result.outline.mixture.separation, 2),
                 "healthy_threshold": result.outline.healthy_threshold,
+            },
+            "registration": {
+                name: {
+                    "movement_mm": round(one.movement_mm(centre), 2),
+                    "rotation_deg": round(one.rotation_deg, 2),
+                    "matrix": one.matrix.round(6).tolist(),
+                }
+                for name, one in movements.items()
             },
             "seconds": result.seconds,
             "server": self._server,

@@ -1,0 +1,199 @@
+"""Rigid registration of two scans of one head by mutual information, with SimpleITK (extra ``[registration]``)."""
+
+import importlib.util
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import nibabel as nib
+import numpy as np
+from nibabel.processing import resample_from_to
+
+from brainseg_tf.errors import InputError
+from brainseg_tf.images.volume import Volume, has_same_grid
+
+if TYPE_CHECKING:
+    import SimpleITK
+
+# Mutual information (Mattes 2003): number of grey levels, and share of the voxels that is sampled.
+_BINS, _SAMPLED = 48, 0.05
+_SEED = 1
+# Resolutions, coarse to fine: voxel size and Gaussian smoothing in millimetres.
+_LEVELS = ((8.0, 4.0), (4.0, 2.0), (2.0, 1.0))
+# Scans on one grid are taken for aligned if the coarsest level finds less than the first movement, or all levels less
+# than the second, in millimetres: registering aligned scans moves them by up to 0.9 mm.
+_COARSE_MM, _ALIGNED_MM = 2.0, 1.5
+_ITERATIONS = 150
+# Radius of a sphere in a brain on which movements are measured, in millimetres.
+_BRAIN_RADIUS_MM = 60.0
+# Scans that are further apart than this after the registration do not show the same head.
+_LARGEST_MOVEMENT_MM = 60.0
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """A rigid movement in world space.
+
+    Attributes:
+        matrix: (4, 4), from positions in the main scan to those in the other scan, in millimetres in RAS world space.
+    """
+
+    matrix: np.ndarray
+
+    @property
+    def rotation_deg(self) -> float:
+        """Angle of the rotation in degrees."""
+        cosine = (np.trace(self.matrix[:3, :3]) - 1) / 2
+        return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+
+    def movement_mm(self, centre: np.ndarray) -> float:
+        """Mean distance that points of a brain move.
+
+        Args:
+            centre: (3,), of the brain in millimetres.
+        """
+        return mean_distance(self.matrix, np.eye(4), centre)
+
+
+def mean_distance(one: np.ndarray, other: np.ndarray, centre: np.ndarray) -> float:
+    """Mean distance in millimetres between the images of points of a brain by two movements.
+
+    The points are the six poles of a sphere with a radius of 60 mm.
+
+    Args:
+        one, other: (4, 4) matrices.
+        centre: (3,), of the sphere in millimetres.
+    """
+    poles = np.concatenate([np.eye(3), -np.eye(3)]) * _BRAIN_RADIUS_MM + centre
+    differences = nib.affines.apply_affine(one, poles) - nib.affines.apply_affine(other, poles)
+    return float(np.linalg.norm(differences, axis=1).mean())
+
+
+def bring_to(scan: Volume, like: Volume) -> tuple[Volume, Alignment | None]:
+    """Brings a further scan of a head to the grid of the main scan.
+
+    A scan on the same grid is not changed, unless it is clearly moved.
+
+    Args:
+        scan: the further scan.
+        like: the main scan.
+
+    Returns:
+        The volume, with a warning if it was registered; and the movement, None if it was not registered.
+
+    Raises:
+        InputError: as for ``align``.
+    """
+    centre = nib.affines.apply_affine(like.affine, (np.array(like.data.shape) - 1) / 2)
+    same = has_same_grid(scan, like)
+    if same and (not is_installed() or align(scan, like, levels=1).movement_mm(centre) < _COARSE_MM):
+        return scan, None
+    found = align(scan, like)
+    movement = found.movement_mm(centre)
+    if same and movement < _ALIGNED_MM:
+        return scan, None
+    where = "is moved" if same else "lies on another grid and is moved"
+    warning = (
+        f"{scan.path}: {where} by {movement:.1f} mm against {like.path}, with a rotation of "
+        f"{found.rotation_deg:.1f} degrees; it was registered"
+    )
+    moved = resampled(scan, like, found)
+    return replace(moved, warnings=(*moved.warnings, warning)), found
+
+
+def align(scan: Volume, like: Volume, levels: int = len(_LEVELS)) -> Alignment:
+    """Finds the rigid movement between two scans of a head.
+
+    Both are assumed to be roughly in place: in one session, the scanner's coordinates are.
+
+    Args:
+        scan: the scan that moves.
+        like: the main scan.
+        levels: number of resolutions, the coarsest first.
+
+    Raises:
+        InputError: SimpleITK is not installed, or the scans do not overlap.
+    """
+    check_installed()
+    import SimpleITK
+
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    fixed, moving = _itk_image(like), _itk_image(scan)
+    method = SimpleITK.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(_BINS)
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    method.SetMetricSamplingPercentage(_SAMPLED, _SEED)
+    method.SetInterpolator(SimpleITK.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=1.0, minStep=1e-3, numberOfIterations=_ITERATIONS, gradientMagnitudeTolerance=1e-6
+    )
+    method.SetOptimizerScalesFromPhysicalShift()
+    smallest = min(like.spacing)
+    method.SetShrinkFactorsPerLevel([max(1, round(voxel / smallest)) for voxel, _ in _LEVELS[:levels]])
+    method.SetSmoothingSigmasPerLevel([smoothing for _, smoothing in _LEVELS[:levels]])
+    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
+    transform = SimpleITK.Euler3DTransform()
+    middle = [(size - 1) / 2 for size in fixed.GetSize()]
+    transform.SetCenter(fixed.TransformContinuousIndexToPhysicalPoint(middle))
+    method.SetInitialTransform(transform, inPlace=True)
+    try:
+        method.Execute(fixed, moving)
+    except RuntimeError as error:
+        raise InputError(
+            f"{scan.path}: cannot be registered to {like.path}, because the two do not overlap; check that both show "
+            "the same head, or correct their headers"
+        ) from error
+    rotation = np.array(transform.GetMatrix()).reshape(3, 3)
+    centre = np.array(transform.GetCenter())
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation
+    matrix[:3, 3] = np.array(transform.GetTranslation()) + centre - rotation @ centre
+    # World coordinates are LPS in ITK and RAS in NIfTI.
+    flip = np.diag([-1.0, -1, 1, 1])
+    found = Alignment(flip @ matrix @ flip)
+    if found.movement_mm(centre * [-1, -1, 1]) > _LARGEST_MOVEMENT_MM:
+        raise InputError(
+            f"{scan.path}: cannot be registered to {like.path}; check that both show the same head, or correct their "
+            "headers"
+        )
+    return found
+
+
+def resampled(scan: Volume, like: Volume, alignment: Alignment) -> Volume:
+    """A scan on the grid of the main scan, by linear interpolation.
+
+    Args:
+        scan: the scan that moves.
+        like: the main scan.
+        alignment: of ``align``.
+
+    Returns:
+        The volume; ``source`` is that of the main scan, on whose grid it is.
+    """
+    # A voxel of the main scan is at like.affine; its place in the other scan is alignment.matrix @ like.affine.
+    image = nib.Nifti1Image(scan.data, np.linalg.inv(alignment.matrix) @ scan.affine)
+    data = resample_from_to(image, (like.data.shape, like.affine), order=1).get_fdata(dtype=np.float32)
+    return replace(scan, data=data, affine=like.affine, source=like.source)
+
+
+def is_installed() -> bool:
+    """Whether SimpleITK is installed."""
+    return importlib.util.find_spec("SimpleITK") is not None
+
+
+def check_installed() -> None:
+    """Raises an ``InputError`` if SimpleITK is not installed."""
+    if not is_installed():
+        raise InputError(
+            "scans on different grids are registered with SimpleITK; pip install 'brainseg-tf[registration]'"
+        )
+
+
+def _itk_image(volume: Volume) -> "SimpleITK.Image":
+    import SimpleITK
+
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(volume.data.T))
+    lps = np.diag([-1.0, -1, 1]) @ volume.affine[:3]
+    image.SetSpacing(list(volume.spacing))
+    image.SetOrigin(lps[:, 3].tolist())
+    image.SetDirection((lps[:, :3] / np.array(volume.spacing)).ravel().tolist())
+    return image
