@@ -32,7 +32,7 @@ def device_option(group: str) -> Decorator:
         metavar="DEVICE",
         default="auto",
         callback=_device,
-        help="cpu, gpu or gpu:N (the first GPU is gpu:0).  [default: the GPUs, if there are any]",
+        help="Device: cpu, gpu or gpu:N (the first GPU is gpu:0).  [default: the GPUs, if there are any]",
     )
 
 

@@ -70,8 +70,9 @@ def test_what_cannot_be_used_is_one_line(model, scan, tmp_path):
         brainseg_tf.predict(scan, model=model, modalities={"t2": scan})
     with pytest.raises(InputError, match="needs the modalities t2 besides the scan, none given"):
         brainseg_tf.predict(scan, model="selfseg-flair-t2")
-    with pytest.raises(InputError, match="t2: lies on another grid than the scan"):
-        brainseg_tf.predict((data, AFFINE), modalities={"t2": (data[:-1], AFFINE)})
+    far = AFFINE + np.array([[0, 0, 0, 900.0]] + 3 * [[0, 0, 0, 0]])
+    with pytest.raises(InputError, match="t2: cannot be registered to the scan, because the two do not overlap"):
+        brainseg_tf.predict((data, AFFINE), modalities={"t2": (data[:-1], far)})
     with pytest.raises(InputError, match="the scan: contains NaN"):
         brainseg_tf.predict((np.full_like(data, np.nan), AFFINE), model=model)
     with pytest.raises(InputError, match=r"the scan: has shape \(43, 47\)"):
