@@ -60,5 +60,6 @@ def test_the_command_finds_its_models_from_anywhere(place):
         "dcvae",
         "selfseg-flair",
         "selfseg-flair-t2",
+        "selfseg-t2",
         "brain",
     ]

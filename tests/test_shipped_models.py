@@ -20,7 +20,7 @@ PHANTOM = ROOT / "examples" / "phantom"
 PAPER = ("cvae", "dcvae", "dae")
 # Numbers of patients in the cards that are not 30.
 PATIENTS = {"selfseg-flair": 68}
-SELF = {"selfseg-flair": ("flair",), "selfseg-flair-t2": ("flair", "t2")}
+SELF = {"selfseg-flair": ("flair",), "selfseg-flair-t2": ("flair", "t2"), "selfseg-t2": ("t2",)}
 VERSIONS = sorted(file.parent for file in (ROOT / "saved_models").glob("*/*/saved_model.pb") if file.parts[-3] != BRAIN)
 
 
@@ -33,7 +33,8 @@ def test_cards_are_complete(place):
     found, name = saved_model.find(str(place)), place.parent.name
     card = found.card
     assert (card.name, card.modalities) == (name, SELF.get(name, ("flair",)))
-    assert card.architecture == {"selfseg-flair": "selfseg", "selfseg-flair-t2": "fusion"}.get(name, name)
+    selfseg = {"selfseg-flair": "selfseg", "selfseg-flair-t2": "fusion", "selfseg-t2": "selfseg"}
+    assert card.architecture == selfseg.get(name, name)
     assert found.path.name == str(card.version)
     assert found.megabytes < 40
     assert {"saved_model.pb", "variables/variables.index"} < set(card.checksums)
@@ -84,8 +85,8 @@ def test_the_papers_preset_gives_the_same_mask_as_before():
 def test_the_best_model_for_the_modalities_is_taken():
     for name, modalities in SELF.items():
         assert saved_model.best_for(modalities).card.name == name
-    for modalities in (("t2",), ("flair", "t1")):
-        with pytest.raises(InputError, match=r"no shipped model takes .*, only flair, flair \+ t2; omit"):
+    for modalities in (("t1",), ("flair", "t1")):
+        with pytest.raises(InputError, match=r"no shipped model takes .*, only flair, flair \+ t2, t2; omit"):
             saved_model.best_for(modalities)
 
 

@@ -379,3 +379,20 @@ def test_a_whole_scan_through_the_installed_command_stays_small(tmp_path):
     assert (process.returncode, stderr) == (0, "")
     assert "ml in" in stdout
     assert peak < 2e9
+
+
+def test_the_contrast_decides_the_model(scan, tmp_path):
+    t2 = shutil.copy(scan, tmp_path / "sub-01_T2w.nii.gz")
+    named = call("predict", t2, "--out", tmp_path / "named.nii.gz", "--report", tmp_path / "named.json")
+    assert named.exit_code == 0, named.output
+    assert named.stderr.splitlines()[0] == "Contrast t2, from the file names; model selfseg-t2"
+    given = call("predict", scan, "--out", tmp_path / "m.nii.gz", "--contrast", "t2", "--report", tmp_path / "m.json")
+    assert given.exit_code == 0, given.output
+    assert "Contrast" not in given.stderr
+    for name in ("named", "m"):
+        assert json.loads((tmp_path / f"{name}.json").read_text())["model"]["name"] == "selfseg-t2"
+    message = fails(
+        call("predict", scan, "--out", tmp_path / "x.nii.gz", "--contrast", "t2", "--model", "cvae"), code=2
+    )
+    assert "--contrast t2 does not go with model cvae, whose main scan is flair" in message
+    assert not (tmp_path / "x.nii.gz").exists()

@@ -28,7 +28,7 @@ def test_the_script_is_one_that_its_shell_accepts(shell, tmp_path):
     [
         ("brainseg-tf pre", ["predict"]),
         ("brainseg-tf predict scan.nii --save-p", ["--save-probability"]),
-        ("brainseg-tf predict scan.nii --model selfseg", ["selfseg-flair", "selfseg-flair-t2"]),
+        ("brainseg-tf predict scan.nii --model selfseg", ["selfseg-flair", "selfseg-flair-t2", "selfseg-t2"]),
     ],
 )
 def test_which_words_are_completed(words, expected):
