@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from brainseg_tf.api import Model, Prediction, load_model, predict
 
-__version__ = "0.12.0"
+__version__ = "0.13.0"
 __all__ = ["Model", "Prediction", "__version__", "load_model", "predict"]
 
 
