@@ -43,7 +43,7 @@ def make_scans(folder: Path, subjects: int) -> None:
     nib.save(second_scanner(nib.load(folder / "first" / "phantom_flair.nii.gz"), 0), folder / "patient_FLAIR.nii.gz")
 
 
-def main(folder: Path, subjects: int = SUBJECTS, *options: str) -> None:
+def main(folder: Path, subjects: int, *options: str) -> None:
     """Makes the scans, adapts the model, and segments the patient with each version.
 
     Args:

@@ -11,19 +11,21 @@ from pathlib import Path
 
 import numpy as np
 
-from brainseg_tf.files import write_json
+from brainseg_tf.errors import InputError
+from brainseg_tf.files import printable, write_json
 from brainseg_tf.json_file import read_json
 from brainseg_tf.options import Score
 from brainseg_tf.postprocessing.residual import score_map, smooth
 from brainseg_tf.reconstruction import Reconstruction, Reconstructor
-from brainseg_tf.schema import Integer, Items, Map, Record
+from brainseg_tf.schema import Integer, Items, Map, Record, Text
 from brainseg_tf.training.calibration import EVEN_ODDS, HEALTHY_QUANTILE
 from brainseg_tf.training.pipeline import CachedSlices
 from brainseg_tf.training.runs import REMEDY
 
 FILE = "left_out.json"
+_WHAT = "the record of slices that are left out"
 _RECORD = Record(
-    {"rounds": Items(Record({"epochs": Integer(), "rows": Map(Items(Integer(), unique=True))}))},
+    {"rounds": Items(Record({"epochs": Integer(), "rows": Map(Text(1, 100_000))}))},
 )
 # A slice is healthy if at most this share of its brain is above the threshold. By definition 1.5 % of healthy tissue is
 # above the healthy threshold of a residual.
@@ -132,10 +134,36 @@ def read_rounds(out: Path) -> list[LeftOut]:
     file = out / FILE
     if not file.exists():
         return []
-    content = read_json(file, _RECORD, what="the record of slices that are left out", remedy=REMEDY)
-    return [LeftOut(one["epochs"], dict(one["rows"])) for one in content["rounds"]]
+    content = read_json(file, _RECORD, what=_WHAT, remedy=REMEDY)
+    try:
+        return [
+            LeftOut(one["epochs"], {patient: _rows(text) for patient, text in one["rows"].items()})
+            for one in content["rounds"]
+        ]
+    except ValueError as error:
+        raise InputError(f"{printable(file)}: is not {_WHAT} ({printable(error)}); {REMEDY}") from error
 
 
 def write_rounds(out: Path, rounds: Sequence[LeftOut]) -> None:
-    """Writes the record of a run."""
-    write_json(out / FILE, {"rounds": [{"epochs": one.epochs, "rows": one.rows} for one in rounds]})
+    """Writes the record of a run. Rows are written as ranges, for instance ``3-17,40``: most of them are neighbours."""
+    content = [
+        {"epochs": one.epochs, "rows": {patient: _ranges(rows) for patient, rows in one.rows.items()}} for one in rounds
+    ]
+    write_json(out / FILE, {"rounds": content})
+
+
+def _ranges(rows: Sequence[int]) -> str:
+    """Ascending numbers as text; neighbours are one range."""
+    breaks = np.flatnonzero(np.diff(rows) > 1) + 1
+    parts = np.split(np.array(rows), breaks)
+    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
+
+
+def _rows(text: str) -> tuple[int, ...]:
+    """The numbers in the text of ``_ranges``.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    ends = [[int(end) for end in part.split("-")] for part in text.split(",")]
+    return tuple(row for part in ends for row in range(part[0], part[-1] + 1))

@@ -73,9 +73,15 @@ def test_what_is_flagged_is_recorded_and_left_out(tmp_path):
     assert find_abnormal(remaining, Reports(), "probability", 7).rows["a"] == (4, 6)
     write_rounds(tmp_path, [found])
     assert read_rounds(tmp_path) == [found]
-    (tmp_path / "left_out.json").write_text('{"rounds": [{"epochs": -1, "rows": {}}]}')
-    with pytest.raises(InputError, match="is not the record of slices that are left out"):
-        read_rounds(tmp_path)
+    # Thousands of scans must fit into a file that is read back, so neighbours are written as ranges.
+    many = LeftOut(7, {"a": tuple(range(3, 90)), "b": (0, 2, 3, 9)})
+    write_rounds(tmp_path, [found, many])
+    assert read_rounds(tmp_path) == [found, many]
+    assert json.loads((tmp_path / "left_out.json").read_text())["rounds"][1]["rows"] == {"a": "3-89", "b": "0,2-3,9"}
+    for damaged in ('{"epochs": -1, "rows": {}}', '{"epochs": 1, "rows": {"a": "1-x"}}'):
+        (tmp_path / "left_out.json").write_text(f'{{"rounds": [{damaged}]}}')
+        with pytest.raises(InputError, match="is not the record of slices that are left out"):
+            read_rounds(tmp_path)
 
 
 def test_a_scan_of_another_contrast_is_named(tmp_path):

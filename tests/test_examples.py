@@ -1,0 +1,33 @@
+"""The example scripts run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_the_example_of_a_second_scanner(tmp_path):
+    pytest.importorskip("nilearn")
+    # A training of seconds: whether the steps work, not how good the result is.
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import adapt_to_scanner, pathlib;"
+        "adapt_to_scanner.main(pathlib.Path(sys.argv[2]), 3, '--epochs', '1', '--examples', '16', '--views', '1')"
+    )
+    environment_bin = Path(sys.executable).parent
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT / "examples"), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": f"{environment_bin}:{os.environ['PATH']}"},
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert f"model: {tmp_path}/out/calibrated/3" in lines and f"model: {tmp_path}/out/tuned/1" in lines
+    # The lesions of the patient are found by all three versions.
+    found = [line for line in lines if "Dice" in line]
+    assert len(found) == 3 and all(float(line.rsplit(" ", 1)[1]) > 0.3 for line in found)
