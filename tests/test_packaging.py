@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import version
+from importlib.metadata import metadata, version
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,16 @@ def test_every_module_is_in_the_wheel(wheel):
         for file in (ROOT / folder).rglob("*.py"):
             assert f"{package}/{file.relative_to(ROOT / folder).as_posix()}" in wheel
     assert not [name for name in wheel if name.startswith(("tests/", "examples/", "cli/"))]
+    # Type checkers use the annotations of an installed package only if this file says so.
+    assert "brainseg_tf/py.typed" in wheel
+
+
+def test_the_metadata_says_who_wrote_it_and_what_it_is_for():
+    about = metadata("brainseg-tf")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert about["Author"] == citation["authors"][0]["name"]
+    assert about["License-Expression"] == citation["license"]
+    assert "Typing :: Typed" in about.get_all("Classifier")
 
 
 def test_every_model_file_is_in_the_wheel(wheel):
