@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +24,10 @@ CARD_KEY = FILE.as_posix()
 _WHAT = "a model card of this version of brainseg-tf"
 _REMEDY = "export the model again"
 PAPER_IOU = {"cvae": 0.417, "dcvae": 0.392, "dae": 0.326}
+BRATS_TERMS = (
+    "Trained on BraTS 2019 data, which are for research, with citation (Menze 2015, Bakas 2017, Bakas 2018). "
+    "Its 'healthy' slices are tumour-free slices of patients, not of healthy people. "
+)
 OWN_TERMS = "The terms of the scans that it was trained on apply. Not a medical device."
 BRAIN_TERMS = (
     "Trained on heads with brain masks, and on skull-stripped brains that were wrapped in random heads. Their terms "
@@ -334,6 +338,11 @@ def checksums(version_folder: Path) -> dict[str, str]:
 def is_extra(name: str) -> bool:
     """Whether a file, given by its path in a version folder, is in ``assets.extra``, not part of the SavedModel."""
     return name.startswith(f"{FILE.parent.as_posix()}/")
+
+
+def terms_of(patients: Iterable[str]) -> str:
+    """The conditions of use of a model, from the names of the patients that it was trained on."""
+    return (BRATS_TERMS if any(name.startswith("BraTS") for name in patients) else "") + OWN_TERMS
 
 
 def training_options(options: FitOptions | BrainFitOptions) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from brainseg_tf.corruption import CorruptionTask, corrupt
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import exclusive_lock, make_folder
 from brainseg_tf.keras_backend import keras
-from brainseg_tf.model_card import ModelCard, TrainingData, training_options, versions
+from brainseg_tf.model_card import ModelCard, TrainingData, terms_of, training_options, versions
 from brainseg_tf.models.objective import ContextModel
 from brainseg_tf.options import RANDOM_WEIGHTS, FitOptions
 from brainseg_tf.reconstruction import Reconstruction, in_batches
@@ -214,6 +214,7 @@ def _export(
         score=best.score,
         trim=best.trim,
         healthy_levels=levels,
+        terms=terms_of((*data.train, *data.validation)),
         versions=versions(),
     )
     say(f"exporting the model as {target}")
