@@ -303,6 +303,11 @@ class FitOptions:
         return tuple(self.epochs * part // parts for part in range(parts))
 
     @property
+    def screens_first(self) -> bool:
+        """Whether abnormal slices are looked for before the first epoch too: a trained network knows them already."""
+        return self.labels == "none" and self.rounds > 0 and self.initial != RANDOM_WEIGHTS
+
+    @property
     def counted_from(self) -> int:
         """Number of epochs at the start whose validation losses do not count: those before the last part."""
         return self.round_starts[-1]

@@ -121,7 +121,7 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
     for start, stop in pairwise((*options.round_starts, options.epochs)):
         if done >= stop or state.exhausted:
             continue
-        if start:
+        if start or options.screens_first:
             left_out = _left_out([*sides["training"], *sides["validation"]], state, model, start, done, say)
             used = {name: left_out.apply(side) for name, side in sides.items()}
         for name, side in used.items():
@@ -137,7 +137,8 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
         best = state.load_best(models.create(options.architecture, len(options.modalities)))
         say("drawing losses.png and reconstructions.png")
         _draw(best, state.history.rows, used["validation"], options, out)
-        flagged = read_rounds(out)[-1].rows if options.counted_from else {}
+        rounds = read_rounds(out)
+        flagged = rounds[-1].rows if rounds else {}
         data = _describe([replace(one, left_out=flagged.get(one.patient, ())) for one in cached], split)
         _export(best, state, cohort.named(split.validation), data, options, target, say)
     if workers:

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from brainseg_tf.architectures import fine_tuning_recipe, recipe_of
 from brainseg_tf.errors import InputError
 from brainseg_tf.reconstruction import Reconstruction
+from brainseg_tf.saved_model import find
 from brainseg_tf.training import runs
 from brainseg_tf.training.fit import RunSettings, fit
 from brainseg_tf.training.pipeline import CachedSlices
@@ -154,3 +156,21 @@ def test_the_parts_of_a_training():
     history = runs.History(rows, counted_from=1)
     assert history.best == rows[2] and not history.exhausted(2) and history.exhausted(1)
     assert runs.History(rows[:1], counted_from=3).best is None and not runs.History(rows[:1], 3).exhausted(1)
+
+
+def test_a_model_that_is_fine_tuned_looks_for_abnormal_slices_first(trained, tmp_path):
+    found = find(str(trained))
+    recipe = replace(fine_tuning_recipe(found.card), initial=found.identity, labels="none", epochs=2, examples=16)
+    settings = RunSettings(initial=found, say=lambda line: None)
+    data = healthy_archive(tmp_path / "data")
+    with pytest.raises(ValueError, match="must be the identity"):
+        fit(data, tmp_path / "run", recipe, RunSettings(say=lambda line: None))
+    fit(data, tmp_path / "run", recipe, settings)
+    assert [one.epochs for one in read_rounds(tmp_path / "run")] == [0, 1]
+    # The network knows the lesion before it is trained on these scans.
+    assert read_rounds(tmp_path / "run")[0].rows["sub-02"]
+    tuned = find(str(tmp_path / "run"))
+    assert tuned.card.training["initial"] == found.identity and found.identity.startswith("small/1 ")
+    assert tuned.card.data.healthy < tuned.card.data.chosen
+    # A fine-tuned model's recipe starts from random weights, so that it can be cross-validated.
+    assert recipe_of(tuned.card).initial == "random weights"
