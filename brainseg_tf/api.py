@@ -124,6 +124,8 @@ def predict(
     first = _volume(scan, "the scan")
     scans, _ = model.predictor.on_one_grid(first, {name: _volume(image, name) for name, image in further.items()})
     given = None if brain_mask is None else _mask(brain_mask, first)
+    if given is not None and not given.any():
+        raise InputError("the brain mask is empty; give a mask that covers the brain")
     result, _ = model.predictor.segment(scans, given)
     maps = {
         "probability": from_stack(result.outline.probability, result.stack, first),
@@ -164,4 +166,7 @@ def _in_memory(image: nib.Nifti1Image | tuple[np.ndarray, np.ndarray], name: str
         data, affine = image
         # NIfTI has neither bool nor all integers.
         return nib.Nifti1Image(np.asarray(data, np.float32), affine), Path(name)
-    return image, Path(image.get_filename() or name)
+    path = Path(image.get_filename() or name)
+    if not isinstance(image, nib.Nifti1Pair):
+        return nib.Nifti1Image(np.asarray(image.dataobj, np.float32), image.affine), path
+    return image, path

@@ -28,7 +28,7 @@ def calibrate(model: str, scans: tuple[Path, ...], out: Path) -> None:
     from brainseg_tf.training.cohort import read_cohort
 
     found = find(model)
-    cohort = read_cohort(scans, found.card.modalities, labels=None)
+    cohort = read_cohort(scans, found.card.modalities, labels=None, requires_truth=False)
     for problem in cohort.problems:
         click.echo(f"Warning: {problem}", err=True)
     make_folder(out)

@@ -206,7 +206,7 @@ def fit(
     A table (.tsv, .csv) has the column path and, if known, subject, session, modality, brain_mask, seg and split.
     Without segmentations (--labels none) the scans are assumed lesion-free, and what the network flags is left out.
 
-    An ID_brain.nii.gz beside a scan is its brain mask; without one the brain is found as in predict.
+    In the BraTS layout, ID_brain.nii.gz is the brain mask; without one the brain is found as in predict.
 
     With --model brain, train the brain network on DATA, a folder of subjects ID/ID_MODALITY.nii.gz: heads with
     ID_brain.nii.gz, and skull-stripped brains, around which random heads are drawn.

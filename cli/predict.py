@@ -126,7 +126,10 @@ def _contrast_in_names(scans: tuple[Path, ...]) -> str:
     """The contrast at the end of the names of all scans, if it is that of a model; else FLAIR."""
     from brainseg_tf.images.modality_names import last_modality
 
-    named = {last_modality(scan) for scan in scans}
+    # The names of folders and tables say nothing about the scans in them.
+    named = {
+        None if _is_folder_of_scans(scan) or scan.suffix in (".tsv", ".csv") else last_modality(scan) for scan in scans
+    }
     return next((one for one in CONTRASTS if named == {one}), CONTRASTS[0])
 
 

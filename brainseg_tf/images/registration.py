@@ -23,6 +23,8 @@ _LEVELS = ((8.0, 4.0), (4.0, 2.0), (2.0, 1.0))
 # than the second, in millimetres: registering aligned scans moves them by up to 0.9 mm.
 _COARSE_MM, _ALIGNED_MM = 2.0, 1.5
 _ITERATIONS = 150
+# Smallest number of voxels along an axis at the coarsest level.
+_LEAST_VOXELS = 8
 # Radius of a sphere in a brain on which movements are measured, in millimetres.
 _BRAIN_RADIUS_MM = 60.0
 # Scans that are further apart than this after the registration do not show the same head.
@@ -127,8 +129,10 @@ def align(scan: Volume, like: Volume, levels: int = len(_LEVELS)) -> Alignment:
         learningRate=1.0, minStep=1e-3, numberOfIterations=_ITERATIONS, gradientMagnitudeTolerance=1e-6
     )
     method.SetOptimizerScalesFromPhysicalShift()
-    smallest = min(like.spacing)
-    method.SetShrinkFactorsPerLevel([max(1, round(voxel / smallest)) for voxel, _ in _LEVELS[:levels]])
+    # One factor applies to all axes. Scans with thick slices keep at least eight of them.
+    smallest, largest = min(like.spacing), max(1, min(*like.data.shape, *scan.data.shape) // _LEAST_VOXELS)
+    factors = [min(largest, max(1, round(voxel / smallest))) for voxel, _ in _LEVELS[:levels]]
+    method.SetShrinkFactorsPerLevel(factors)
     method.SetSmoothingSigmasPerLevel([smoothing for _, smoothing in _LEVELS[:levels]])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     transform = SimpleITK.Euler3DTransform()

@@ -117,9 +117,10 @@ def plan_batch(
         found.failed += in_place.failed
         found.left_out += in_place.left_out
     jobs = [_without_unwanted(job, pages=index is not None, brain_masks=brain_masks) for job in jobs]
-    for mask, count in Counter(job.outputs.mask for job in jobs).items():
+    for path, count in Counter(path for job in jobs for path in job.outputs.paths).items():
         if count > 1:
-            raise InputError(f"{mask}: is the mask of two scans; rename one of them, or segment them separately")
+            what = "mask" if path in {job.outputs.mask for job in jobs} else "output"
+            raise InputError(f"{path}: is the {what} of two scans; rename one of them, or segment them separately")
     if datasets:
         _write_description(out)
     make_folder(out)
@@ -301,7 +302,10 @@ def _from_table(table: Path, modalities: Sequence[str], out: Path) -> tuple[Sear
     """The scans in a table, and their jobs with what the table names."""
     found, jobs = Search(), []
     in_table = search(table, modalities)
-    found.left_out = [(table, problem.partition(": left out, ")[2] or problem) for problem in in_table.problems]
+    found.left_out = [
+        (table, problem.removeprefix(f"{printable(table)}, ").replace(": left out, ", ": "))
+        for problem in in_table.problems
+    ]
     for one in in_table.candidates:
         scan = one.scans.get(modalities[0])
         if scan is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable
-from brainseg_tf.images.formats import NIFTI
+from brainseg_tf.images.formats import NIFTI, stem
 from brainseg_tf.images.modality_names import bids_suffix, without_modality
 from brainseg_tf.prediction.jobs import Job
 
@@ -45,7 +45,9 @@ class Companions:
         Raises:
             InputError: a file does not exist.
         """
-        folder, name = job.scan.parent, without_modality(job.scan)
+        # A job from a table has its own name, which is that of the outputs.
+        own = job.outputs.mask.name.removesuffix("_mask.nii.gz")
+        folder, name = job.scan.parent, own if own != stem(job.scan) and not bids else without_modality(job.scan)
         modalities = dict(job.modalities)
         for modality in self.needed:
             if modality in modalities:

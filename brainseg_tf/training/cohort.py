@@ -125,7 +125,13 @@ class Cohort:
         return Split(names_of["train"], names_of["validation"], names_of["test"])
 
 
-def read_cohort(folders: Path | Sequence[Path], modalities: Sequence[str], labels: Labels | None = "slices") -> Cohort:
+def read_cohort(
+    folders: Path | Sequence[Path],
+    modalities: Sequence[str],
+    labels: Labels | None = "slices",
+    *,
+    requires_truth: bool = True,
+) -> Cohort:
     """Finds patients in folders in the BraTS 2019 layout, BIDS datasets, folders of scans, and tables of scans.
 
     A patient without one of the modalities, or without a segmentation if it is needed, is left out and named in
@@ -136,6 +142,7 @@ def read_cohort(folders: Path | Sequence[Path], modalities: Sequence[str], label
         modalities: the modalities that each patient must have.
         labels: see ``FitOptions``. With ``none``, segmentations are ignored; if it is None, it is ``slices`` if there
             is a segmentation, else ``none``.
+        requires_truth: whether ``slices`` leaves out patients without a segmentation.
 
     Raises:
         InputError: a folder does not exist or cannot be read; no patient of a folder is complete; or a patient is
@@ -155,7 +162,8 @@ def read_cohort(folders: Path | Sequence[Path], modalities: Sequence[str], label
     for folder, of_folder in zip(folders, found, strict=True):
         complete = []
         for candidate in of_folder.candidates:
-            no_truth = (candidate.no_truth,) if labels == "slices" and not candidate.truth else ()
+            needs_truth = labels == "slices" and requires_truth
+            no_truth = (candidate.no_truth,) if needs_truth and not candidate.truth else ()
             if missing := (*candidate.missing, *no_truth):
                 problems.append(f"{printable(candidate.place)}: left out, {' and '.join(missing)}")
             else:
@@ -164,7 +172,7 @@ def read_cohort(folders: Path | Sequence[Path], modalities: Sequence[str], label
         patients += complete
         _check_files(patients)
         if not complete:
-            raise InputError(_nobody(folder, modalities, labels, [*of_folder.problems, *problems]))
+            raise InputError(_nobody(folder, modalities, labels, problems))
     return Cohort(folders, tuple(sorted(patients, key=lambda patient: patient.name)), tuple(problems), labels)
 
 
@@ -238,10 +246,10 @@ def check_names(named: Iterable[tuple[str, Path]]) -> None:
 
 
 def _check_files(patients: Iterable[Patient]) -> None:
-    """Checks that no two patients share a file through a link."""
+    """Checks that no two patients share a scan through a link; masks on a common grid may be shared."""
     seen: dict[tuple[int, int], tuple[Path, str]] = {}
     for patient in patients:
-        for file in patient.files:
+        for file in patient.scans.values():
             status = file.stat()
             # Some network file systems have no inode numbers.
             if status.st_ino == 0:

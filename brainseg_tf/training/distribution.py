@@ -98,6 +98,7 @@ class Distribution:
         options: FitOptions,
         *,
         epochs: range,
+        steps: int,
         callbacks: Sequence[keras.callbacks.Callback],
         verbose: int,
     ) -> None:
@@ -108,6 +109,7 @@ class Distribution:
             training, validation: the slices of all workers; each worker uses its part of them.
             options: of the run.
             epochs: numbers of the epochs; those before are finished already.
+            steps: in an epoch.
             callbacks, verbose: as in ``model.fit``.
 
         Raises:
@@ -116,7 +118,6 @@ class Distribution:
         first = epochs.start
         if not np.array_equal(self.total([first, first**2]), [self.workers * first, self.workers * first**2]):
             raise InputError("the workers resume after different epochs; --out must be a folder that all of them share")
-        steps = steps_in_epoch(training, options.batch, self.workers, options.examples)
         batch_of_replica = options.batch // self.replicas
         dataset = batches(
             patients_of(training, self.workers)[self.worker],

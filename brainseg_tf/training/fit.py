@@ -159,7 +159,16 @@ def _train_part(
     """Trains for some epochs on the same slices. The parameters are what ``_fit`` has prepared for all parts."""
     training, validation = sides["training"], sides["validation"]
     if workers:
-        workers.fit(model, training, validation, options, epochs=epochs, callbacks=callbacks, verbose=settings.verbose)
+        workers.fit(
+            model,
+            training,
+            validation,
+            options,
+            epochs=epochs,
+            steps=steps,
+            callbacks=callbacks,
+            verbose=settings.verbose,
+        )
         return
     # The learning rate's schedule needs the same number of steps in all parts, also if slices are left out.
     count = options.examples or (steps * options.batch if any(one.left_out for one in training) else None)

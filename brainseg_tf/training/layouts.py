@@ -141,6 +141,14 @@ def _is_folder(path: Path) -> bool:
         raise _unreadable(path, error) from error
 
 
+def _exists(path: Path) -> bool:
+    """Whether a file exists; False if its name is too long or a folder cannot be read."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def _unreadable(path: Path, error: OSError) -> InputError:
     return InputError(f"{printable(path)}: cannot be read ({error.strerror}); check its permissions")
 
@@ -293,7 +301,7 @@ def _row(table: Path, line: int, cells: Mapping[str, str], modalities: Sequence[
     problem = None
     if _PATH not in files:
         problem = f"the column {_PATH} is empty"
-    elif missing := next((file for file in files.values() if not file.exists()), None):
+    elif missing := next((file for file in files.values() if not _exists(file)), None):
         problem = f"{printable(missing)}: no such file"
     elif values["split"] not in (None, *SIDES):
         problem = f"split is {printable(values['split'])}, not {', '.join(SIDES)}"

@@ -27,6 +27,7 @@ from brainseg_tf.training.cohort import Split
 RECORD = "run.json"
 HISTORY = "history.csv"
 CHECKPOINTS = "checkpoints"
+LEFT_OUT = "left_out.json"
 REMEDY = "restore it from a copy, or start a new run with another --out"
 _SPLIT = Record({side: Items(Text(), unique=True) for side in card_schema.SIDES})
 _RECORD = Record(
@@ -230,7 +231,7 @@ def _check_new(out: Path) -> None:
         raise InputError(
             f"{printable(out)}: contains a training run already; give --resume to continue it, or another --out"
         )
-    for name in (HISTORY, CHECKPOINTS, "1"):
+    for name in (HISTORY, CHECKPOINTS, LEFT_OUT, "1"):
         if (out / name).exists():
             raise InputError(f"{printable(out / name)}: belongs to another run or model; choose another --out")
 
@@ -240,6 +241,11 @@ def _check_epochs(out: Path, options: FitOptions | BrainFitOptions, record: RunR
     if options.epochs < done:
         raise InputError(
             f"{printable(out)}: has {done} finished epochs, more than {options.epochs}; give --epochs {done} or more"
+        )
+    if options.epochs != record.epochs and options.counted_from:
+        raise InputError(
+            f"{printable(out)}: the slices that are left out depend on the number of epochs, so it cannot be changed; "
+            f"give --epochs {record.epochs}, or fine-tune the model with --from"
         )
     if options.epochs > record.epochs and done and history.exhausted(options.patience):
         raise InputError(

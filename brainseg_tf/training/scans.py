@@ -11,7 +11,8 @@ from brainseg_tf.brain.checks import is_ct
 from brainseg_tf.brain.mask import find_brain
 from brainseg_tf.brain.network import BrainNetwork
 from brainseg_tf.errors import InputError
-from brainseg_tf.images.volume import Volume, read_mask, read_segmentation, read_volume
+from brainseg_tf.images.registration import bring_to
+from brainseg_tf.images.volume import Volume, has_same_grid, read_mask, read_segmentation, read_volume
 from brainseg_tf.training.cohort import Patient
 
 # Largest rotation of a view about the left, posterior and superior axis, in degrees. A prediction corrects rotations
@@ -54,7 +55,8 @@ def read_patient(patient: Patient) -> PatientScans:
     Raises:
         InputError: a file cannot be read, there is no brain, or it is a CT.
     """
-    volumes = [read_volume(path) for path in patient.scans.values()]
+    first, *others = (read_volume(path) for path in patient.scans.values())
+    volumes = [first, *(one if has_same_grid(one, first) else bring_to(one, first)[0] for one in others)]
     if is_ct(volumes[0]):
         raise InputError(f"{volumes[0].path}: looks like a CT (Hounsfield units); give MR images")
     truth = read_segmentation(patient.truth, volumes[0]) if patient.truth else None

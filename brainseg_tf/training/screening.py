@@ -20,9 +20,8 @@ from brainseg_tf.reconstruction import Reconstruction, Reconstructor
 from brainseg_tf.schema import Integer, Items, Map, Record, Text
 from brainseg_tf.training.calibration import EVEN_ODDS, HEALTHY_QUANTILE
 from brainseg_tf.training.pipeline import CachedSlices
-from brainseg_tf.training.runs import REMEDY
+from brainseg_tf.training.runs import LEFT_OUT, REMEDY
 
-FILE = "left_out.json"
 _WHAT = "the record of slices that are left out"
 _RECORD = Record(
     {"rounds": Items(Record({"epochs": Integer(), "rows": Map(Text(1, 100_000))}))},
@@ -131,7 +130,7 @@ def read_rounds(out: Path) -> list[LeftOut]:
     Raises:
         InputError: the record is damaged.
     """
-    file = out / FILE
+    file = out / LEFT_OUT
     if not file.exists():
         return []
     content = read_json(file, _RECORD, what=_WHAT, remedy=REMEDY)
@@ -149,7 +148,7 @@ def write_rounds(out: Path, rounds: Sequence[LeftOut]) -> None:
     content = [
         {"epochs": one.epochs, "rows": {patient: _ranges(rows) for patient, rows in one.rows.items()}} for one in rounds
     ]
-    write_json(out / FILE, {"rounds": content})
+    write_json(out / LEFT_OUT, {"rounds": content})
 
 
 def _ranges(rows: Sequence[int]) -> str:

@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from brainseg_tf.errors import InputError
 from brainseg_tf.prediction.batch import plan_batch
 from brainseg_tf.prediction.companions import Companions
 from helpers import call, make_brain, rows, save
@@ -91,9 +92,21 @@ def test_a_table_names_scans_masks_and_outputs(tmp_path):
     assert {name: file.name for name, file in job.modalities.items()} == {"t2": "x2.nii.gz"}
     assert (job.brain.name, job.truth.name) == ("brain.nii.gz", "lesions.nii.gz")
     assert [(file.name, reason) for file, reason in batch.left_out] == [
-        ("scans.tsv", f"{tmp_path}/gone.nii.gz: no such file"),
+        ("scans.tsv", f"line 5: {tmp_path}/gone.nii.gz: no such file"),
         ("x3.nii.gz", "has no flair for B"),
     ]
+
+
+def test_two_scans_never_share_an_output(tmp_path):
+    touch(tmp_path / "s", "a_flair.nii.gz", "a_flair_brain.nii.gz")
+    maps = Companions(outputs={"probability": "{name}_p.nii.gz"})
+    with pytest.raises(InputError, match=r"a_p\.nii\.gz: is the output of two scans; rename one of them"):
+        plan_batch([tmp_path / "s"], tmp_path / "out", companions=maps)
+    # The scans of a table can have one file name; their outputs have the names of the subjects.
+    touch(tmp_path, "1/flair.nii.gz", "2/flair.nii.gz")
+    (tmp_path / "scans.tsv").write_text("path\tsubject\n1/flair.nii.gz\tA\n2/flair.nii.gz\tB\n")
+    batch = plan_batch([tmp_path / "scans.tsv"], tmp_path / "out", companions=maps)
+    assert [job.outputs.probability.name for job in batch.jobs] == ["A_p.nii.gz", "B_p.nii.gz"]
 
 
 def test_a_scan_without_its_companion_fails_and_the_others_do_not(tmp_path):

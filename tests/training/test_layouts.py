@@ -138,6 +138,14 @@ def test_a_bad_row_is_left_out_and_named(tmp_path, row, reason):
     assert problem.startswith(f"{place}, line 2: left out, ") and problem.endswith(reason)
 
 
+def test_scans_may_share_a_mask_and_some_may_have_no_segmentation(tmp_path):
+    rows = "one.nii.gz\tmask.nii.gz\tlesion.nii.gz\ntwo.nii.gz\tmask.nii.gz\t\n"
+    place = table(tmp_path, f"path\tbrain_mask\tseg\n{rows}")
+    assert [one.name for one in read_cohort(place, ("flair",), None).patients] == ["one"]
+    both = read_cohort(place, ("flair",), None, requires_truth=False)
+    assert [(one.name, one.truth is None) for one in both.patients] == [("one", False), ("two", True)]
+
+
 def test_two_scans_of_one_modality_cannot_be_paired(tmp_path):
     rows = "one.nii.gz\tA\tflair\ntwo.nii.gz\tA\tflair\nthree.nii.gz\tA\tt2\n"
     place = table(tmp_path, f"path\tsubject\tmodality\n{rows}")

@@ -1,5 +1,8 @@
 """Scans of a patient, and random views of them."""
 
+from dataclasses import replace
+
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -104,3 +107,17 @@ def test_a_rotated_view_shows_the_same_lesion(scans):
     assert shares[1].sum() == pytest.approx(shares[0].sum(), rel=0.05)
     bright = [one.images[..., 0][share > 0.9].mean() for one, share in zip((straight, turned), shares, strict=True)]
     assert bright[1] == pytest.approx(bright[0], rel=0.05)
+
+
+def test_a_further_modality_on_another_grid_is_registered(brats_like, tmp_path):
+    pytest.importorskip("SimpleITK")
+    (patient,) = read_cohort(brats_like, ("flair", "t2")).patients[:1]
+    t2 = nib.load(patient.scans["t2"])
+    half = nib.Nifti1Image(np.asarray(t2.dataobj)[::2], t2.affine @ np.diag([2, 1, 1, 1]))
+    nib.save(half, tmp_path / "t2.nii.gz")
+    moved = replace(patient, scans={**patient.scans, "t2": tmp_path / "t2.nii.gz"})
+    first, second = read_patient(moved).volumes
+    assert second.data.shape == first.data.shape
+    np.testing.assert_array_equal(second.affine, first.affine)
+    reference = read_patient(patient).volumes[1].data
+    assert np.corrcoef(second.data[reference > 0], reference[reference > 0])[0, 1] > 0.6

@@ -142,6 +142,11 @@ def test_an_interrupted_run_leaves_out_the_same_slices(tmp_path):
     assert card["losses"]["epoch"] > 6
     assert (card["training"]["labels"], card["training"]["rounds"]) == ("none", 2)
     assert "assumed lesion-free" in (whole / "1/assets.extra/model_card.md").read_text()
+    # The parts of another number of epochs would begin elsewhere.
+    with pytest.raises(
+        InputError, match="so it cannot be changed; give --epochs 9, or fine-tune the model with --from"
+    ):
+        fit(data, whole, replace(OPTIONS, epochs=12), RunSettings(say=lines.append, resume=True))
     # A finished run is recognised.
     train(data, whole, lines.append, resume=True)
     assert "there is nothing to do" in lines[-1]
