@@ -35,11 +35,11 @@ def second_scanner(scan: nib.Nifti1Image, seed: int) -> nib.Nifti1Image:
 def make_scans(folder: Path, subjects: int) -> None:
     """Writes scans without lesions to ``folder/healthy``, and one with lesions and their mask to ``folder``."""
     for seed in range(1, subjects + 1):
-        make_phantom.make(folder / "first", seed, lesions=())
+        make_phantom.make(folder / "first", seed, lesions=(), head=False)
         scan = second_scanner(nib.load(folder / "first" / "phantom_flair.nii.gz"), seed)
         (folder / "healthy").mkdir(exist_ok=True)
         nib.save(scan, folder / "healthy" / f"sub-{seed:02}_FLAIR.nii.gz")
-    make_phantom.make(folder / "first", seed=subjects + 1)
+    make_phantom.make(folder / "first", seed=subjects + 1, head=False)
     nib.save(second_scanner(nib.load(folder / "first" / "phantom_flair.nii.gz"), 0), folder / "patient_FLAIR.nii.gz")
 
 

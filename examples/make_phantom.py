@@ -32,7 +32,7 @@ Lesions = Sequence[tuple[tuple[float, float, float], float]]
 LESIONS: Lesions = (((-34, -20, 26), 21.0), ((30, 30, 18), 13.0), ((34, -52, 24), 8.5))
 
 
-def make(folder: Path, seed: int = SEED, lesions: Lesions = LESIONS) -> None:
+def make(folder: Path, seed: int = SEED, lesions: Lesions = LESIONS, *, head: bool = True) -> None:
     """Writes the stripped phantom and the head, each with its lesions, to a folder.
 
     ``phantom_flair`` has voxels of 1 mm; ``head_flair`` has slices of 3 mm, and its brain mask is ``head_brain``.
@@ -41,6 +41,7 @@ def make(folder: Path, seed: int = SEED, lesions: Lesions = LESIONS) -> None:
         folder: created if it does not exist.
         seed: of all random numbers.
         lesions: centre and radius of each lesion.
+        head: whether the head is written too.
     """
     random = np.random.default_rng(seed)
     warp = [4.0 * _field(random, 12.0) for _ in range(3)]
@@ -67,7 +68,8 @@ def make(folder: Path, seed: int = SEED, lesions: Lesions = LESIONS) -> None:
     _save(scan.round().astype(np.int16), folder / "phantom_flair.nii.gz")
     truth = (lesion > 0.5) & brain
     _save(truth.astype(np.uint8), folder / "phantom_lesions.nii.gz")
-    _make_head(folder, random, signal, brain, truth)
+    if head:
+        _make_head(folder, random, signal, brain, truth)
     volumes = np.bincount(ndimage.label(truth)[0].ravel())[1:] / 1000
     print(f"{folder}: {brain.sum() / 1e6:.2f} l of brain, lesions of {', '.join(f'{v:.1f}' for v in volumes)} ml")
 
