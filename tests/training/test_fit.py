@@ -194,8 +194,8 @@ def test_an_interrupted_export_is_repeated_and_its_steps_are_announced(brats_lik
     exported, lines = run(brats_like, tmp_path / "run", small_options(), resume=True)
     assert lines[-4:] == [
         "resuming after 40 epochs",
-        "measuring the healthy threshold on 1 validation scans",
         "drawing losses.png and reconstructions.png",
+        "measuring the healthy threshold on 1 validation scans",
         f"exporting the model as {tmp_path}/run/1",
     ]
     assert (tmp_path / "run" / "history.csv").read_text() == before
