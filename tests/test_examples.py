@@ -10,7 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+# It takes four minutes.
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_example_of_a_second_scanner(tmp_path):
     pytest.importorskip("nilearn")
     # A training of seconds: whether the steps work, not how good the result is.
