@@ -125,11 +125,11 @@ def _check_usage(scans: tuple[Path, ...], given: dict[str, Any]) -> None:
 def _contrast_in_names(scans: tuple[Path, ...]) -> str:
     """The contrast at the end of the names of all scans, if it is that of a model; else FLAIR."""
     from brainseg_tf.images.modality_names import last_modality
+    from brainseg_tf.training.layouts import TABLES
 
     # The names of folders and tables say nothing about the scans in them.
-    named = {
-        None if _is_folder_of_scans(scan) or scan.suffix in (".tsv", ".csv") else last_modality(scan) for scan in scans
-    }
+    several = [_is_folder_of_scans(scan) or scan.suffix.lower() in TABLES for scan in scans]
+    named = {None if some else last_modality(scan) for scan, some in zip(scans, several, strict=True)}
     return next((one for one in CONTRASTS if named == {one}), CONTRASTS[0])
 
 

@@ -1,7 +1,9 @@
 """The models that come with the package, on the sample scan that comes with the repository."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy import ndimage
 
@@ -13,6 +15,7 @@ from brainseg_tf.metrics import dice
 from brainseg_tf.model_card import PAPER_IOU
 from brainseg_tf.options import PAPER_SEGMENTATION, SegmentationOptions
 from brainseg_tf.segmentation import segment
+from brainseg_tf.slices import from_stack
 from expected_masks import expected
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +76,24 @@ def test_the_phantoms_lesions_are_found(name):
     assert [int((result.mask & (labels == n)).any()) for n in range(1, count + 1)] == [1, 1, 1]
     # CPUs round differently; the same code on the same CPU gives the same mask.
     assert dice(result.mask, expected(name, result.mask.shape)) > 0.999
+
+
+@pytest.mark.cpu
+def test_the_model_for_t2_finds_the_lesions_where_fluid_is_bright():
+    """The phantom with the contrast of T2: fluid is brightest, then lesions, then grey and white matter."""
+    flair = read_volume(PHANTOM / "phantom_flair.nii.gz")
+    truth = read_mask(PHANTOM / "phantom_lesions.nii.gz", flair)
+    levels = np.interp(flair.data, [1, 90, 330, 400, 640], [900, 900, 260, 360, 700])
+    scan = replace(flair, data=np.where(flair.data > 0, levels, 0).astype(np.float32))
+    found = saved_model.find("selfseg-t2")
+    result = segment([scan], found.load(), found.card)
+    labels, count = ndimage.label(truth)
+    assert [int((result.mask & (labels == n)).any()) for n in range(1, count + 1)] == [1, 1, 1]
+    score = from_stack(result.outline.score, result.stack, scan)
+    healthy = (scan.data > 0) & ~truth
+    assert score[truth].mean() > 0.6 and score[healthy].mean() < 0.15
+    # Ventricles and sulci are brighter than the lesions, and most of them are not flagged.
+    assert result.mask[healthy & (levels > 800)].mean() < 0.25
 
 
 def test_the_papers_preset_gives_the_same_mask_as_before():

@@ -15,7 +15,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, printable, replacing, write_json
 from brainseg_tf.images.dicom import is_series
 from brainseg_tf.images.formats import stem
-from brainseg_tf.images.modality_names import bids_suffix
+from brainseg_tf.images.modality_names import bids_suffix, without_modality
 from brainseg_tf.images.scan_search import (
     DESCRIPTION,
     NOT_READABLE,
@@ -319,7 +319,7 @@ def _from_table(table: Path, modalities: Sequence[str], out: Path) -> tuple[Sear
 
 def _job(scan: Path, out: Path, name: str | None = None) -> Job:
     """The job of a scan, with all possible outputs, whose names begin with ``name`` or the name of the scan."""
-    name = name or stem(scan)
+    in_patterns, name = name or without_modality(scan), name or stem(scan)
     outputs = Outputs(
         out / f"{name}{MASK}",
         figure=out / f"{name}_figure.png",
@@ -329,7 +329,7 @@ def _job(scan: Path, out: Path, name: str | None = None) -> Job:
         dicom=out / f"{name}_mask.dcm" if is_folder(scan) else None,
         report=out / f"{name}_report.json",
     )
-    return Job(scan, outputs, dicom_required=False)
+    return Job(scan, outputs, name=in_patterns, dicom_required=False)
 
 
 def _without_unwanted(job: Job, *, pages: bool, brain_masks: bool) -> Job:
@@ -351,7 +351,7 @@ def _bids_job(scan: Path, dataset: Path, out: Path) -> Job:
         brain_mask=folder / f"{entities}_desc-brain_mask.nii.gz",
         report=folder / f"{entities}_label-lesion_mask.json",
     )
-    return Job(scan, outputs)
+    return Job(scan, outputs, name=entities)
 
 
 def _write_description(out: Path) -> None:

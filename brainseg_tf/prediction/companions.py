@@ -1,7 +1,7 @@
 """The files that belong to each scan of a cohort: further modalities, brain mask, ground truth, maps.
 
-They are found and named by patterns in which ``{name}`` stands for the name of the scan without its modality, or for
-the entities of a BIDS file (``sub-01_ses-1``).
+They are found and named by patterns in which ``{name}`` stands for the name of the scan without its modality, for the
+entities of a BIDS file (``sub-01_ses-1``), or for the subject and session in a table of scans.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable
-from brainseg_tf.images.formats import NIFTI, stem
-from brainseg_tf.images.modality_names import bids_suffix, without_modality
+from brainseg_tf.images.formats import NIFTI
+from brainseg_tf.images.modality_names import bids_suffix
 from brainseg_tf.prediction.jobs import Job
 
 NAME = "{name}"
@@ -45,9 +45,7 @@ class Companions:
         Raises:
             InputError: a file does not exist.
         """
-        # A job from a table has its own name, which is that of the outputs.
-        own = job.outputs.mask.name.removesuffix("_mask.nii.gz")
-        folder, name = job.scan.parent, own if own != stem(job.scan) and not bids else without_modality(job.scan)
+        folder, name = job.scan.parent, job.name
         modalities = dict(job.modalities)
         for modality in self.needed:
             if modality in modalities:

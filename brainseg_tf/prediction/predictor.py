@@ -3,11 +3,9 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from threading import Lock
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -34,13 +32,12 @@ from brainseg_tf.metrics import dice, iou
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import PredictOptions
 from brainseg_tf.prediction.jobs import Job, Outputs
+from brainseg_tf.prediction.loading import Lazy, LazyModel, Loading
 from brainseg_tf.prediction.pages import Navigation
 from brainseg_tf.prediction.uncertainty import spread
-from brainseg_tf.reconstruction import Reconstruction, Reconstructor
+from brainseg_tf.reconstruction import Reconstructor
 from brainseg_tf.segmentation import Segmentation, segment
 from brainseg_tf.slices import from_stack, onto_stack
-
-Loaded = TypeVar("Loaded")
 
 
 class Predictor:
@@ -66,8 +63,8 @@ class Predictor:
         server: str | None = None,
     ) -> None:
         self._card, self._options, self._server = card, options, server
-        self._model = _Loading(load)
-        self._brain_network = None if load_brain is None else _Loading(load_brain)
+        self._model = Loading(load)
+        self._brain_network = None if load_brain is None else Loading(load_brain)
 
     def run(self, job: Job, *, overwrite: bool = False) -> dict[str, Any]:
         """Segments a scan and writes the outputs of the job.
@@ -120,8 +117,8 @@ class Predictor:
         # Both networks are loaded in other threads, which takes seconds, while the slices are resampled.
         network = None
         if self._brain_network is not None and self._options.brain != "stripped":
-            network = _Lazy(self._brain_network)
-        model = _LazyModel(self._model)
+            network = Lazy(self._brain_network)
+        model = LazyModel(self._model)
         brain = find_brain(
             scans[0], given=given, method=self._options.brain, network=None if network is None else network.wait
         )
@@ -364,53 +361,3 @@ def _without_impossible_dicom(job: Job) -> tuple[Job, list[str]]:
             raise
         return replace(job, outputs=replace(job.outputs, dicom=None)), [f"{error}; the mask is written only as NIfTI"]
     return job, []
-
-
-class _Loading(Generic[Loaded]):
-    """Loads a network in another thread, once; if loading failed, the next scan tries again."""
-
-    def __init__(self, load: Callable[[], Loaded]) -> None:
-        self._load = load
-        self._future: Future[Loaded] | None = None
-        self._lock = Lock()
-
-    def start(self) -> Future[Loaded]:
-        """Starts loading unless that was done before."""
-        with self._lock:
-            if self._future is None or (self._future.done() and self._future.exception()):
-                pool = ThreadPoolExecutor(1)
-                self._future = pool.submit(self._load)
-                pool.shutdown(wait=False)
-        return self._future
-
-
-class _Lazy(Generic[Loaded]):
-    """A network that is being loaded in another thread.
-
-    Attributes:
-        waited: seconds that were spent in waiting for it.
-    """
-
-    def __init__(self, loading: _Loading[Loaded]) -> None:
-        self._future = loading.start()
-        self.waited = 0.0
-
-    def check(self) -> None:
-        """Raises the exception with which loading failed, if it did."""
-        if self._future.done():
-            self._future.result()
-
-    def wait(self) -> Loaded:
-        """The network as soon as it is loaded."""
-        start = time.perf_counter()
-        loaded = self._future.result()
-        self.waited += time.perf_counter() - start
-        return loaded
-
-
-class _LazyModel(_Lazy[Reconstructor]):
-    """A lesion model that is being loaded; ``reconstruct`` waits for it."""
-
-    def reconstruct(self, images: np.ndarray) -> Reconstruction:
-        """Reconstructs slices as soon as the model is loaded."""
-        return self.wait().reconstruct(images)

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from brainseg_tf import models
-from brainseg_tf.corruption import CorruptionTask, corrupt
+from brainseg_tf.corruption import CorruptionTask
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import exclusive_lock, make_folder
 from brainseg_tf.keras_backend import keras
@@ -20,13 +20,13 @@ from brainseg_tf.options import RANDOM_WEIGHTS, FitOptions
 from brainseg_tf.reconstruction import Reconstruction, in_batches
 from brainseg_tf.serving.export import export
 from brainseg_tf.slices import Stack
-from brainseg_tf.training import figures, runs
+from brainseg_tf.training import runs
 from brainseg_tf.training.calibration import healthy_levels
 from brainseg_tf.training.cohort import Cohort, Patient, Split, read_cohort, split_patients
 from brainseg_tf.training.distribution import Distribution, steps_in_epoch
 from brainseg_tf.training.initial_weights import load_weights
 from brainseg_tf.training.pipeline import CachedSlices, Part, batches, cache_slices, ordered_batches
-from brainseg_tf.training.progress import Progress, tensorboard
+from brainseg_tf.training.progress import Progress, draw_figures, tensorboard
 from brainseg_tf.training.run_state import RunState
 from brainseg_tf.training.runs import RunSettings, Say, read_history
 from brainseg_tf.training.screening import (
@@ -111,7 +111,7 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
     used = sides
 
     def draw() -> None:
-        _draw(model, state.history.rows, used["validation"], options, out)
+        draw_figures(model, state.history.rows, used["validation"], options, out)
 
     callbacks: list[keras.callbacks.Callback] = [state]
     if writes_files:
@@ -136,7 +136,7 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
     if writes_files:
         best = state.load_best(models.create(options.architecture, len(options.modalities)))
         say("drawing losses.png and reconstructions.png")
-        _draw(best, state.history.rows, used["validation"], options, out)
+        draw_figures(best, state.history.rows, used["validation"], options, out)
         rounds = read_rounds(out)
         flagged = rounds[-1].rows if rounds else {}
         data = _describe([replace(one, left_out=flagged.get(one.patient, ())) for one in cached], split)
@@ -362,31 +362,6 @@ def _cache_cohort(
 def _slices_of(cached: Sequence[CachedSlices], names: Sequence[str]) -> list[CachedSlices]:
     """The patients with these names that have healthy slices."""
     return [slices for slices in cached if slices.patient in set(names) and slices.healthy]
-
-
-def _draw(
-    model: ContextModel,
-    history: Sequence[dict[str, float]],
-    validation: Sequence[CachedSlices],
-    options: FitOptions,
-    out: Path,
-) -> None:
-    """Draws the figures of a finished run."""
-    # Eagerly: for a single batch the XLA compilation takes longer than it saves.
-    task = corrupt(tf.constant(_samples(validation)), tf.zeros(2, tf.int32), options.corruption)
-    reconstructed = model.outputs(task.corrupted)["reconstruction"].numpy()
-    figures.history(history, out / "losses.png")
-    figures.reconstructions(task.clean.numpy(), task.corrupted.numpy(), reconstructed, out / "reconstructions.png")
-
-
-def _samples(cached: Sequence[CachedSlices], count: int = 4) -> np.ndarray:
-    """Healthy slices at increasing height, from different patients if possible, (count, H, W, C)."""
-    samples = []
-    for k in range(count):
-        slices = cached[k % len(cached)]
-        row = slices.rows[(2 * k + 1) * len(slices.rows) // (2 * count)]
-        samples.append(np.load(slices.file, mmap_mode="r")[row])
-    return np.stack(samples)
 
 
 def _describe(cached: Sequence[CachedSlices], split: Split) -> TrainingData:

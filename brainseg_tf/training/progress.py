@@ -1,10 +1,18 @@
 """What a user sees of a training while it runs: a line per epoch with the time left, figures, and TensorBoard."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+import tensorflow as tf
+
+from brainseg_tf.corruption import corrupt
 from brainseg_tf.keras_backend import keras
+from brainseg_tf.models.objective import ContextModel
+from brainseg_tf.options import FitOptions
+from brainseg_tf.training import figures
+from brainseg_tf.training.pipeline import CachedSlices
 from brainseg_tf.training.runs import Say, check_tensorboard
 
 # Epochs between two drawings of the figures.
@@ -57,3 +65,28 @@ def tensorboard(folder: Path) -> keras.callbacks.Callback:
     """
     check_tensorboard()
     return keras.callbacks.TensorBoard(str(folder), write_graph=False)
+
+
+def draw_figures(
+    model: ContextModel,
+    history: Sequence[dict[str, float]],
+    validation: Sequence[CachedSlices],
+    options: FitOptions,
+    out: Path,
+) -> None:
+    """Draws losses.png and reconstructions.png of a run, with the network as it is at the time."""
+    # Eagerly: for a single batch the XLA compilation takes longer than it saves.
+    task = corrupt(tf.constant(_samples(validation)), tf.zeros(2, tf.int32), options.corruption)
+    reconstructed = model.outputs(task.corrupted)["reconstruction"].numpy()
+    figures.history(history, out / "losses.png")
+    figures.reconstructions(task.clean.numpy(), task.corrupted.numpy(), reconstructed, out / "reconstructions.png")
+
+
+def _samples(cached: Sequence[CachedSlices], count: int = 4) -> np.ndarray:
+    """Healthy slices at increasing height, from different patients if possible, (count, H, W, C)."""
+    samples = []
+    for k in range(count):
+        slices = cached[k % len(cached)]
+        row = slices.rows[(2 * k + 1) * len(slices.rows) // (2 * count)]
+        samples.append(np.load(slices.file, mmap_mode="r")[row])
+    return np.stack(samples)
