@@ -1,7 +1,7 @@
 """Training without segmentations: the network itself looks for abnormal slices, which are left out afterwards.
 
-Archives of healthy scans contain lesions. A network that is trained on them for a short time still finds most of them,
-because they are rarer and more varied than healthy tissue. So the training has several parts
+Archives of healthy scans contain lesions. The assumption is that a network that was trained on them for a short time
+still finds them, because it has not yet learned that they are healthy. So the training has several parts
 (``FitOptions.round_starts``), and between two of them every slice is looked at once.
 """
 
