@@ -57,7 +57,11 @@ def test_an_output_does_not_depend_on_the_other_images_of_its_batch(served, name
 
 
 def test_the_anomaly_score_is_the_residual_times_the_kls_gradient(served, model):
-    """Compared with finite differences of the divergence in closed form; the wide step makes float32 sufficient."""
+    """Compared with finite differences of the divergence in closed form.
+
+    With a step of 0.001, float32 gives them to 1 %. With a step of 0.01 they differed by 5 % where a LeakyReLU has its
+    kink, with the weights that a training without oneDNN gives.
+    """
     image = images(1, 48, 48)
     score = served["anomaly_score"](image)["anomaly_score"][0]
     residual = served["serving_default"](image)["residual"][0, ..., 0]
@@ -70,8 +74,8 @@ def test_the_anomaly_score_is_the_residual_times_the_kls_gradient(served, model)
     strongest = np.argsort(np.abs(score / residual).ravel())[-5:]
     for row, column in zip(*np.unravel_index(strongest, score.shape), strict=True):
         step = np.zeros_like(image)
-        step[0, row, column, 0] = 0.01
-        slope = (divergence(image + step) - divergence(image - step)) / 0.02
+        step[0, row, column, 0] = 0.001
+        slope = (divergence(image + step) - divergence(image - step)) / 0.002
         assert score[row, column] == pytest.approx(abs(slope * residual[row, column]), rel=0.05)
 
 
