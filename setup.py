@@ -49,6 +49,7 @@ setup(
     ],
     package_data={
         "brainseg_tf": ["py.typed"],
+        "brainseg_tf.brain": ["template.npz"],
         "brainseg_tf.prediction.pages": ["templates/*"],
         "brainseg_tf.serving": ["templates/*"],
         "brainseg_tf_saved_models": MODEL_FILES,

@@ -11,7 +11,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import Volume, map_image, mask_of, read_mask, read_volume, volume_of
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import PredictOptions, SegmentationOptions
-from brainseg_tf.postprocessing.morphology import Lesion
+from brainseg_tf.postprocessing.lesions import Lesion
 from brainseg_tf.prediction.predictor import Predictor
 from brainseg_tf.saved_model import best_for, find, shipped_brain_network
 from brainseg_tf.segmentation import Segmentation
@@ -44,7 +44,7 @@ class Prediction:
         residual: mean over the modalities of input minus reconstruction, float32, in units of the slices' intensity.
         suspicion: uint8, what is abnormal but not in the mask.
         brain: the brain mask that was used, uint8.
-        lesions: the components of the mask, largest first: volume in ml, centroid in mm.
+        lesions: the components of the mask, largest first: volume in ml, centroid in mm, region.
         suspects: the components of ``suspicion``.
         warnings: sentences for the user.
         segmentation: all stages, on the model's slices.

@@ -10,14 +10,16 @@ import numpy as np
 from scipy import ndimage
 
 from brainseg_tf.brain.mask import Brain, find_brain
+from brainseg_tf.brain.template import TemplateAlignment, to_template
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import Volume
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import Score, SegmentationOptions
 from brainseg_tf.postprocessing.bias_field import correct_bias_field
 from brainseg_tf.postprocessing.boundary import local_contrast, refine_boundary
+from brainseg_tf.postprocessing.lesions import Lesion, Maps, Place, lesions
 from brainseg_tf.postprocessing.mixture import Mixture, fit_mixture
-from brainseg_tf.postprocessing.morphology import Lesion, close, lesions, remove_low, remove_small
+from brainseg_tf.postprocessing.morphology import close, remove_low, remove_small
 from brainseg_tf.postprocessing.residual import erode, match_range, median_exceeds, score_map, smooth
 from brainseg_tf.reconstruction import Reconstruction, Reconstructor
 from brainseg_tf.slices import Stack, from_stack, sample, to_stack
@@ -88,6 +90,7 @@ class Segmentation:
         outline: the mask on the model's slices.
         lesions: the mask's components, largest first.
         suspected: (X, Y, Z) bool, what is abnormal but not in the mask; ``suspects``: its components, largest first.
+        alignment: the rough alignment of the brain with the MNI template.
         warnings: sentences for the user.
         seconds: by stage.
     """
@@ -101,6 +104,7 @@ class Segmentation:
     lesions: list[Lesion]
     suspected: np.ndarray
     suspects: list[Lesion]
+    alignment: TemplateAlignment
     warnings: list[str]
     seconds: dict[str, float]
 
@@ -141,15 +145,21 @@ def segment(
         # A component that is large enough on the model's grid can fall apart on a coarser one.
         mask = remove_small(mask, scan.voxel_ml, options.min_size_ml)
         residual = np.where(stack.brain[..., None], stack.images - images, 0)
-        middle = nib.affines.apply_affine(scan.affine, ndimage.center_of_mass(brain.mask))[0]
         suspected = np.zeros_like(mask)
         if segmented.outline.suspected.any():
             suspected = (from_stack(segmented.outline.suspected, stack, scan) > 0.5) & brain.mask & ~mask
             suspected = remove_small(suspected, scan.voxel_ml, options.min_size_ml)
-        components, suspects = (
-            lesions(one, sample(residual.mean(axis=-1), stack, scan, one), scan.affine, middle)
-            for one in (mask, suspected)
+    with _clock(seconds, "location"):
+        alignment = to_template(brain.mask, scan.affine)
+        middle = nib.affines.apply_affine(scan.affine, ndimage.center_of_mass(brain.mask))[0]
+        place = Place(scan.affine, float(middle), alignment.matrix)
+        abnormal = mask | suspected
+        maps = Maps(
+            sample(residual.mean(axis=-1), stack, scan, abnormal),
+            sample(segmented.outline.probability, stack, scan, abnormal),
+            _relative_intensity(scan.data, abnormal, brain.mask),
         )
+        components, suspects = (lesions(one, maps, place) for one in (mask, suspected))
     warning = suspicion_warning(scan, components, suspects)
     return Segmentation(
         mask,
@@ -161,9 +171,17 @@ def segment(
         components,
         suspected,
         suspects,
+        alignment,
         [*brain.warnings, *([warning] if warning else [])],
         seconds,
     )
+
+
+def _relative_intensity(data: np.ndarray, abnormal: np.ndarray, brain: np.ndarray) -> np.ndarray | None:
+    """The scan in units of its median in healthy brain; None if that is not positive, for instance after a z-score."""
+    healthy = brain & ~abnormal
+    median = np.median(data[healthy if healthy.any() else brain])
+    return data / median if median > 0 else None
 
 
 def suspicion_warning(scan: Volume, found: Sequence[Lesion], suspects: Sequence[Lesion]) -> str | None:

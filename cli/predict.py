@@ -275,7 +275,7 @@ def _run_batch(batch: "Batch", running: "Iterator[Outcome]", out_dir: Path, html
         )
         sys.exit(130)
     finally:
-        progress.write_index()
+        progress.finish()
     failures = sum(outcome.error is not None for outcome in progress.outcomes)
     if failures:
         click.echo(f"Error: {failures} of {len(progress.outcomes)} scans failed", err=True)

@@ -9,7 +9,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import read_volume
 from brainseg_tf.metrics import dice
 from brainseg_tf.options import MixtureOptions, SegmentationOptions
-from brainseg_tf.postprocessing.morphology import Lesion
+from brainseg_tf.postprocessing.lesions import Lesion
 from brainseg_tf.reconstruction import Reconstruction
 from brainseg_tf.segmentation import segment, suspected_pixels, suspicion_warning
 from brainseg_tf.slices import Stack
@@ -28,7 +28,16 @@ def test_the_lesion_and_nothing_else_on_the_scans_own_grid(tmp_path):
     assert dice(result.mask, truth) > 0.75
     (lesion,) = result.lesions
     assert lesion.ml == pytest.approx(result.mask.sum() * scan.voxel_ml)
-    assert set(result.seconds) == {"slices", "model", "residual", "mixture", "morphology", "boundary", "grid"}
+    assert set(result.seconds) == {
+        "slices",
+        "model",
+        "residual",
+        "mixture",
+        "morphology",
+        "boundary",
+        "grid",
+        "location",
+    }
     assert result.warnings == []
     assert result.outline.mixture.means[-1] > result.outline.healthy_threshold == LEVELS["weighted"]
 
@@ -326,7 +335,9 @@ def test_the_surroundings_of_a_mask_are_not_suspected(tmp_path):
     expected = np.zeros_like(found)
     expected[5:15, 25:35, 5:35] = True
     np.testing.assert_array_equal(suspected_pixels(candidates, found, stack, options), expected)
-    small, large = (Lesion(ml, (1.0, 2.0, 3.0), "left", 0.1) for ml in (1.0, 2.0))
+    small, large = (
+        Lesion(ml, (1.0, 2.0, 3.0), "left", 0.1, 0.9, 1.5, (0.0, 0.0, 0.0), "frontal", 5.0) for ml in (1.0, 2.0)
+    )
     scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
     assert "the mask has 1.0 ml; 2.0 ml suspected near (1, 2, 3) mm" in suspicion_warning(scan, [small], [large])
     assert suspicion_warning(scan, [large], [small]) is None

@@ -1,4 +1,4 @@
-"""The modality in the file name of a scan."""
+"""What the file name of a scan says: its modality, subject and session."""
 
 import re
 from pathlib import Path
@@ -49,6 +49,13 @@ def without_modality(scan: Path) -> str:
     while len(words) > 1 and (words[-1].lower() in _STRIPPED or known_modality(words[-1]) or not words[-1]):
         del words[-2:]
     return "".join(words)
+
+
+def subject_and_session(name: str) -> tuple[str, str]:
+    """The BIDS entities of subject and session in a name, for instance ``sub-01`` and ``ses-1``; empty without them."""
+    found = (re.search(rf"(?:^|_)({entity}-[A-Za-z0-9]+)", name) for entity in ("sub", "ses"))
+    subject, session = (one[1] if one else "" for one in found)
+    return subject, session
 
 
 def other_modality(scan: Path, expected: str) -> str | None:

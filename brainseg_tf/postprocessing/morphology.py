@@ -1,35 +1,10 @@
-"""Binary morphology (section 5.3, step 4), and the components of a mask."""
+"""Binary morphology (section 5.3, step 4)."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
-import nibabel as nib
 import numpy as np
 from scipy import ndimage
-from skimage.measure import label, regionprops
 from skimage.morphology import remove_small_objects
-
-Side = Literal["left", "right", "midline"]
-
-# A centroid within this distance of the brain's centre, in millimetres, is on neither side.
-_MIDLINE_MM = 5.0
-
-
-@dataclass(frozen=True)
-class Lesion:
-    """One connected component.
-
-    Attributes:
-        ml: volume in millilitres.
-        centroid_mm: in RAS world space; ``side``: of the patient, relative to the centre of the brain.
-        mean_residual: input minus reconstruction, on the model's intensity scale, where the brain's median is 0.3.
-    """
-
-    ml: float
-    centroid_mm: tuple[float, float, float]
-    side: Side
-    mean_residual: float
 
 
 def close(mask: np.ndarray, spacing: tuple[float, float, float], radius: float) -> np.ndarray:
@@ -64,22 +39,3 @@ def remove_low(mask: np.ndarray, values: np.ndarray, least: float, neighbour_sha
         return mask
     means = ndimage.mean(values, components, np.arange(1, count + 1))
     return np.array([False, *(means >= (least * neighbour_share if means.max() >= least else least))])[components]
-
-
-def lesions(mask: np.ndarray, residual: np.ndarray, affine: np.ndarray, middle_mm: float) -> list[Lesion]:
-    """The connected components of a mask, largest first.
-
-    Args:
-        mask: (X, Y, Z) bool.
-        residual: (X, Y, Z); only the values in the mask are used.
-        affine: maps their indices to millimetres in RAS world space.
-        middle_mm: the first world coordinate of the brain's centre; left is smaller.
-    """
-    voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000.0
-    found = []
-    for region in regionprops(label(mask, connectivity=3), intensity_image=residual):
-        x, y, z = (round(float(mm), 2) for mm in nib.affines.apply_affine(affine, region.centroid))
-        side: Side = "midline" if abs(x - middle_mm) < _MIDLINE_MM else "left" if x < middle_mm else "right"
-        mean = round(float(region.intensity_mean), 4)
-        found.append(Lesion(float(region.area * voxel_ml), (x, y, z), side, mean))
-    return sorted(found, key=lambda lesion: -lesion.ml)

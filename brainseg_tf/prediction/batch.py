@@ -15,7 +15,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, printable, replacing, write_json
 from brainseg_tf.images.dicom import is_series
 from brainseg_tf.images.formats import stem
-from brainseg_tf.images.modality_names import bids_suffix, without_modality
+from brainseg_tf.images.modality_names import bids_suffix, subject_and_session, without_modality
 from brainseg_tf.images.scan_search import (
     DESCRIPTION,
     NOT_READABLE,
@@ -26,7 +26,7 @@ from brainseg_tf.images.scan_search import (
     search_folder,
 )
 from brainseg_tf.images.volume import is_whole
-from brainseg_tf.prediction import results_table
+from brainseg_tf.prediction import cohort_tables, results_table
 from brainseg_tf.prediction.companions import Companions
 from brainseg_tf.prediction.jobs import Job, Outcome, Outputs
 from brainseg_tf.prediction.pages import navigation
@@ -38,6 +38,8 @@ SUMMARY = results_table.NAME
 _BIDS_VERSION = "1.10.0"
 # Which scans of a BIDS dataset are used if no modality is asked for.
 _ANY_MODALITY = "flair"
+# The keys of a report that the index page shows.
+_IN_INDEX = ("lesion_ml", "components", "brain", "warnings", "model")
 # Shortest time between two updates of the index page, and largest share of the run time that the updates take.
 _INDEX_SECONDS, _INDEX_SHARE = 5.0, 0.05
 
@@ -220,12 +222,12 @@ class Progress:
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """The outcomes of this run so far."""
+        """The outcomes of this run so far; their reports have only what the index page shows."""
         return self._outcomes
 
     def add(self, outcome: Outcome) -> None:
         """Adds an outcome to the table, and updates the index page unless it was updated a few seconds ago."""
-        self._outcomes.append(outcome)
+        self._outcomes.append(replace(outcome, report=_for_index(outcome.report)))
         self._segmented += not outcome.kept
         results_table.update(self._table, [outcome.row])
         age = time.perf_counter() - self._index_written
@@ -239,11 +241,16 @@ class Progress:
         from brainseg_tf.prediction.pages.index import write_index
 
         self._index_written = time.perf_counter()
-        in_run = {outcome.row["scan"] for outcome in self._outcomes}
+        in_run = {printable(outcome.job.scan) for outcome in self._outcomes}
         others = [_outcome_of(row) for row in results_table.read(self._table) if row["scan"] not in in_run]
         known = [outcome for outcome in others if outcome is not None]
         write_index(self._index, [*self._outcomes, *known], total=self._total + len(known))
         self._index_seconds = time.perf_counter() - self._index_written
+
+    def finish(self) -> None:
+        """Writes the index page, and the tables of all scans in the folder."""
+        self.write_index()
+        cohort_tables.write(self._table.parent)
 
     def __str__(self) -> str:
         """The numbers of finished and of all scans, for instance ``3/14``."""
@@ -268,9 +275,14 @@ def _outcome_of(row: results_table.Row) -> Outcome | None:
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
         outputs: dict[str, Any] = {name: Path(path) for name, path in report["outputs"].items()}
-        return Outcome(Job(scan, Outputs(**outputs)), report, kept=True)
+        return Outcome(Job(scan, Outputs(**outputs)), _for_index(report), kept=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _for_index(report: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What the index page needs of a report: reports of thousands of scans would fill the memory."""
+    return None if report is None else {name: report[name] for name in _IN_INDEX if name in report}
 
 
 def _no_scan_message(place: Path, found: Search, modality: str | None, *, bids: bool) -> str:
@@ -313,7 +325,8 @@ def _from_table(table: Path, modalities: Sequence[str], out: Path) -> tuple[Sear
             continue
         found.scans.append(scan)
         further = {name: path for name, path in one.scans.items() if name != modalities[0]}
-        jobs.append(replace(_job(scan, out, one.name), modalities=further, brain=one.brain, truth=one.truth))
+        job = replace(_job(scan, out, one.name), subject=one.subject, session=one.session)
+        jobs.append(replace(job, modalities=further, brain=one.brain, truth=one.truth))
     return found, jobs
 
 
@@ -329,7 +342,8 @@ def _job(scan: Path, out: Path, name: str | None = None) -> Job:
         dicom=out / f"{name}_mask.dcm" if is_folder(scan) else None,
         report=out / f"{name}_report.json",
     )
-    return Job(scan, outputs, name=in_patterns, dicom_required=False)
+    subject, session = subject_and_session(in_patterns)
+    return Job(scan, outputs, name=in_patterns, subject=subject or in_patterns, session=session, dicom_required=False)
 
 
 def _without_unwanted(job: Job, *, pages: bool, brain_masks: bool) -> Job:
@@ -351,7 +365,8 @@ def _bids_job(scan: Path, dataset: Path, out: Path) -> Job:
         brain_mask=folder / f"{entities}_desc-brain_mask.nii.gz",
         report=folder / f"{entities}_label-lesion_mask.json",
     )
-    return Job(scan, outputs, name=entities)
+    subject, session = subject_and_session(entities)
+    return Job(scan, outputs, name=entities, subject=subject, session=session)
 
 
 def _write_description(out: Path) -> None:
@@ -367,8 +382,9 @@ def _write_description(out: Path) -> None:
         return
     make_folder(out)
     # Files for which BIDS has no names. The BIDS validator ignores them.
+    ignored = (SUMMARY, f".{SUMMARY}.lock", *cohort_tables.NAMES, "*.html", "sub-*/figures")
     with replacing(out / ".bidsignore") as temporary:
-        temporary.write_text(f"{SUMMARY}\n.{SUMMARY}.lock\n*.html\nsub-*/figures\n", encoding="utf-8")
+        temporary.write_text("\n".join([*ignored, ""]), encoding="utf-8")
     write_json(
         file,
         {

@@ -67,6 +67,7 @@ class Job:
         brain: the brain mask, on the scan's grid.
         truth: the ground truth, on the scan's grid.
         navigation: links of the HTML page to the index and the neighbouring pages.
+        subject, session: for the tables; empty if they are not known.
         name: what ``{name}`` stands for in the patterns of files that belong to the scan, see ``companions``.
         dicom_required: whether it is an error if no DICOM segmentation of the series can be written; otherwise it is a
             warning.
@@ -78,6 +79,8 @@ class Job:
     brain: Path | None = None
     truth: Path | None = None
     navigation: Navigation | None = None
+    subject: str = ""
+    session: str = ""
     name: str = ""
     dicom_required: bool = True
 

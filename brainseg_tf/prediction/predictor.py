@@ -13,6 +13,7 @@ import numpy as np
 from brainseg_tf import __version__
 from brainseg_tf.brain.mask import find_brain
 from brainseg_tf.brain.network import BrainNetwork
+from brainseg_tf.brain.quality import quality_of
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import check_writable, replacing, write_json
 from brainseg_tf.images import dicom
@@ -230,6 +231,8 @@ class Predictor:
         centre = nib.affines.apply_affine(scan.affine, (np.array(scan.data.shape) - 1) / 2)
         return {
             "scan": str(job.scan),
+            "subject": job.subject,
+            "session": job.session,
             "mask": str(job.outputs.mask),
             "outputs": {name: str(path) for name, path in job.outputs.named.items()},
             "lesion_ml": round(sum(one.ml for one in result.lesions), 4),
@@ -241,6 +244,11 @@ class Predictor:
                 "source": result.brain.source,
                 "ml": round(float(result.brain.mask.sum()) * scan.voxel_ml, 1),
                 "median_intensity": float(np.median(scan.data[result.brain.mask])),
+            },
+            "quality": asdict(quality_of(scan, result.brain.mask, result.alignment.matrix)),
+            "template": {
+                "error_mm": round(result.alignment.error_mm, 2),
+                "matrix": result.alignment.matrix.round(6).tolist(),
             },
             "mixture": {
                 "means": result.outline.mixture.means.round(4).tolist(),

@@ -35,6 +35,7 @@ class Candidate:
         place: its folder or main scan, for messages.
         name: unique in the cohort.
         subject: who was scanned; a subject can have several examinations.
+        session: of the subject; empty if it is not known.
         scans: the scans that were found, by modality.
         missing: a phrase about each modality that was not found.
         truth: the segmentation; None if there is none, with the reason in ``no_truth``.
@@ -54,6 +55,7 @@ class Candidate:
     brain: Path | None = None
     grade: str | None = None
     side: str | None = None
+    session: str = ""
 
 
 @dataclass
@@ -334,5 +336,7 @@ def _add_examinations(
         missing = tuple(f"no {modality}" for modality in modalities if modality not in scans)
         unique = f"{name}_{number}" if len(first) > 1 else name
         found.candidates.append(
-            Candidate(row.path, unique, subject, scans, missing, row.truth, brain=row.brain, side=row.side)
+            Candidate(
+                row.path, unique, subject, scans, missing, row.truth, brain=row.brain, side=row.side, session=session
+            )
         )

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from brainseg_tf.metrics import dice
+from brainseg_tf.prediction import cohort_tables
 from helpers import AFFINE, DAMAGES, FAST, ROOT, call, damaged, fails, make_brain, save
 
 PHANTOM = Path(__file__).parents[2] / "examples" / "phantom" / "phantom_flair.nii.gz"
@@ -95,6 +96,7 @@ def test_predict_writes_all_outputs(trained, tmp_path):
         "morphology",
         "boundary",
         "grid",
+        "location",
         "write",
     } == set(report["seconds"])
     assert report["model"] == {"name": "small", "version": 1, "modalities": ["flair"]}
@@ -305,7 +307,7 @@ def test_one_bad_scan_does_not_stop_the_others(trained, tmp_path):
     expected = {
         f"{stem}_{kind}" for stem in stems for kind in ("mask.nii.gz", "brain.nii.gz", "report.json", "figure.png")
     }
-    expected |= {"summary.csv", ".summary.csv.lock"}
+    expected |= {"summary.csv", ".summary.csv.lock", *cohort_tables.NAMES}
     assert {file.name for file in out.iterdir()} == expected
     assert len(result.stdout.splitlines()) == 2
 

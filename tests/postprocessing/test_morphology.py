@@ -1,8 +1,7 @@
 import numpy as np
-import pytest
 from scipy import ndimage
 
-from brainseg_tf.postprocessing.morphology import close, lesions, remove_low, remove_small
+from brainseg_tf.postprocessing.morphology import close, remove_low, remove_small
 
 SPACING = (1.0, 2.0, 2.0)
 
@@ -49,20 +48,3 @@ def test_components_with_a_low_mean_are_removed():
     assert not remove_low(mask, seen, 0.6, neighbour_share=0.5).any()
     assert not remove_low(mask, np.zeros_like(mask), 0.25).any()
     assert not remove_low(np.zeros_like(mask), seen, 0.25).any()
-
-
-def test_lesions_are_measured_in_millimetres():
-    mask = np.zeros((10, 11, 12), bool)
-    mask[2:4, 3:5, 4:6] = True
-    mask[8, 8, 8] = True
-    affine = np.array([[-2.0, 0, 0, 10], [0, -2, 0, 20], [0, 0, 5, -30], [0, 0, 0, 1]])
-    residual = np.where(mask, np.arange(12) / 10, 0)
-    large, small = lesions(mask, residual, affine, -2.0)
-    assert large.ml == pytest.approx(8 * 0.02)
-    assert large.centroid_mm == pytest.approx((5.0, 13.0, -7.5))
-    assert (large.side, small.side) == ("right", "midline")
-    assert (large.mean_residual, small.mean_residual) == pytest.approx((0.45, 0.8))
-    assert small.ml == pytest.approx(0.02)
-    assert small.centroid_mm == pytest.approx((-6.0, 4.0, 10.0))
-    assert [one.side for one in lesions(mask, residual, affine, 5.0)] == ["midline", "left"]
-    assert lesions(mask & False, residual, affine, 0.0) == []

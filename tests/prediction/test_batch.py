@@ -12,6 +12,7 @@ import pytest
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.options import PredictOptions, SegmentationOptions
+from brainseg_tf.prediction import cohort_tables
 from brainseg_tf.prediction.batch import Progress, plan_batch, run_all
 from brainseg_tf.prediction.jobs import Job, Outputs
 from brainseg_tf.prediction.predictor import Predictor
@@ -80,6 +81,7 @@ def test_continue_keeps_complete_results_and_replaces_others(trained, scans, tmp
     assert (out / "sub-00_FLAIR_mask.nii.gz").stat().st_mtime_ns == kept
     for name, mask in masks(out).items():
         np.testing.assert_array_equal(mask, before[name])
+    assert len((out / "volumes.tsv").read_text().splitlines()) == 4
     # Without --continue, existing files are not changed.
     summary = (out / "summary.csv").read_text()
     assert "give --continue to keep its results" in fails(
@@ -145,6 +147,7 @@ def test_a_bids_dataset_gives_a_bids_derivative(trained, tmp_path):
         LOCK,
         "dataset_description.json",
         "summary.csv",
+        *cohort_tables.NAMES,
         "sub-01/anat/sub-01_label-lesion_mask.nii.gz",
         "sub-01/anat/sub-01_label-lesion_mask.json",
         "sub-01/anat/sub-01_desc-brain_mask.nii.gz",
@@ -154,6 +157,8 @@ def test_a_bids_dataset_gives_a_bids_derivative(trained, tmp_path):
         "sub-02/ses-a/anat/sub-02_ses-a_run-1_desc-brain_mask.nii.gz",
         "sub-02/figures/sub-02_ses-a_run-1_label-lesion_mask.png",
     }
+    first, second = (out / "volumes.tsv").read_text().splitlines()[1:]
+    assert first.split("\t")[:2] == ["sub-01", "n/a"] and second.split("\t")[:2] == ["sub-02", "ses-a"]
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
     assert description["GeneratedBy"][0]["Name"] == "brainseg-tf"
@@ -372,7 +377,7 @@ def test_a_scan_that_fails_while_it_is_written_leaves_nothing(trained, scan, tmp
     out = tmp_path / "out"
     result = call("predict", scan, "--out-dir", out, "--model", trained, *FAST)
     assert result.exit_code == 1
-    assert sorted(file.name for file in out.iterdir()) == [LOCK, "summary.csv"]
+    assert sorted(file.name for file in out.iterdir()) == sorted([LOCK, "summary.csv", *cohort_tables.NAMES])
     assert [line["status"] for line in rows(out)] == ["failed"]
 
 

@@ -1,0 +1,114 @@
+"""The connected components of a mask, with what a table of lesions says about them."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import nibabel as nib
+import numpy as np
+from skimage.measure import label, regionprops
+
+from brainseg_tf.brain.regions import main_region, ventricle_distance_mm
+
+Side = Literal["left", "right", "midline"]
+Point = tuple[float, float, float]
+
+# A centroid within this distance of the brain's centre, in millimetres, is on neither side.
+_MIDLINE_MM = 5.0
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One connected component.
+
+    Attributes:
+        ml: volume in millilitres.
+        centroid_mm: in RAS world space; ``side``: of the patient, relative to the centre of the brain.
+        mean_residual: input minus reconstruction, on the model's intensity scale, where the brain's median is 0.3.
+        mean_probability: posterior probability of a lesion.
+        intensity_ratio: mean intensity of the scan, divided by the median of the brain outside lesions; None
+            if that median is not positive.
+        mni_mm: centroid in MNI space, by a rough affine alignment.
+        region: one of ``brain.regions.REGIONS``, in which most of the voxels are.
+        ventricle_mm: smallest distance to the lateral ventricles of the MNI template.
+    """
+
+    ml: float
+    centroid_mm: Point
+    side: Side
+    mean_residual: float
+    mean_probability: float
+    intensity_ratio: float | None
+    mni_mm: Point
+    region: str
+    ventricle_mm: float
+
+
+class Maps(NamedTuple):
+    """What is averaged over a lesion, each (X, Y, Z); only the values in the mask are used.
+
+    Attributes:
+        residual: input minus reconstruction.
+        probability: posterior of a lesion.
+        intensity: the scan, divided by the median of the brain outside lesions; None if that is not positive.
+    """
+
+    residual: np.ndarray
+    probability: np.ndarray
+    intensity: np.ndarray | None
+
+
+class Place(NamedTuple):
+    """Where a mask lies.
+
+    Attributes:
+        affine: (4, 4), from voxel indices to millimetres in RAS world space.
+        middle_mm: the first world coordinate of the brain's centre; left is smaller.
+        to_template: (4, 4), from world space to MNI space, see ``brain.template``.
+    """
+
+    affine: np.ndarray
+    middle_mm: float
+    to_template: np.ndarray
+
+
+def lesions(mask: np.ndarray, maps: Maps, place: Place) -> list[Lesion]:
+    """The connected components (26 neighbours) of a mask, largest first.
+
+    Args:
+        mask: (X, Y, Z) bool.
+        maps: of the same shape.
+        place: of the mask.
+    """
+    voxel_ml = abs(np.linalg.det(place.affine[:3, :3])) / 1000.0
+    found = []
+    for region in regionprops(label(mask, connectivity=3)):
+        voxels = tuple(region.coords.T)
+        world = nib.affines.apply_affine(place.affine, region.coords)
+        template = nib.affines.apply_affine(place.to_template, world)
+        centre = _point(world.mean(axis=0))
+        side: Side = "midline"
+        if abs(centre[0] - place.middle_mm) >= _MIDLINE_MM:
+            side = "left" if centre[0] < place.middle_mm else "right"
+        found.append(
+            Lesion(
+                ml=float(region.area * voxel_ml),
+                centroid_mm=centre,
+                side=side,
+                mean_residual=_mean(maps.residual, voxels),
+                mean_probability=_mean(maps.probability, voxels),
+                intensity_ratio=None if maps.intensity is None else _mean(maps.intensity, voxels),
+                mni_mm=_point(template.mean(axis=0)),
+                region=main_region(template),
+                ventricle_mm=round(float(ventricle_distance_mm(template).min()), 1),
+            )
+        )
+    return sorted(found, key=lambda lesion: -lesion.ml)
+
+
+def _mean(values: np.ndarray, voxels: tuple[np.ndarray, ...]) -> float:
+    return round(float(values[voxels].mean()), 4)
+
+
+def _point(mm: np.ndarray) -> Point:
+    x, y, z = (round(float(one), 2) for one in mm)
+    return x, y, z

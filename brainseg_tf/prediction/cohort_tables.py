@@ -1,0 +1,222 @@
+"""Tables for statistics in an output folder: ``lesions.tsv`` (a row per lesion) and ``volumes.tsv`` (a row per scan).
+
+They are made from the reports of all scans in ``summary.csv``, so they are complete after each run, whether it was
+continued, ran beside others or was interrupted. Each table has a data dictionary as BIDS describes it (``.json``).
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from brainseg_tf.brain.regions import PERIVENTRICULAR_MM, REGIONS
+from brainseg_tf.files import printable, replacing, write_json
+from brainseg_tf.images.formats import stem
+from brainseg_tf.images.modality_names import without_modality
+from brainseg_tf.prediction import results_table
+
+LESIONS, VOLUMES = "lesions.tsv", "volumes.tsv"
+# Names of all files that ``write`` makes.
+NAMES = (LESIONS, VOLUMES, "lesions.json", "volumes.json")
+# How BIDS writes a value that is not known.
+_UNKNOWN = "n/a"
+_YES_NO = {"yes": "it is", "no": "it is not"}
+
+
+class Column(NamedTuple):
+    """A column of a table, as its data dictionary describes it."""
+
+    name: str
+    description: str
+    units: str | None = None
+    levels: Mapping[str, str] | None = None
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """The entry in the data dictionary."""
+        entry: dict[str, Any] = {"Description": self.description}
+        if self.units:
+            entry["Units"] = self.units
+        return entry | ({"Levels": dict(self.levels)} if self.levels else {})
+
+
+_SCAN_COLUMNS = (
+    Column(
+        "participant_id", "Subject: the BIDS label, the column subject of a table of scans, or the name of the scan."
+    ),
+    Column("session_id", "Session of the subject."),
+    Column("scan", "Path of the scan."),
+)
+LESION_COLUMNS = (
+    *_SCAN_COLUMNS,
+    Column("lesion", "Number of the lesion in the scan; 1 is the largest."),
+    Column("volume_ml", "Volume.", "ml"),
+    *(Column(f"{axis}_mm", f"Centroid, {axis} in the world space of the scan (RAS).", "mm") for axis in "xyz"),
+    *(
+        Column(
+            f"mni_{axis}_mm", f"Centroid, {axis} in MNI space, by a rough affine alignment of the brain's shape.", "mm"
+        )
+        for axis in "xyz"
+    ),
+    Column(
+        "side",
+        "Side of the patient.",
+        levels={"left": "left", "right": "right", "midline": "less than 5 mm from the middle of the brain"},
+    ),
+    Column(
+        "region",
+        "Region with most of the lesion, by planes in MNI space along the large fissures.",
+        levels={name: f"{name} lobe" if name in REGIONS[:4] else name for name in REGIONS},
+    ),
+    Column("ventricle_mm", "Smallest distance to the lateral ventricles of the MNI template.", "mm"),
+    Column(
+        "periventricular",
+        f"Whether that distance is at most {PERIVENTRICULAR_MM:g} mm.",
+        levels=_YES_NO,
+    ),
+    Column("intensity_ratio", "Mean intensity of the scan, divided by the median of the brain outside lesions."),
+    Column("mean_probability", "Mean posterior probability of a lesion."),
+    Column("mean_residual", "Mean of input minus reconstruction; the brain's median in the input is 0.3."),
+)
+VOLUME_COLUMNS = (
+    *_SCAN_COLUMNS,
+    Column("brain_ml", "Volume of the brain mask.", "ml"),
+    Column("brain_source", "Where the brain mask comes from."),
+    Column("lesion_ml", "Volume of all lesions.", "ml"),
+    Column("lesions", "Number of lesions."),
+    Column("suspected_ml", "Volume that is abnormal but not in the lesion mask.", "ml"),
+    Column(
+        "snr",
+        "Median intensity of the brain, divided by the standard deviation of the noise (Immerkaer 1996). It is high in "
+        "resampled scans.",
+    ),
+    Column("slice_thickness_mm", "Largest voxel size.", "mm"),
+    Column("coverage", "Share of the brain in the field of view, from 0 to 1, by the alignment with the MNI template."),
+    Column(
+        "template_error_mm",
+        "Median distance of the brain's surface to that of the MNI template after the alignment. Above 4 mm, regions "
+        "and MNI coordinates are not reliable.",
+        "mm",
+    ),
+    Column("model", "Name of the model."),
+    Column("model_version", "Version of the model."),
+    Column("brainseg_tf", "Version of brainseg-tf."),
+    Column("seconds", "Time for the scan.", "s"),
+    Column("warnings", "Number of warnings; the report has their texts."),
+)
+
+Row = dict[str, Any]
+
+
+def write(out: Path) -> None:
+    """Writes both tables with their data dictionaries for all scans in the ``summary.csv`` of an output folder.
+
+    Reports that cannot be read, or were written by a version without these values, give rows with unknown values.
+
+    Args:
+        out: the folder.
+
+    Raises:
+        InputError: ``summary.csv`` cannot be read, or a table cannot be written.
+    """
+    with (
+        _writing(out / LESIONS, LESION_COLUMNS) as lesions,
+        _writing(out / VOLUMES, VOLUME_COLUMNS) as volumes,
+    ):
+        for report in _reports(out):
+            lesions.writerows(map(_cells, lesion_rows(report)))
+            volumes.writerow(_cells(volume_row(report)))
+    for name, columns in ((LESIONS, LESION_COLUMNS), (VOLUMES, VOLUME_COLUMNS)):
+        write_json((out / name).with_suffix(".json"), {column.name: column.entry for column in columns})
+
+
+def lesion_rows(report: Mapping[str, Any]) -> Iterator[Row]:
+    """The rows of a scan in ``lesions.tsv``.
+
+    Args:
+        report: of ``Predictor.run``.
+    """
+    for number, lesion in enumerate(report.get("lesions", []), start=1):
+        distance = lesion.get("ventricle_mm")
+        periventricular = None if distance is None else "yes" if distance <= PERIVENTRICULAR_MM else "no"
+        yield {
+            **_scan_cells(report),
+            "lesion": number,
+            "volume_ml": round(lesion["ml"], 4),
+            **_point("{}_mm", lesion.get("centroid_mm")),
+            **_point("mni_{}_mm", lesion.get("mni_mm")),
+            "periventricular": periventricular,
+            **{name: lesion.get(name) for name in ("side", "region", "ventricle_mm")},
+            **{name: lesion.get(name) for name in ("intensity_ratio", "mean_probability", "mean_residual")},
+        }
+
+
+def volume_row(report: Mapping[str, Any]) -> Row:
+    """The row of a scan in ``volumes.tsv``.
+
+    Args:
+        report: of ``Predictor.run``.
+    """
+    quality, brain, model = (report.get(name, {}) for name in ("quality", "brain", "model"))
+    return {
+        **_scan_cells(report),
+        "brain_ml": brain.get("ml"),
+        "brain_source": brain.get("source"),
+        "lesion_ml": report.get("lesion_ml"),
+        "lesions": report.get("components"),
+        "suspected_ml": report.get("suspected_ml"),
+        **{name: quality.get(name) for name in ("snr", "slice_thickness_mm", "coverage")},
+        "template_error_mm": report.get("template", {}).get("error_mm"),
+        "model": model.get("name"),
+        "model_version": model.get("version"),
+        "brainseg_tf": report.get("brainseg_tf"),
+        "seconds": round(sum(report.get("seconds", {}).values()), 2),
+        "warnings": len(report.get("warnings", [])),
+    }
+
+
+def _reports(out: Path) -> Iterator[Mapping[str, Any]]:
+    """The reports of the scans in ``summary.csv`` that were segmented, sorted by path of the scan."""
+    for row in sorted(results_table.read(out / results_table.NAME), key=lambda row: row["scan"]):
+        if not row["report"]:
+            continue
+        known = {
+            "scan": row["scan"],
+            "lesion_ml": row["lesion_ml"],
+            "components": row["lesions"],
+            "suspected_ml": row["suspected_ml"],
+            "brain": {"ml": row["brain_ml"], "source": row["brain_source"]},
+        }
+        try:
+            report = json.loads(Path(row["report"]).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            report = None
+        yield known | report if isinstance(report, dict) else known
+
+
+def _scan_cells(report: Mapping[str, Any]) -> Row:
+    scan = str(report["scan"])
+    return {
+        "participant_id": report.get("subject") or without_modality(Path(scan)) or stem(Path(scan)),
+        "session_id": report.get("session"),
+        "scan": scan,
+    }
+
+
+def _point(name: str, point: Iterable[float] | None) -> Row:
+    """The three coordinates of a point, in columns whose names have the axis."""
+    return {name.format(axis): value for axis, value in zip("xyz", point or (None, None, None), strict=True)}
+
+
+def _cells(row: Row) -> Row:
+    return {name: _UNKNOWN if value in (None, "") else printable(value) for name, value in row.items()}
+
+
+@contextmanager
+def _writing(path: Path, columns: Iterable[Column]) -> Iterator["csv.DictWriter[str]"]:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [column.name for column in columns], dialect="excel-tab", lineterminator="\n")
+        writer.writeheader()
+        yield writer
