@@ -107,10 +107,13 @@ setup(
             "tensorboard>=2.19,<2.22",
             "kubernetes-validate>=1.31,<2",
             "bids-validator-deno>=2,<4",
+            "boutiques>=0.5.30,<0.6",
         ],
         "benchmarks": ["torch>=2.6,<3", "dipy>=1.11,<2", "antspyx>=0.6,<0.7", "psutil>=6,<8"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=1.16,<3", "mkdocs-click>=0.9,<1"],
         "examples": ["nilearn>=0.12,<0.15"],
     },
-    entry_points={"console_scripts": ["brainseg-tf=brainseg_tf_cli.main:run"]},
+    entry_points={
+        "console_scripts": ["brainseg-tf=brainseg_tf_cli.main:run", "brainseg-tf-bids=brainseg_tf_cli.bids:run"]
+    },
 )

@@ -28,17 +28,8 @@ COMMANDS = (
 )
 
 
-class Commands(click.Group):
-    """A group that imports the module of a command on demand, and ends with exit code 1 after an ``InputError``."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        name = cmd_name.replace("-", "_")
-        return getattr(import_module(f"brainseg_tf_cli.{name}"), name)
+class ErrorsAsMessages(click.Command):
+    """A command that ends with exit code 1 and one line after an ``InputError``; it has the option ``--debug``."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -48,6 +39,19 @@ class Commands(click.Group):
                 traceback.print_exc()
             click.echo(f"Error: {printable(error)}", err=True)
             sys.exit(1)
+
+
+class Commands(ErrorsAsMessages, click.Group):
+    """A group that imports the module of a command on demand."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        name = cmd_name.replace("-", "_")
+        return getattr(import_module(f"brainseg_tf_cli.{name}"), name)
 
 
 # Hides log messages of TensorFlow and gRPC. Their errors are still raised as exceptions.
@@ -72,12 +76,17 @@ def main(debug: bool) -> None:
 
 def run() -> None:
     """The entry point of the installed command."""
+    set_up_process()
+    main()
+
+
+def set_up_process() -> None:
+    """Prepares streams, home folder, warnings and signals, before a command is run."""
     open_standard_streams()
     replace_missing_home()
     show_own_warnings_only()
     # SIGTERM is handled like an error: incomplete files are removed, and a batch keeps its finished scans.
     signal.signal(signal.SIGTERM, _terminate)
-    main()
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

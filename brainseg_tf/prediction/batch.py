@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from brainseg_tf.images.scan_search import (
 from brainseg_tf.images.volume import is_whole
 from brainseg_tf.prediction import cohort_tables, results_table
 from brainseg_tf.prediction.companions import Companions
-from brainseg_tf.prediction.jobs import Job, Outcome, Outputs
+from brainseg_tf.prediction.jobs import RAW, Job, Outcome, Outputs
 from brainseg_tf.prediction.pages import navigation
 from brainseg_tf.prediction.predictor import Predictor
 from brainseg_tf.training.layouts import TABLES, search
@@ -91,7 +91,7 @@ def plan_batch(
     found = Search()
     failed: list[Outcome] = []
     companions = companions or Companions()
-    datasets = False
+    datasets = {root.resolve() for place in places if is_folder(place) and (root := bids_root(place)) is not None}
     for place in places:
         root = bids_root(place) if is_folder(place) else None
         if is_folder(place) and not os.access(place, os.R_OK | os.X_OK):
@@ -99,8 +99,7 @@ def plan_batch(
             in_jobs = []
         elif root is not None:
             in_place = search_bids(root, place, modality or _ANY_MODALITY)
-            in_jobs = [_bids_job(scan, root, out) for scan in in_place.scans]
-            datasets = True
+            in_jobs = [_bids_job(scan, root, out, linked=len(datasets) == 1) for scan in in_place.scans]
         elif is_folder(place) and not is_series(place):
             in_place = search_folder(place, modality, out)
             in_jobs = [_job(scan, out) for scan in in_place.scans]
@@ -124,7 +123,7 @@ def plan_batch(
             what = "mask" if path in {job.outputs.mask for job in jobs} else "output"
             raise InputError(f"{path}: is the {what} of two scans; rename one of them, or segment them separately")
     if datasets:
-        _write_description(out)
+        _write_description(out, datasets)
     make_folder(out)
     for folder in {path.parent for job in jobs for path in job.outputs.paths}:
         make_folder(folder)
@@ -242,7 +241,9 @@ class Progress:
 
         self._index_written = time.perf_counter()
         in_run = {printable(outcome.job.scan) for outcome in self._outcomes}
-        others = [_outcome_of(row) for row in results_table.read(self._table) if row["scan"] not in in_run]
+        others = [
+            _outcome_of(row, self._table.parent) for row in results_table.read(self._table) if row["scan"] not in in_run
+        ]
         known = [outcome for outcome in others if outcome is not None]
         write_index(self._index, [*self._outcomes, *known], total=self._total + len(known))
         self._index_seconds = time.perf_counter() - self._index_written
@@ -267,14 +268,14 @@ class Progress:
         return f"about {minutes} min left" if minutes > 1 else f"about {max(1, round(seconds))} s left"
 
 
-def _outcome_of(row: results_table.Row) -> Outcome | None:
+def _outcome_of(row: results_table.Row, out: Path) -> Outcome | None:
     """The outcome in a row of another run; None for a file that was left out or if its report cannot be read."""
-    scan, file = Path(row["scan"]), Path(row["report"])
+    scan, file = Path(row["scan"]), results_table.located(row["report"], out)
     if row["status"] == "failed":
         return Outcome(Job(scan, Outputs(Path(row["mask"]))), error=row["error"])
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
-        outputs: dict[str, Any] = {name: Path(path) for name, path in report["outputs"].items()}
+        outputs: dict[str, Any] = {name: results_table.located(path, out) for name, path in report["outputs"].items()}
         return Outcome(Job(scan, Outputs(**outputs)), _for_index(report), kept=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -352,8 +353,13 @@ def _without_unwanted(job: Job, *, pages: bool, brain_masks: bool) -> Job:
     return replace(job, outputs=outputs if brain_masks else replace(outputs, brain_mask=None))
 
 
-def _bids_job(scan: Path, dataset: Path, out: Path) -> Job:
-    """The job of ``sub-X/[ses-Y/]anat/*_<suffix>.nii[.gz]``, with outputs that are named like BIDS derivatives."""
+def _bids_job(scan: Path, dataset: Path, out: Path, *, linked: bool) -> Job:
+    """The job of ``sub-X/[ses-Y/]anat/*_<suffix>.nii[.gz]``, with outputs that are named like BIDS derivatives.
+
+    Args:
+        scan, dataset, out: the scan, the root of its dataset, and the folder for results.
+        linked: whether the description of the results links to the dataset, so that sidecars can name the scan.
+    """
     entities = stem(scan).rpartition("_")[0]
     folder = out / scan.parent.relative_to(dataset)
     figures = out / scan.relative_to(dataset).parts[0] / "figures"
@@ -366,11 +372,12 @@ def _bids_job(scan: Path, dataset: Path, out: Path) -> Job:
         report=folder / f"{entities}_label-lesion_mask.json",
     )
     subject, session = subject_and_session(entities)
-    return Job(scan, outputs, name=entities, subject=subject, session=session)
+    source = scan.relative_to(dataset).as_posix() if linked else ""
+    return Job(scan, outputs, name=entities, subject=subject, session=session, bids_source=source)
 
 
-def _write_description(out: Path) -> None:
-    """Writes dataset_description.json and .bidsignore of a BIDS derivative.
+def _write_description(out: Path, datasets: Collection[Path]) -> None:
+    """Writes dataset_description.json and .bidsignore of a derivative of BIDS datasets.
 
     Raises:
         InputError: the folder contains another dataset.
@@ -392,6 +399,7 @@ def _write_description(out: Path) -> None:
             "BIDSVersion": _BIDS_VERSION,
             "DatasetType": "derivative",
             "GeneratedBy": [{"Name": "brainseg-tf", "Version": __version__}],
+            "DatasetLinks": {} if len(datasets) > 1 else {RAW: next(iter(datasets)).as_uri()},
         },
     )
 

@@ -190,7 +190,7 @@ def _reports(out: Path) -> Iterator[Mapping[str, Any]]:
             "brain": {"ml": row["brain_ml"], "source": row["brain_source"]},
         }
         try:
-            report = json.loads(Path(row["report"]).read_text(encoding="utf-8"))
+            report = json.loads(results_table.located(row["report"], out).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             report = None
         yield known | report if isinstance(report, dict) else known

@@ -5,8 +5,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from brainseg_tf.images.formats import stem
 from brainseg_tf.prediction import results_table
 from brainseg_tf.prediction.pages import Navigation
+
+# The name of the dataset of the scans in the BIDS URIs of a derivative.
+RAW = "raw"
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Job:
         navigation: links of the HTML page to the index and the neighbouring pages.
         subject, session: for the tables; empty if they are not known.
         name: what ``{name}`` stands for in the patterns of files that belong to the scan, see ``companions``.
+        bids_source: path of the scan in its BIDS dataset; empty if it is not in one.
         dicom_required: whether it is an error if no DICOM segmentation of the series can be written; otherwise it is a
             warning.
     """
@@ -82,12 +87,30 @@ class Job:
     subject: str = ""
     session: str = ""
     name: str = ""
+    bids_source: str = ""
     dicom_required: bool = True
 
     @property
     def inputs(self) -> list[Path]:
         """The input files."""
         return [path for path in (self.scan, *self.modalities.values(), self.brain, self.truth) if path]
+
+    @property
+    def bids_fields(self) -> dict[str, Any]:
+        """What BIDS wants in the sidecar of the mask, which is the report; empty if the scan is not in a dataset."""
+        return {"Type": "Lesion", "Sources": [f"bids:{RAW}:{self.bids_source}"]} if self.bids_source else {}
+
+    @property
+    def sidecars(self) -> dict[Path, dict[str, Any]]:
+        """The BIDS sidecars of the brain mask and of the probability, by file."""
+        if not self.bids_source:
+            return {}
+        types = {self.outputs.brain_mask: "Brain", self.outputs.probability: "Lesion"}
+        return {
+            path.with_name(f"{stem(path)}.json"): self.bids_fields | {"Type": kind}
+            for path, kind in types.items()
+            if path
+        }
 
 
 @dataclass(frozen=True)

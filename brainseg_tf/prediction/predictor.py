@@ -271,6 +271,7 @@ class Predictor:
             **self._method(),
             "warnings": result.warnings,
             "note": "for research; not a medical device",
+            **job.bids_fields,
         }
 
     def _write(
@@ -296,6 +297,8 @@ class Predictor:
                 if temporary.report:
                     result.seconds["write"] = round(time.perf_counter() - start, 3)
                     write_json(temporary.report, report)
+                for path, content in job.sidecars.items():
+                    write_json(stack.enter_context(replacing(path)), content)
             except InputError as error:
                 # Replace the temporary names in the message by those of the outputs.
                 message = str(error)

@@ -18,6 +18,8 @@ COLUMNS = (
     *("scan", "status", "lesion_ml", "lesions", "suspected_ml", "brain_ml", "brain_source"),
     *("seconds", "warnings", "mask", "error", "report"),
 )
+# Largest number of folders and files in the path of a result within its output folder, sub-X/ses-Y/anat/FILE.
+_DEEPEST = 4
 
 Row = dict[str, str]
 
@@ -75,6 +77,21 @@ def read(path: Path) -> list[Row]:
     if rows and not {"scan", "status", "mask"} <= set(reader.fieldnames or ()):
         raise InputError(f"{path}: is not a table of brainseg-tf; move it, or choose another --out-dir")
     return [{name: one.get(name) or "" for name in COLUMNS} for one in rows]
+
+
+def located(file: str, out: Path) -> Path:
+    """A file that a table or a report names, also if the output folder was moved or is mounted elsewhere.
+
+    Args:
+        file: as it was written.
+        out: the output folder now.
+
+    Returns:
+        The file in ``out`` with the same end of the path, otherwise the path as it was written.
+    """
+    parts = Path(file).parts
+    candidates = (out.joinpath(*parts[-count:]) for count in range(min(len(parts), _DEEPEST), 0, -1))
+    return next((path for path in candidates if path.exists()), Path(file))
 
 
 def check(path: Path, masks: Sequence[Path], *, overwrite: bool) -> None:
