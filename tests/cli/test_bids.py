@@ -154,15 +154,13 @@ def test_an_option_with_several_values_can_be_repeated(dataset, trained, tmp_pat
     assert np.isin(list(participant_ids(out)), ["sub-02"]).all()
 
 
-def test_the_boutiques_descriptor_describes_each_argument(tmp_path):
+def test_the_boutiques_descriptor_describes_each_argument():
     from boutiques.validator import validate_descriptor
 
     result = app("--boutiques")
     assert result.exit_code == 0
-    file = tmp_path / "brainseg-tf.json"
-    file.write_text(result.stdout)
-    validate_descriptor(str(file))
     described = json.loads(result.stdout)
+    validate_descriptor(described)
     wanted = [parameter.name for parameter in bids.params if parameter.expose_value]
     assert [one["id"] for one in described["inputs"]] == wanted
     assert described["command-line"].startswith("brainseg-tf-bids [BIDS_DIR] [OUTPUT_DIR] [ANALYSIS_LEVEL]")
