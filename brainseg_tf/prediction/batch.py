@@ -1,12 +1,14 @@
 """Segmentation of many scans: output files, parallel runs, continuation of earlier runs, table and index page."""
 
 import json
+import math
 import os
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,10 @@ _BIDS_VERSION = "1.10.0"
 _ANY_MODALITY = "flair"
 # The keys of a report that the index page shows.
 _IN_INDEX = ("lesion_ml", "components", "brain", "warnings", "model")
-# Shortest time between two updates of the index page, and largest share of the run time that the updates take.
-_INDEX_SECONDS, _INDEX_SHARE = 5.0, 0.05
+# Shortest time between two updates of the index page, and largest share of the time that the updates of a file take.
+_INDEX_SECONDS, _UPDATE_SHARE = 5.0, 0.05
+# An update of the table that takes less time follows each scan, whatever its share.
+_QUICK_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -127,8 +131,10 @@ def plan_batch(
     make_folder(out)
     for folder in {path.parent for job in jobs for path in job.outputs.paths}:
         make_folder(folder)
-    known = {path.resolve() for job in jobs for path in (*job.outputs.paths, *job.inputs)}
-    left_out = [(file, reason) for file, reason in found.left_out if file.resolve() not in known]
+    # Few folders have many files, and resolving a path is slow.
+    resolved = cache(Path.resolve)
+    known = {(resolved(path.parent), path.name) for job in jobs for path in (*job.outputs.paths, *job.inputs)}
+    left_out = [one for one in found.left_out if (resolved(one[0].parent), one[0].name) not in known]
     failed += [Outcome(_job(file, out), error=f"{file}: {reason}") for file, reason in found.failed]
     if index is not None:
         links = navigation([job.outputs.page for job in jobs if job.outputs.page], index)
@@ -197,6 +203,32 @@ def attempt(predictor: Predictor, job: Job, *, proceed: bool) -> Outcome:
         )
 
 
+class _Pace:
+    """Decides when a file is written again: its size grows with the number of scans, and so does the time for it.
+
+    Args:
+        least_seconds: shortest time between two updates.
+        quick_seconds: an update that takes less is not delayed.
+    """
+
+    def __init__(self, least_seconds: float, quick_seconds: float) -> None:
+        self._least, self._quick = least_seconds, quick_seconds
+        self._started, self._seconds = -math.inf, 0.0
+
+    def is_due(self) -> bool:
+        """Whether enough time has passed for updates to take a small share of the time."""
+        wait = self._seconds / _UPDATE_SHARE if self._seconds > self._quick else 0.0
+        return time.perf_counter() - self._started >= max(self._least, wait)
+
+    def start(self) -> None:
+        """An update begins."""
+        self._started = time.perf_counter()
+
+    def stop(self) -> None:
+        """The update has ended."""
+        self._seconds = time.perf_counter() - self._started
+
+
 class Progress:
     """Updates the table and the index page while a batch runs, and counts the finished scans.
 
@@ -212,7 +244,8 @@ class Progress:
         self._outcomes: list[Outcome] = []
         self._start = time.perf_counter()
         self._segmented = 0
-        self._index_written, self._index_seconds = -_INDEX_SECONDS, 0.0
+        self._pending: list[results_table.Row] = []
+        self._table_pace, self._index_pace = _Pace(0.0, _QUICK_SECONDS), _Pace(_INDEX_SECONDS, 0.0)
         left_out = [results_table.row(file, "left out", error=reason) for file, reason in batch.left_out]
         if left_out:
             results_table.update(self._table, left_out)
@@ -225,12 +258,13 @@ class Progress:
         return self._outcomes
 
     def add(self, outcome: Outcome) -> None:
-        """Adds an outcome to the table, and updates the index page unless it was updated a few seconds ago."""
+        """Adds an outcome to the table and to the index page, unless these were updated a moment ago."""
         self._outcomes.append(replace(outcome, report=_for_index(outcome.report)))
         self._segmented += not outcome.kept
-        results_table.update(self._table, [outcome.row])
-        age = time.perf_counter() - self._index_written
-        if age >= max(_INDEX_SECONDS, self._index_seconds / _INDEX_SHARE):
+        self._pending.append(outcome.row)
+        if self._table_pace.is_due():
+            self._write_rows()
+        if self._index_pace.is_due():
             self.write_index()
 
     def write_index(self) -> None:
@@ -239,17 +273,28 @@ class Progress:
             return
         from brainseg_tf.prediction.pages.index import write_index
 
-        self._index_written = time.perf_counter()
+        self._write_rows()
+        self._index_pace.start()
         in_run = {printable(outcome.job.scan) for outcome in self._outcomes}
         others = [
             _outcome_of(row, self._table.parent) for row in results_table.read(self._table) if row["scan"] not in in_run
         ]
         known = [outcome for outcome in others if outcome is not None]
         write_index(self._index, [*self._outcomes, *known], total=self._total + len(known))
-        self._index_seconds = time.perf_counter() - self._index_written
+        self._index_pace.stop()
+
+    def _write_rows(self) -> None:
+        """Writes the rows that are not yet in the table."""
+        if not self._pending:
+            return
+        self._table_pace.start()
+        results_table.update(self._table, self._pending)
+        self._pending = []
+        self._table_pace.stop()
 
     def finish(self) -> None:
         """Writes the index page, and the tables of all scans in the folder."""
+        self._write_rows()
         self.write_index()
         cohort_tables.write(self._table.parent)
 

@@ -12,9 +12,9 @@ import pytest
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.options import PredictOptions, SegmentationOptions
-from brainseg_tf.prediction import cohort_tables
-from brainseg_tf.prediction.batch import Progress, plan_batch, run_all
-from brainseg_tf.prediction.jobs import Job, Outputs
+from brainseg_tf.prediction import cohort_tables, results_table
+from brainseg_tf.prediction.batch import Batch, Progress, plan_batch, run_all
+from brainseg_tf.prediction.jobs import Job, Outcome, Outputs
 from brainseg_tf.prediction.predictor import Predictor
 from brainseg_tf.saved_model import find
 from helpers import FAST, call, fails, make_brain, masks, rows, save
@@ -151,10 +151,12 @@ def test_a_bids_dataset_gives_a_bids_derivative(trained, tmp_path):
         "sub-01/anat/sub-01_label-lesion_mask.nii.gz",
         "sub-01/anat/sub-01_label-lesion_mask.json",
         "sub-01/anat/sub-01_desc-brain_mask.nii.gz",
+        "sub-01/anat/sub-01_desc-brain_mask.json",
         "sub-01/figures/sub-01_label-lesion_mask.png",
         "sub-02/ses-a/anat/sub-02_ses-a_run-1_label-lesion_mask.nii.gz",
         "sub-02/ses-a/anat/sub-02_ses-a_run-1_label-lesion_mask.json",
         "sub-02/ses-a/anat/sub-02_ses-a_run-1_desc-brain_mask.nii.gz",
+        "sub-02/ses-a/anat/sub-02_ses-a_run-1_desc-brain_mask.json",
         "sub-02/figures/sub-02_ses-a_run-1_label-lesion_mask.png",
     }
     first, second = (out / "volumes.tsv").read_text().splitlines()[1:]
@@ -397,3 +399,20 @@ def test_a_batch_that_is_killed_keeps_its_rows(trained, scans, tmp_path):
     done = rows(out)
     assert 2 <= len(done) < 30
     assert {line["status"] for line in done} == {"done"}
+
+
+def test_a_large_table_is_not_written_after_each_scan(tmp_path, monkeypatch):
+    calls = []
+
+    def slow(path, new):
+        calls.append(len(new))
+        time.sleep(0.15)
+
+    monkeypatch.setattr(results_table, "update", slow)
+    jobs = [Job(tmp_path / f"{number}.nii", Outputs(tmp_path / f"{number}_mask.nii")) for number in range(8)]
+    progress = Progress(tmp_path, Batch(jobs), None)
+    for job in jobs:
+        progress.add(Outcome(job, error="is empty"))
+    assert calls == [1]
+    progress.finish()
+    assert calls == [1, 7]
