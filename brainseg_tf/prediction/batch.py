@@ -31,6 +31,7 @@ from brainseg_tf.prediction.companions import Companions
 from brainseg_tf.prediction.jobs import Job, Outcome, Outputs
 from brainseg_tf.prediction.pages import navigation
 from brainseg_tf.prediction.predictor import Predictor
+from brainseg_tf.prediction.viewer_tables import SUFFIXES
 from brainseg_tf.training.layouts import TABLES, search
 
 MASK, BRAIN = "_mask.nii.gz", "_brain.nii.gz"
@@ -267,8 +268,8 @@ def _outcome_of(row: results_table.Row) -> Outcome | None:
         return Outcome(Job(scan, Outputs(Path(row["mask"]))), error=row["error"])
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
-        outputs: dict[str, Any] = {name: Path(path) for name, path in report["outputs"].items()}
-        return Outcome(Job(scan, Outputs(**outputs)), report, kept=True)
+        outputs = Outputs.of({name: Path(path) for name, path in report["outputs"].items()})
+        return Outcome(Job(scan, outputs), report, kept=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -368,7 +369,8 @@ def _write_description(out: Path) -> None:
     make_folder(out)
     # Files for which BIDS has no names. The BIDS validator ignores them.
     with replacing(out / ".bidsignore") as temporary:
-        temporary.write_text(f"{SUMMARY}\n.{SUMMARY}.lock\n*.html\nsub-*/figures\n", encoding="utf-8")
+        ignored = [SUMMARY, f".{SUMMARY}.lock", "*.html", "sub-*/figures", *(f"*{end}" for end in SUFFIXES.values())]
+        temporary.write_text("".join(f"{pattern}\n" for pattern in ignored), encoding="utf-8")
     write_json(
         file,
         {

@@ -31,10 +31,12 @@ from brainseg_tf.images.volume import (
 from brainseg_tf.metrics import dice, iou
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import PredictOptions
+from brainseg_tf.postprocessing.morphology import numbered_components
 from brainseg_tf.prediction.jobs import Job, Outputs
 from brainseg_tf.prediction.loading import Lazy, LazyModel, Loading
 from brainseg_tf.prediction.pages import Navigation
 from brainseg_tf.prediction.uncertainty import spread
+from brainseg_tf.prediction.viewer_tables import write_tables
 from brainseg_tf.reconstruction import Reconstructor
 from brainseg_tf.segmentation import Segmentation, segment
 from brainseg_tf.slices import from_stack, onto_stack
@@ -281,9 +283,10 @@ class Predictor:
         start = time.perf_counter()
         with ExitStack() as stack:
             staged = {name: stack.enter_context(replacing(path)) for name, path in job.outputs.named.items()}
-            temporary = Outputs(**staged)
+            temporary = Outputs.of(staged)
             try:
                 _write_maps(temporary, scans[0], result, uncertainty)
+                write_tables(temporary.tables, result.lesions)
                 self._draw(temporary, job.navigation, scans[0], result, truth, report)
                 if temporary.report:
                     result.seconds["write"] = round(time.perf_counter() - start, 3)
@@ -338,6 +341,8 @@ def _write_maps(outputs: Outputs, scan: Volume, result: Segmentation, uncertaint
         write_map(outputs.brain_mask, result.brain.mask, scan)
     if outputs.suspicion:
         write_map(outputs.suspicion, result.suspected, scan)
+    if outputs.lesions:
+        write_map(outputs.lesions, numbered_components(result.mask), scan)
     if outputs.dicom:
         write_dicom(outputs.dicom, result.mask, scan)
     write_map(outputs.mask, result.mask, scan)

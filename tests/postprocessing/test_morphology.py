@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from brainseg_tf.postprocessing.morphology import close, lesions, remove_low, remove_small
+from brainseg_tf.postprocessing.morphology import close, lesions, numbered_components, remove_low, remove_small
 
 SPACING = (1.0, 2.0, 2.0)
 
@@ -49,6 +49,26 @@ def test_components_with_a_low_mean_are_removed():
     assert not remove_low(mask, seen, 0.6, neighbour_share=0.5).any()
     assert not remove_low(mask, np.zeros_like(mask), 0.25).any()
     assert not remove_low(np.zeros_like(mask), seen, 0.25).any()
+
+
+def test_components_are_numbered_by_size():
+    mask = np.random.default_rng(0).random((11, 13, 9)) < 0.06
+    mask[:3, :4, :2] = True
+    numbers = numbered_components(mask)
+    assert numbers.dtype == np.uint8
+    np.testing.assert_array_equal(numbers > 0, mask)
+    sizes = np.bincount(numbers.ravel())[1:]
+    assert len(sizes) > 5
+    assert (np.diff(sizes) <= 0).all()
+    # The same components as by another library.
+    components, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    pairs = np.unique(np.stack([numbers[mask], components[mask]]), axis=1)
+    assert pairs.shape == (2, count) == (2, len(sizes))
+    assert not numbered_components(np.zeros((4, 5, 6), bool)).any()
+    many = np.zeros((40, 40, 4), bool)
+    many[::2, ::2, ::2] = True
+    assert numbered_components(many).dtype == np.uint16
+    assert numbered_components(many).max() == 800
 
 
 def test_lesions_are_measured_in_millimetres():
