@@ -33,8 +33,8 @@ _ONE_SCAN = {
     "save_brain_mask": "--save-brain-mask",
     "report": "--report",
 }
-# Maps that --out-dir writes only if a pattern of their name is given, by the field of ``Outputs``.
-_MAPS = ("residual", "reconstruction", "probability", "uncertainty", "suspicion", "lesions")
+# Files that --out-dir writes only if a pattern of their name is given, by the field of ``Outputs``.
+_MAPS = ("residual", "reconstruction", "probability", "uncertainty", "suspicion", "lesions", "rtstruct")
 
 
 @click.command(cls=GroupedCommand, short_help="Segment the lesions in scans.")
@@ -194,6 +194,7 @@ def _job(scan: Path, given: dict[str, Any]) -> "Job":
         lesions=given["save_lesions"],
         brain_mask=given["save_brain_mask"],
         dicom=given["save_dicom_seg"],
+        rtstruct=given["save_rtstruct"],
         page=given["html"],
         report=given["report"],
     )

@@ -129,6 +129,13 @@ input_output_and_model = apply(
             type=FILE,
             help="Lesion mask of a DICOM series as a DICOM segmentation, .dcm.",
         ),
+        option(
+            "--save-rtstruct",
+            group=OUTPUT,
+            advanced=True,
+            type=FILE,
+            help="Lesions of a DICOM series as a DICOM RT structure set, .dcm.",
+        ),
         from_field(PredictOptions, "overwrite", group=OUTPUT),
         option("--brain-mask", group=BRAIN, type=FILE, help="Brain mask on the scan's grid."),
         from_field(

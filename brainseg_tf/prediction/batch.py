@@ -384,7 +384,8 @@ def _write_description(out: Path) -> None:
 
 def _finished(job: Job) -> dict[str, Any] | None:
     """The report of an earlier run; None if an output is missing or the mask is damaged."""
-    required = [path for name, path in job.outputs.named.items() if name != "dicom" or job.dicom_required]
+    possible = () if job.dicom_required else ("dicom", "rtstruct")
+    required = [path for name, path in job.outputs.named.items() if name not in possible]
     file = job.outputs.report
     if file is None or not all(path.is_file() for path in required) or not is_whole(job.outputs.mask):
         return None

@@ -23,6 +23,7 @@ class Outputs:
         lesions: the number of each lesion in the report's list, from 1, on the scan's grid.
         brain_mask: the brain mask, on the scan's grid.
         dicom: the lesion mask as a DICOM segmentation; for DICOM series only.
+        rtstruct: the lesions as a DICOM RT structure set; for DICOM series only.
         page: the HTML page.
         thumbnail: PNG for the index page.
         report: JSON.
@@ -39,6 +40,7 @@ class Outputs:
     lesions: Path | None = None
     brain_mask: Path | None = None
     dicom: Path | None = None
+    rtstruct: Path | None = None
     page: Path | None = None
     thumbnail: Path | None = None
     report: Path | None = None
@@ -100,8 +102,8 @@ class Job:
         truth: the ground truth, on the scan's grid.
         navigation: links of the HTML page to the index and the neighbouring pages.
         name: what ``{name}`` stands for in the patterns of files that belong to the scan, see ``companions``.
-        dicom_required: whether it is an error if no DICOM segmentation of the series can be written; otherwise it is a
-            warning.
+        dicom_required: whether it is an error if no DICOM segmentation or structure set of the series can be written;
+            otherwise it is a warning.
     """
 
     scan: Path
