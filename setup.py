@@ -79,6 +79,7 @@ setup(
         "report": ["nilearn>=0.14,<0.15", "jinja2>=3.1.6,<4"],
         "gpu": ["tensorflow[and-cuda]>=2.19,<2.22"],
         "tensorboard": ["tensorboard>=2.19,<2.22"],
+        "onnx": ["tf2onnx>=1.17,<1.18", "onnx>=1.17,<1.24", "onnxruntime>=1.20,<2"],
         "serving": ["grpcio>=1.70,<2", "requests>=2.32,<3"],
         "tests": [
             "pytest>=8.3,<10",
@@ -108,6 +109,9 @@ setup(
             "kubernetes-validate>=1.31,<2",
             "bids-validator-deno>=2,<4",
             "boutiques>=0.5.30,<0.6",
+            "tf2onnx>=1.17,<1.18",
+            "onnx>=1.17,<1.24",
+            "onnxruntime>=1.20,<2",
         ],
         "benchmarks": ["torch>=2.6,<3", "dipy>=1.11,<2", "antspyx>=0.6,<0.7", "psutil>=6,<8"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=1.16,<3", "mkdocs-click>=0.9,<1"],

@@ -33,8 +33,8 @@ _ONE_SCAN = {
     "save_brain_mask": "--save-brain-mask",
     "report": "--report",
 }
-# Maps that --out-dir writes only if a pattern of their name is given, by the field of ``Outputs``.
-_MAPS = ("residual", "reconstruction", "probability", "uncertainty", "suspicion")
+# Files that --out-dir writes only if a pattern of their name is given, by the field of ``Outputs``.
+_MAPS = ("residual", "reconstruction", "probability", "uncertainty", "suspicion", "lesions", "rtstruct")
 
 
 @click.command(cls=GroupedCommand, short_help="Segment the lesions in scans.")
@@ -191,11 +191,15 @@ def _job(scan: Path, given: dict[str, Any]) -> "Job":
         probability=given["save_probability"],
         uncertainty=given["save_uncertainty"],
         suspicion=given["save_suspicion"],
+        lesions=given["save_lesions"],
         brain_mask=given["save_brain_mask"],
         dicom=given["save_dicom_seg"],
+        rtstruct=given["save_rtstruct"],
         page=given["html"],
         report=given["report"],
     )
+    if given["viewer_tables"]:
+        outputs = outputs.with_tables()
     return Job(scan, outputs, given["modality"], brain=given["brain_mask"], truth=given["truth"])
 
 
@@ -242,6 +246,7 @@ def _plan(scans: tuple[Path, ...], modalities: tuple[str, ...], given: dict[str,
         brain_mask,
         truth,
         {name: str(given[f"save_{name}"]) for name in _MAPS if given[f"save_{name}"] is not None},
+        tables=given["viewer_tables"],
     )
     batch = plan_batch(
         scans,

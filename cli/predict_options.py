@@ -86,6 +86,19 @@ input_output_and_model = apply(
             type=FILE,
             help="Mask of what is abnormal but not in the lesion mask, on the scan's grid.",
         ),
+        option(
+            "--save-lesions",
+            group=OUTPUT,
+            type=FILE,
+            help="Number of each lesion in the report, 1 for the largest, on the scan's grid.",
+        ),
+        option(
+            "--viewer-tables",
+            group=OUTPUT,
+            is_flag=True,
+            help="Label tables with names and colours for FSLeyes, ITK-SNAP and Freeview, beside the mask and the file "
+            "of --save-lesions.",
+        ),
         option("--save-brain-mask", group=OUTPUT, type=FILE, help="Mask of the brain, on the scan's grid."),
         option(
             "--save-residual",
@@ -115,6 +128,13 @@ input_output_and_model = apply(
             advanced=True,
             type=FILE,
             help="Lesion mask of a DICOM series as a DICOM segmentation, .dcm.",
+        ),
+        option(
+            "--save-rtstruct",
+            group=OUTPUT,
+            advanced=True,
+            type=FILE,
+            help="Lesions of a DICOM series as a DICOM RT structure set, .dcm.",
         ),
         from_field(PredictOptions, "overwrite", group=OUTPUT),
         option("--brain-mask", group=BRAIN, type=FILE, help="Brain mask on the scan's grid."),

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 if TYPE_CHECKING:
     from brainseg_tf.evaluation.case_metrics import Case
+    from brainseg_tf.postprocessing.lesions import Lesion
 
 ROOT = Path(__file__).parents[1]
 # A filter that is fast on small scans.
@@ -194,9 +195,17 @@ DAMAGES = {
 }
 
 
+def lesion(ml: float) -> "Lesion":
+    """A lesion in a report."""
+    from brainseg_tf.postprocessing.lesions import Lesion
+
+    return Lesion(ml, (1.0, 2.0, 3.0), "left", 0.1, 0.9, 1.5, (0.0, 0.0, 0.0), "frontal", 5.0)
+
+
 def random_case(seed: int = 0) -> "Case":
     """A small patient of random voxels."""
     from brainseg_tf.evaluation.case_metrics import Case
+    from brainseg_tf.postprocessing.lesions import Lesion
 
     random = np.random.default_rng(seed)
     truth = random.random((6, 7, 8)) > 0.5

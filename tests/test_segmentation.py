@@ -9,13 +9,12 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import read_volume
 from brainseg_tf.metrics import dice
 from brainseg_tf.options import MixtureOptions, SegmentationOptions
-from brainseg_tf.postprocessing.lesions import Lesion
 from brainseg_tf.reconstruction import Reconstruction
 from brainseg_tf.segmentation import segment, suspected_pixels, suspicion_warning
 from brainseg_tf.slices import Stack
 from brainseg_tf.training.calibration import healthy_levels
 from brainseg_tf.training.cohort import read_cohort
-from helpers import AFFINE, make_brain, save
+from helpers import AFFINE, lesion, make_brain, save
 from synthetic_models import LEVELS, OPTIONS, SLICES, Healthy, Pointing, card
 
 
@@ -335,9 +334,7 @@ def test_the_surroundings_of_a_mask_are_not_suspected(tmp_path):
     expected = np.zeros_like(found)
     expected[5:15, 25:35, 5:35] = True
     np.testing.assert_array_equal(suspected_pixels(candidates, found, stack, options), expected)
-    small, large = (
-        Lesion(ml, (1.0, 2.0, 3.0), "left", 0.1, 0.9, 1.5, (0.0, 0.0, 0.0), "frontal", 5.0) for ml in (1.0, 2.0)
-    )
+    small, large = (lesion(ml) for ml in (1.0, 2.0))
     scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
     assert "the mask has 1.0 ml; 2.0 ml suspected near (1, 2, 3) mm" in suspicion_warning(scan, [small], [large])
     assert suspicion_warning(scan, [large], [small]) is None

@@ -11,6 +11,7 @@ from brainseg_tf import __version__
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable, replacing
 from brainseg_tf.images.dicom_files import EXPORT, START_BYTES, check_installed, is_dicom, is_series, silence
+from brainseg_tf.images.dicom_references import SEGMENTATION, referable
 from brainseg_tf.images.dicom_series import CONVERT, Series, find_series, geometry_of, numbers_of, set_missing
 from brainseg_tf.images.readers import reading
 
@@ -29,31 +30,6 @@ __all__ = [
     "read_series",
     "write_segmentation",
 ]
-
-# Attributes of type 2: they must be present but can be empty (DICOM PS3.5, section 7.4). Anonymisers delete them.
-_MAY_BE_EMPTY = (
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-)
-_LEAVE_OUT = "leave out --save-dicom-seg"
-_NOT_REFERABLE = (
-    f"the headers are incomplete or invalid, so no DICOM segmentation can refer to the series; {_LEAVE_OUT}"
-)
-# Attributes by which a segmentation refers to its series, and their names in the standard.
-_REFERENCES = {
-    "FrameOfReferenceUID": "Frame of Reference UID",
-    "StudyInstanceUID": "Study Instance UID",
-    "SeriesInstanceUID": "Series Instance UID",
-    "SOPInstanceUID": "SOP Instance UID",
-    "SOPClassUID": "SOP Class UID",
-}
 
 
 def read_series(series: Series) -> nib.Nifti1Image:
@@ -95,7 +71,7 @@ def check_segmentation(folder: Path) -> None:
     mask = np.zeros(series.shape, np.uint8)
     mask[0, 0, 0] = 1
     segmentation = _segmentation(series, mask, geometry.get_affine("RAS"))
-    with reading(folder, _NOT_REFERABLE):
+    with reading(folder, SEGMENTATION.not_referable):
         segmentation.save_as(io.BytesIO())
 
 
@@ -205,8 +181,8 @@ def _segmentation(series: Series, mask: np.ndarray, affine: np.ndarray) -> "Segm
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
-    sources = [_referable(series, header) for header in series.headers]
-    with reading(series.folder, _NOT_REFERABLE):
+    sources = referable(series, SEGMENTATION)
+    with reading(series.folder, SEGMENTATION.not_referable):
         volume = hd.Volume(
             mask.astype(np.uint8), affine, "PATIENT", sources[0].FrameOfReferenceUID, from_reference_convention="RAS"
         )
@@ -237,41 +213,3 @@ def _segmentation(series: Series, mask: np.ndarray, affine: np.ndarray) -> "Segm
             # A segmentation must have at least one frame, so an empty mask is written with all its frames.
             omit_empty_frames=bool(mask.any()),
         )
-
-
-def _referable(series: Series, header: "Dataset") -> "Dataset":
-    """Changes a header, in place, so that a segmentation can refer to it.
-
-    Attributes that are allowed to be empty are emptied if they are missing or invalid.
-
-    Raises:
-        InputError: an identifier that a segmentation refers to is missing, or differs between the slices.
-    """
-    from pydicom.config import RAISE
-    from pydicom.valuerep import validate_value
-
-    original = series.headers[0]
-    for keyword, name in _REFERENCES.items():
-        if not header.get(keyword):
-            raise InputError(
-                f"{printable(series.folder)}: has no {name}, which a DICOM segmentation needs; {_LEAVE_OUT}"
-            )
-        shared = keyword not in ("SOPInstanceUID", "SOPClassUID")
-        if shared and header.get(keyword) != original.get(keyword):
-            raise InputError(
-                f"{printable(series.folder)}: the slices differ in their {name}, which a DICOM segmentation needs; "
-                f"{_LEAVE_OUT}"
-            )
-    for keyword in _MAY_BE_EMPTY:
-        value = header.get(keyword)
-        try:
-            if value is None:
-                raise ValueError("missing")
-            validate_value(header[keyword].VR, value, RAISE)
-            if keyword == "PatientSex" and value not in ("", "M", "F", "O"):
-                raise ValueError("no such sex")
-        except Exception:
-            setattr(header, keyword, "")
-    if not header.get("Modality"):
-        header.Modality = "OT"
-    return header

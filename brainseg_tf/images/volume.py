@@ -12,7 +12,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable, replacing
-from brainseg_tf.images import dicom
+from brainseg_tf.images import dicom, rtstruct
 from brainseg_tf.images.background import head_mask
 from brainseg_tf.images.formats import (
     LARGEST_FIELD_MM,
@@ -26,6 +26,7 @@ from brainseg_tf.images.formats import (
     spans_space,
     unit_of,
 )
+from brainseg_tf.images.labels import Label
 from brainseg_tf.images.readers import check_shape, reading
 
 # The rows and columns of a transposed slice of an LPS volume show the patient in radiological convention: anterior at
@@ -275,6 +276,21 @@ def write_dicom(path: Path, mask: np.ndarray, like: Volume) -> None:
         InputError: as for ``dicom.write_segmentation``.
     """
     dicom.write_segmentation(Path(path), _to_source_orientation(mask, like), like.source.affine, like.path)
+
+
+def write_structures(path: Path, numbers: np.ndarray, labels: Sequence[Label], like: Volume) -> None:
+    """Writes a label map as a DICOM RT structure set of the series that a scan was read from.
+
+    Args:
+        path: the file, with the suffix .dcm.
+        numbers: (X, Y, Z) integers, in LPS.
+        labels: the values of ``numbers``.
+        like: the scan.
+
+    Raises:
+        InputError: as for ``rtstruct.write_structures``.
+    """
+    rtstruct.write_structures(Path(path), _to_source_orientation(numbers, like), labels, like.source.affine, like.path)
 
 
 def check_name(path: Path) -> None:

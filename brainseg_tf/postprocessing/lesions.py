@@ -71,8 +71,24 @@ class Place(NamedTuple):
     to_template: np.ndarray
 
 
+def numbered_components(mask: np.ndarray) -> np.ndarray:
+    """Numbers the connected components (26 neighbours) of a mask by size.
+
+    Args:
+        mask: (X, Y, Z) bool.
+
+    Returns:
+        (X, Y, Z), 1 in the largest component, 2 in the next one and so on, 0 outside; uint8 for up to 255 components.
+    """
+    components = label(mask, connectivity=3)
+    sizes = np.bincount(components.ravel())[1:]
+    numbers = np.zeros(len(sizes) + 1, np.min_scalar_type(len(sizes)))
+    numbers[1 + np.argsort(-sizes, kind="stable")] = np.arange(1, len(sizes) + 1)
+    return numbers[components]
+
+
 def lesions(mask: np.ndarray, maps: Maps, place: Place) -> list[Lesion]:
-    """The connected components (26 neighbours) of a mask, largest first.
+    """The components of a mask, largest first: in the order of ``numbered_components``.
 
     Args:
         mask: (X, Y, Z) bool.
@@ -81,7 +97,7 @@ def lesions(mask: np.ndarray, maps: Maps, place: Place) -> list[Lesion]:
     """
     voxel_ml = abs(np.linalg.det(place.affine[:3, :3])) / 1000.0
     found = []
-    for region in regionprops(label(mask, connectivity=3)):
+    for region in regionprops(numbered_components(mask)):
         voxels = tuple(region.coords.T)
         world = nib.affines.apply_affine(place.affine, region.coords)
         template = nib.affines.apply_affine(place.to_template, world)
@@ -102,7 +118,7 @@ def lesions(mask: np.ndarray, maps: Maps, place: Place) -> list[Lesion]:
                 ventricle_mm=round(float(ventricle_distance_mm(template).min()), 1),
             )
         )
-    return sorted(found, key=lambda lesion: -lesion.ml)
+    return found
 
 
 def _mean(values: np.ndarray, voxels: tuple[np.ndarray, ...]) -> float:

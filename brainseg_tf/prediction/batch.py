@@ -33,6 +33,7 @@ from brainseg_tf.prediction.companions import Companions
 from brainseg_tf.prediction.jobs import RAW, Job, Outcome, Outputs
 from brainseg_tf.prediction.pages import navigation
 from brainseg_tf.prediction.predictor import Predictor
+from brainseg_tf.prediction.viewer_tables import SUFFIXES
 from brainseg_tf.training.layouts import TABLES, search
 
 MASK, BRAIN = "_mask.nii.gz", "_brain.nii.gz"
@@ -320,8 +321,8 @@ def _outcome_of(row: results_table.Row, out: Path) -> Outcome | None:
         return Outcome(Job(scan, Outputs(Path(row["mask"]))), error=row["error"])
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
-        outputs: dict[str, Any] = {name: results_table.located(path, out) for name, path in report["outputs"].items()}
-        return Outcome(Job(scan, Outputs(**outputs)), _for_index(report), kept=True)
+        paths = {name: results_table.located(path, out) for name, path in report["outputs"].items()}
+        return Outcome(Job(scan, Outputs.of(paths)), _for_index(report), kept=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -434,7 +435,8 @@ def _write_description(out: Path, datasets: Collection[Path]) -> None:
         return
     make_folder(out)
     # Files for which BIDS has no names. The BIDS validator ignores them.
-    ignored = (SUMMARY, f".{SUMMARY}.lock", *cohort_tables.NAMES, "*.html", "sub-*/figures")
+    ignored = [SUMMARY, f".{SUMMARY}.lock", *cohort_tables.NAMES, "*.html", "sub-*/figures"]
+    ignored += [f"*{ending}" for ending in SUFFIXES.values()]
     with replacing(out / ".bidsignore") as temporary:
         temporary.write_text("\n".join([*ignored, ""]), encoding="utf-8")
     write_json(
@@ -451,7 +453,8 @@ def _write_description(out: Path, datasets: Collection[Path]) -> None:
 
 def _finished(job: Job) -> dict[str, Any] | None:
     """The report of an earlier run; None if an output is missing or the mask is damaged."""
-    required = [path for name, path in job.outputs.named.items() if name != "dicom" or job.dicom_required]
+    possible = () if job.dicom_required else ("dicom", "rtstruct")
+    required = [path for name, path in job.outputs.named.items() if name not in possible]
     file = job.outputs.report
     if file is None or not all(path.is_file() for path in required) or not is_whole(job.outputs.mask):
         return None

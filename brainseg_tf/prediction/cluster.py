@@ -93,7 +93,7 @@ def _existing_outputs(job: Job) -> Outcome | None:
 
 def _absolute(job: Job) -> Job:
     """The job with absolute paths, because workers have other working folders."""
-    outputs = Outputs(**{name: path.resolve() for name, path in job.outputs.named.items()})
+    outputs = Outputs.of({name: path.resolve() for name, path in job.outputs.named.items()})
     paths: dict[str, Any] = {name: path.resolve() for name, path in vars(job).items() if isinstance(path, Path)}
     paths["modalities"] = {name: path.resolve() for name, path in job.modalities.items()}
     if job.navigation:

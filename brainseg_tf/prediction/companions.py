@@ -7,6 +7,7 @@ entities of a BIDS file (``sub-01_ses-1``), or for the subject and session in a 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable
@@ -27,6 +28,7 @@ class Companions:
         modalities: patterns of further modalities by name, relative to the folder of the scan.
         brain, truth: patterns of the brain mask and the ground truth, relative to that folder; None for none.
         outputs: patterns of further outputs by their field of ``Outputs``, relative to the folder of the mask.
+        tables: whether label tables for viewers are written too.
     """
 
     needed: Sequence[str] = ()
@@ -34,6 +36,7 @@ class Companions:
     brain: str | None = None
     truth: str | None = None
     outputs: Mapping[str, str] = field(default_factory=dict)
+    tables: bool = False
 
     def add_to(self, job: Job, *, bids: bool = False) -> Job:
         """The job with the files that belong to its scan.
@@ -60,8 +63,11 @@ class Companions:
             for given, pattern in ((job.brain, self.brain), (job.truth, self.truth))
         )
         target = job.outputs.mask.parent
-        maps = {kind: _filled(pattern, name, target) for kind, pattern in self.outputs.items()}
-        return replace(job, modalities=modalities, brain=brain, truth=truth, outputs=replace(job.outputs, **maps))
+        maps: dict[str, Any] = {kind: _filled(pattern, name, target) for kind, pattern in self.outputs.items()}
+        outputs = replace(job.outputs, **maps)
+        if self.tables:
+            outputs = outputs.with_tables()
+        return replace(job, modalities=modalities, brain=brain, truth=truth, outputs=outputs)
 
 
 def _filled(pattern: str, name: str, folder: Path) -> Path:

@@ -1,13 +1,14 @@
 """A scan to segment: its input files, its output files and the outcome."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from brainseg_tf.images.formats import stem
 from brainseg_tf.prediction import results_table
 from brainseg_tf.prediction.pages import Navigation
+from brainseg_tf.prediction.viewer_tables import SUFFIXES
 
 # The name of the dataset of the scans in the BIDS URIs of a derivative.
 RAW = "raw"
@@ -22,11 +23,14 @@ class Outputs:
         figure: PNG of the stages of the segmentation.
         residual, reconstruction, probability, uncertainty: maps on the scan's grid.
         suspicion: mask of what is suspected but not in the lesion mask, on the scan's grid.
+        lesions: the number of each lesion in the report's list, from 1, on the scan's grid.
         brain_mask: the brain mask, on the scan's grid.
         dicom: the lesion mask as a DICOM segmentation; for DICOM series only.
+        rtstruct: the lesions as a DICOM RT structure set; for DICOM series only.
         page: the HTML page.
         thumbnail: PNG for the index page.
         report: JSON.
+        tables: label tables for viewers by ``KIND_VIEWER``, see ``with_tables``.
     """
 
     mask: Path
@@ -36,17 +40,38 @@ class Outputs:
     probability: Path | None = None
     uncertainty: Path | None = None
     suspicion: Path | None = None
+    lesions: Path | None = None
     brain_mask: Path | None = None
     dicom: Path | None = None
+    rtstruct: Path | None = None
     page: Path | None = None
     thumbnail: Path | None = None
     report: Path | None = None
+    tables: Mapping[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, named: Mapping[str, Path]) -> "Outputs":
+        """The outputs with these paths, which are named as in ``named``."""
+        single = {one.name for one in fields(cls)} - {"tables"}
+        paths: dict[str, Any] = {name: path for name, path in named.items() if name in single}
+        return cls(**paths, tables={name: path for name, path in named.items() if name not in single})
+
+    def with_tables(self) -> "Outputs":
+        """The same outputs with label tables for viewers beside the lesion mask and the map of the lesions."""
+        kinds = {"mask": self.mask, "lesions": self.lesions}
+        tables = {
+            f"{kind}_{viewer}": path.with_name(stem(path) + suffix)
+            for kind, path in kinds.items()
+            if path
+            for viewer, suffix in SUFFIXES.items()
+        }
+        return replace(self, tables=tables)
 
     @property
     def named(self) -> dict[str, Path]:
-        """The outputs that are written, by field; the mask is the first."""
-        paths = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {name: path for name, path in paths.items() if path}
+        """The outputs that are written, by field, and the tables by their names; the mask is the first."""
+        paths = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "tables"}
+        return {name: path for name, path in paths.items() if path} | dict(self.tables)
 
     @property
     def paths(self) -> list[Path]:
@@ -56,7 +81,15 @@ class Outputs:
     @property
     def maps(self) -> list[Path]:
         """The outputs that are NIfTI files on the scan's grid."""
-        maps = (self.residual, self.reconstruction, self.probability, self.uncertainty, self.suspicion, self.brain_mask)
+        maps = (
+            self.residual,
+            self.reconstruction,
+            self.probability,
+            self.uncertainty,
+            self.suspicion,
+            self.lesions,
+            self.brain_mask,
+        )
         return [self.mask, *(path for path in maps if path)]
 
 
@@ -74,8 +107,8 @@ class Job:
         subject, session: for the tables; empty if they are not known.
         name: what ``{name}`` stands for in the patterns of files that belong to the scan, see ``companions``.
         bids_source: path of the scan in its BIDS dataset; empty if it is not in one.
-        dicom_required: whether it is an error if no DICOM segmentation of the series can be written; otherwise it is a
-            warning.
+        dicom_required: whether it is an error if no DICOM segmentation or structure set of the series can be written;
+            otherwise it is a warning.
     """
 
     scan: Path

@@ -16,7 +16,8 @@ from brainseg_tf.brain.network import BrainNetwork
 from brainseg_tf.brain.quality import quality_of
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import check_writable, replacing, write_json
-from brainseg_tf.images import dicom
+from brainseg_tf.images import dicom, rtstruct
+from brainseg_tf.images.dicom_references import SEGMENTATION, STRUCTURES
 from brainseg_tf.images.modality_names import other_modality
 from brainseg_tf.images.registration import Alignment, bring_to
 from brainseg_tf.images.volume import (
@@ -28,14 +29,17 @@ from brainseg_tf.images.volume import (
     read_volume,
     write_dicom,
     write_map,
+    write_structures,
 )
 from brainseg_tf.metrics import dice, iou
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import PredictOptions
+from brainseg_tf.postprocessing.lesions import numbered_components
 from brainseg_tf.prediction.jobs import Job, Outputs
 from brainseg_tf.prediction.loading import Lazy, LazyModel, Loading
 from brainseg_tf.prediction.pages import Navigation
 from brainseg_tf.prediction.uncertainty import spread
+from brainseg_tf.prediction.viewer_tables import labels_of, write_tables
 from brainseg_tf.reconstruction import Reconstructor
 from brainseg_tf.segmentation import Segmentation, segment
 from brainseg_tf.slices import from_stack, onto_stack
@@ -168,11 +172,8 @@ class Predictor:
             if path.resolve() in inputs or wanted.count(path) > 1:
                 raise InputError(f"{path}: is named twice; give each output its own name")
             check_writable(path, overwrite=overwrite)
-        dicom_file = job.outputs.dicom
-        if dicom_file:
-            if not job.scan.is_dir():
-                raise InputError(f"{job.scan}: is not a folder of DICOM slices; leave out --save-dicom-seg")
-            if dicom_file.suffix != ".dcm":
+        for dicom_file in (job.outputs.dicom, job.outputs.rtstruct):
+            if dicom_file and dicom_file.suffix != ".dcm":
                 raise InputError(f"{dicom_file}: the name must end in .dcm")
 
     def _read(self, job: Job) -> tuple[list[Volume], dict[str, Alignment]]:
@@ -290,9 +291,10 @@ class Predictor:
         start = time.perf_counter()
         with ExitStack() as stack:
             staged = {name: stack.enter_context(replacing(path)) for name, path in job.outputs.named.items()}
-            temporary = Outputs(**staged)
+            temporary = Outputs.of(staged)
             try:
                 _write_maps(temporary, scans[0], result, uncertainty)
+                write_tables(temporary.tables, result.lesions)
                 self._draw(temporary, job.navigation, scans[0], result, truth, report)
                 if temporary.report:
                     result.seconds["write"] = round(time.perf_counter() - start, 3)
@@ -349,26 +351,39 @@ def _write_maps(outputs: Outputs, scan: Volume, result: Segmentation, uncertaint
         write_map(outputs.brain_mask, result.brain.mask, scan)
     if outputs.suspicion:
         write_map(outputs.suspicion, result.suspected, scan)
+    if outputs.lesions:
+        write_map(outputs.lesions, numbered_components(result.mask), scan)
+    if outputs.rtstruct:
+        write_structures(outputs.rtstruct, numbered_components(result.mask), labels_of(result.lesions), scan)
     if outputs.dicom:
         write_dicom(outputs.dicom, result.mask, scan)
     write_map(outputs.mask, result.mask, scan)
 
 
 def _without_impossible_dicom(job: Job) -> tuple[Job, list[str]]:
-    """Removes the DICOM segmentation from a job if it cannot be written.
+    """Removes the DICOM segmentation and the structure set from a job if they cannot be written.
 
     Returns:
-        The job, and a warning if the segmentation was removed.
+        The job, and a warning for each that was removed.
 
     Raises:
-        InputError: the segmentation cannot be written and is required.
+        InputError: one cannot be written and is required.
     """
-    if job.outputs.dicom is None:
-        return job, []
-    try:
-        dicom.check_segmentation(job.scan)
-    except InputError as error:
-        if job.dicom_required:
-            raise
-        return replace(job, outputs=replace(job.outputs, dicom=None)), [f"{error}; the mask is written only as NIfTI"]
-    return job, []
+    outputs, warnings = job.outputs, []
+    checks = {
+        "dicom": (SEGMENTATION.option, dicom.check_segmentation),
+        "rtstruct": (STRUCTURES.option, rtstruct.check_structures),
+    }
+    for name, (option, check) in checks.items():
+        if name not in outputs.named:
+            continue
+        try:
+            if not job.scan.is_dir():
+                raise InputError(f"{job.scan}: is not a folder of DICOM slices; leave out {option}")
+            check(job.scan)
+        except InputError as error:
+            if job.dicom_required:
+                raise
+            outputs = Outputs.of({one: path for one, path in outputs.named.items() if one != name})
+            warnings.append(f"{error}; the mask is written only as NIfTI")
+    return replace(job, outputs=outputs), warnings

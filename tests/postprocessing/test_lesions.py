@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from brainseg_tf.postprocessing.lesions import Maps, Place, lesions
+from brainseg_tf.postprocessing.lesions import Maps, Place, lesions, numbered_components
 
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, -2, 0, 20], [0, 0, 5, -30], [0, 0, 0, 1]])
 # World space to MNI space: 1.5 times as large, and moved to the left frontal lobe.
@@ -51,3 +52,23 @@ def test_the_place_is_that_in_the_template():
 def test_an_empty_mask_has_no_lesion():
     mask, maps, place = components()
     assert lesions(mask & False, maps, place) == []
+
+
+def test_components_are_numbered_by_size():
+    mask = np.random.default_rng(0).random((11, 13, 9)) < 0.06
+    mask[:3, :4, :2] = True
+    numbers = numbered_components(mask)
+    assert numbers.dtype == np.uint8
+    np.testing.assert_array_equal(numbers > 0, mask)
+    sizes = np.bincount(numbers.ravel())[1:]
+    assert len(sizes) > 5
+    assert (np.diff(sizes) <= 0).all()
+    # The same components as by another library.
+    components, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    pairs = np.unique(np.stack([numbers[mask], components[mask]]), axis=1)
+    assert pairs.shape == (2, count) == (2, len(sizes))
+    assert not numbered_components(np.zeros((4, 5, 6), bool)).any()
+    many = np.zeros((40, 40, 4), bool)
+    many[::2, ::2, ::2] = True
+    assert numbered_components(many).dtype == np.uint16
+    assert numbered_components(many).max() == 800
