@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from brainseg_tf.prediction import results_table
 from brainseg_tf_cli.main import COMMANDS
 from helpers import FAST, call, small_options
 
@@ -41,6 +42,13 @@ def test_the_site_asks_nothing_of_other_hosts(site):
         loaded = re.findall(r'<(?:script|img|iframe)[^>]* src="(https?:[^"]+)"', page.read_text(encoding="utf-8"))
         loaded += re.findall(r'<link[^>]* rel="(?:stylesheet|preload)"[^>]* href="(https?:[^"]+)"', page.read_text())
         assert loaded == [], page
+
+
+def test_the_documentation_has_the_columns_of_the_table_of_scans():
+    text = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
+    _, _, section = text.partition("\n## summary.csv\n")
+    described = re.findall(r"^\| `(\w+)` \|", section.partition("\n## ")[0], flags=re.M)
+    assert tuple(described) == results_table.COLUMNS
 
 
 @pytest.mark.slow
