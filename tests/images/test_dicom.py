@@ -18,7 +18,8 @@ from pydicom.uid import (
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.dicom import check_segmentation, is_series
-from brainseg_tf.images.volume import read_volume, write_dicom
+from brainseg_tf.images.maps import write_dicom
+from brainseg_tf.images.volume import read_volume
 from helpers import AFFINE, FAST, call, fails, make_brain, save
 from synthetic_dicom import COUNT, DATA, MISSING, check_read, edit, refused, slice_of, write_series, z_of
 

@@ -10,7 +10,8 @@ import SimpleITK
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.images import formats
-from brainseg_tf.images.volume import read_volume, write_map
+from brainseg_tf.images.maps import write_map
+from brainseg_tf.images.volume import read_volume
 from helpers import AFFINE, as_itk, make_brain, somebody_else
 
 
