@@ -17,7 +17,8 @@ from predict import PHANTOM
 from scipy import ndimage
 
 from brainseg_tf import saved_model
-from brainseg_tf.images.volume import read_volume, write_map
+from brainseg_tf.images.maps import write_map
+from brainseg_tf.images.volume import read_volume
 from brainseg_tf.metrics import dice
 from brainseg_tf.segmentation import segment
 

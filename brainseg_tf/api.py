@@ -8,7 +8,8 @@ import nibabel as nib
 import numpy as np
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.images.volume import Volume, map_image, mask_of, read_mask, read_volume, volume_of
+from brainseg_tf.images.maps import map_image
+from brainseg_tf.images.volume import Volume, mask_of, read_mask, read_volume, volume_of
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import PredictOptions, SegmentationOptions
 from brainseg_tf.postprocessing.lesions import Lesion

@@ -86,7 +86,7 @@ def _recipe_option(field: _Field) -> Decorator:
     """A command line option whose default depends on the network; its help lists the default of every network."""
     parameter = field.parameter or (f"{field.part}_{field.name}" if field.part else field.name)
     flags = (_flag(field), parameter)
-    more: dict[str, Any] = {"multiple": True} if field.name == "modalities" else {}
+    more: dict[str, Any] = {"multiple": True, "callback": _modalities} if field.name == "modalities" else {}
     default = () if more else None
     return from_field(
         field.options,
@@ -98,6 +98,13 @@ def _recipe_option(field: _Field) -> Decorator:
         advanced=field.advanced,
         **more,
     )
+
+
+def _modalities(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of modalities, which can be in capitals."""
+    from brainseg_tf.images.modality_names import modality_name
+
+    return tuple(modality_name(value) for value in values)
 
 
 def _defaults(field: _Field) -> str:

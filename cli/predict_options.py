@@ -35,12 +35,19 @@ def brain_method(context: click.Context, parameter: click.Parameter, value: str)
 
 
 def _modalities(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Path]:
-    """NAME=FILE options by name."""
-    pairs = [value.partition("=") for value in values]
-    for name, equals, file in pairs:
-        if not (name and equals and file):
-            raise click.BadParameter(f"{name}: expected NAME=FILE")
-    return {name: Path(file) for name, _, file in pairs}
+    """NAME=FILE options by name; the name can be in capitals."""
+    from brainseg_tf.images.modality_names import modality_name
+
+    files: dict[str, Path] = {}
+    for value in values:
+        word, equals, file = value.partition("=")
+        if not (word and equals and file):
+            raise click.BadParameter(f"{word}: expected NAME=FILE")
+        name = modality_name(word)
+        if name in files:
+            raise click.BadParameter(f"{name}: is given twice")
+        files[name] = Path(file)
+    return files
 
 
 input_output_and_model = apply(

@@ -205,7 +205,6 @@ def lesion(ml: float) -> "Lesion":
 def random_case(seed: int = 0) -> "Case":
     """A small patient of random voxels."""
     from brainseg_tf.evaluation.case_metrics import Case
-    from brainseg_tf.postprocessing.lesions import Lesion
 
     random = np.random.default_rng(seed)
     truth = random.random((6, 7, 8)) > 0.5

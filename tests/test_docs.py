@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from brainseg_tf.prediction import results_table
 from brainseg_tf_cli.main import COMMANDS
 from helpers import FAST, call, small_options
 
@@ -36,11 +37,28 @@ def test_the_site_has_every_command_and_every_model(site):
     assert "read_volume" in (site / "api" / "index.html").read_text(encoding="utf-8")
 
 
+def test_the_site_shows_the_notebook_with_its_figures(site):
+    page = (site / "gallery" / "python_api" / "index.html").read_text(encoding="utf-8")
+    assert "in 3 lesions, mask of shape" in page
+    figures = re.findall(r'src="\.\./(\w+\.jpg)"', page)
+    assert len(figures) == 4 and all((site / "gallery" / name).stat().st_size > 10_000 for name in figures)
+    # Links in the notebook and to it lead to pages of the site.
+    assert 'href="../../predict/#probability-and-uncertainty"' in page and ".ipynb" not in page
+    assert 'href="../gallery/python_api/"' in (site / "api" / "index.html").read_text(encoding="utf-8")
+
+
 def test_the_site_asks_nothing_of_other_hosts(site):
     for page in site.rglob("*.html"):
         loaded = re.findall(r'<(?:script|img|iframe)[^>]* src="(https?:[^"]+)"', page.read_text(encoding="utf-8"))
         loaded += re.findall(r'<link[^>]* rel="(?:stylesheet|preload)"[^>]* href="(https?:[^"]+)"', page.read_text())
         assert loaded == [], page
+
+
+def test_the_documentation_has_the_columns_of_the_table_of_scans():
+    text = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
+    _, _, section = text.partition("\n## summary.csv\n")
+    described = re.findall(r"^\| `(\w+)` \|", section.partition("\n## ")[0], flags=re.M)
+    assert tuple(described) == results_table.COLUMNS
 
 
 @pytest.mark.slow

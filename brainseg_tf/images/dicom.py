@@ -11,8 +11,9 @@ from brainseg_tf import __version__
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable, replacing
 from brainseg_tf.images.dicom_files import EXPORT, START_BYTES, check_installed, is_dicom, is_series, silence
+from brainseg_tf.images.dicom_headers import CONVERT, numbers_of, set_missing
 from brainseg_tf.images.dicom_references import SEGMENTATION, referable
-from brainseg_tf.images.dicom_series import CONVERT, Series, find_series, geometry_of, numbers_of, set_missing
+from brainseg_tf.images.dicom_series import Series, find_series, geometry_of
 from brainseg_tf.images.readers import reading
 
 if TYPE_CHECKING:

@@ -1,9 +1,10 @@
 """What the file name of a scan says: its modality, subject and session."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
-from brainseg_tf.images.formats import stem
+from brainseg_tf.images.formats import NIFTI, stem
 
 # Parts that skull-stripping tools append to a file name.
 _STRIPPED = {"brain", "bet", "stripped"}
@@ -41,6 +42,29 @@ def bids_suffix(modality: str) -> str:
 def known_modality(word: str) -> str | None:
     """The modality that a word stands for, for instance ``t2`` for ``T2w``; None if it is not known."""
     return _MODALITIES.get(word.strip().lower())
+
+
+def modality_name(word: str) -> str:
+    """The name of the modality that a user means, for instance ``t2`` for ``T2`` or ``T2w``; in lower case."""
+    return known_modality(word) or word.strip().lower()
+
+
+def named(names: Iterable[str], subject: str, kind: str) -> list[str]:
+    """Those of some file names that are ``<subject>_<kind>.nii[.gz]``; the exact name is the first.
+
+    Args:
+        names: of the files.
+        subject: at the beginning of the name.
+        kind: a modality, which can have any of its names (``T2``, ``T2w``), or another word.
+    """
+    start = f"{subject}_"
+    words = {
+        name: stem(Path(name)).removeprefix(start)
+        for name in names
+        if name.startswith(start) and name.lower().endswith(NIFTI)
+    }
+    found = (name for name, word in words.items() if modality_name(word) == kind)
+    return sorted(found, key=lambda name: (words[name] != kind, name))
 
 
 def without_modality(scan: Path) -> str:

@@ -337,7 +337,7 @@ def _no_scan_message(place: Path, found: Search, modality: str | None, *, bids: 
     if found.left_out:
         file, reason = found.left_out[0]
         others = f" ({len(found.left_out) - 1} more were left out)" if len(found.left_out) > 1 else ""
-        return f"{place}: contains no scan; {file.name} {reason}{others}"
+        return f"{place}: contains no scan; {file.name}: {reason}{others}"
     if bids:
         suffix = bids_suffix(modality or _ANY_MODALITY)
         return f"{place}: no sub-*/anat/*_{suffix}.nii.gz in this BIDS dataset; give a folder of scans"
@@ -358,13 +358,15 @@ def check_index(path: Path, *, overwrite: bool) -> None:
 
 
 def _from_table(table: Path, modalities: Sequence[str], out: Path) -> tuple[Search, list[Job]]:
-    """The scans in a table, and their jobs with what the table names."""
+    """The scans in a table, and their jobs with what the table names.
+
+    A file that does not exist is an input too, so that its scan is a failed row in ``summary.csv``.
+    """
     found, jobs = Search(), []
-    in_table = search(table, modalities)
-    found.left_out = [
-        (table, problem.removeprefix(f"{printable(table)}, ").replace(": left out, ", ": "))
-        for problem in in_table.problems
-    ]
+    in_table = search(table, modalities, with_missing=True)
+    # What is left out is named by its line of the table, because a scan has one row in ``summary.csv``.
+    problems = (problem.partition(": left out, ") for problem in in_table.problems)
+    found.left_out = [(Path(place), reason) for place, _, reason in problems]
     for one in in_table.candidates:
         scan = one.scans.get(modalities[0])
         if scan is None:

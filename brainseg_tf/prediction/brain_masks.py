@@ -10,7 +10,8 @@ from brainseg_tf.brain.mask import find_brain
 from brainseg_tf.brain.network import BrainNetwork
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import check_writable, printable, replacing
-from brainseg_tf.images.volume import check_name, read_volume, write_map
+from brainseg_tf.images.maps import check_name, write_map
+from brainseg_tf.images.volume import read_volume
 
 TABLE = "brain.csv"
 COLUMNS = ("scan", "status", "brain_ml", "source", "seconds", "warnings", "mask", "error")

@@ -18,19 +18,10 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.files import check_writable, replacing, write_json
 from brainseg_tf.images import dicom, rtstruct
 from brainseg_tf.images.dicom_references import SEGMENTATION, STRUCTURES
+from brainseg_tf.images.maps import check_name, write_dicom, write_map, write_structures
 from brainseg_tf.images.modality_names import other_modality
 from brainseg_tf.images.registration import Alignment, bring_to
-from brainseg_tf.images.volume import (
-    Volume,
-    check_name,
-    check_same_grid,
-    read_mask,
-    read_segmentation,
-    read_volume,
-    write_dicom,
-    write_map,
-    write_structures,
-)
+from brainseg_tf.images.volume import Volume, check_same_grid, read_mask, read_segmentation, read_volume
 from brainseg_tf.metrics import dice, iou
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import PredictOptions

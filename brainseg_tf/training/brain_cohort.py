@@ -15,7 +15,7 @@ from brainseg_tf.brain.grid import normalise
 from brainseg_tf.brain.mask import stripped_brain
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, printable, replacing, write_json
-from brainseg_tf.images.formats import NIFTI
+from brainseg_tf.images.modality_names import named
 from brainseg_tf.images.volume import Volume, read_mask, read_on_same_grid, read_volume
 from brainseg_tf.json_file import read_json
 from brainseg_tf.schema import Flag, Integer, Items, Number, Record
@@ -96,12 +96,8 @@ def read_heads(folder: Path, modalities: Sequence[str]) -> list[HeadFiles]:
     for parent, names, files in os.walk(folder, followlinks=True):
         names[:] = sorted(name for name in names if not name.startswith("."))
         place = Path(parent)
-        found = {
-            kind: place / name
-            for kind in (*modalities, BRAIN_MASK)
-            for suffix in reversed(NIFTI)
-            if (name := f"{place.name}_{kind}{suffix}") in files
-        }
+        of_kind = {kind: named(files, place.name, kind) for kind in (*modalities, BRAIN_MASK)}
+        found = {kind: place / some[0] for kind, some in of_kind.items() if some}
         brain = found.pop(BRAIN_MASK, None)
         if found:
             subjects.append(HeadFiles(place.name, found, brain))

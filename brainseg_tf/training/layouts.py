@@ -11,8 +11,8 @@ from pathlib import Path
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import explain_csv_errors, printable
-from brainseg_tf.images.formats import NIFTI, stem
-from brainseg_tf.images.modality_names import known_modality, without_modality
+from brainseg_tf.images.formats import stem
+from brainseg_tf.images.modality_names import known_modality, modality_name, named, without_modality
 from brainseg_tf.images.scan_search import bids_root, search_bids, search_folder
 
 GRADES = ("HGG", "LGG")
@@ -66,18 +66,19 @@ class Found:
     problems: list[str] = field(default_factory=list)
 
 
-def search(place: Path, modalities: Sequence[str]) -> Found:
+def search(place: Path, modalities: Sequence[str], *, with_missing: bool = False) -> Found:
     """Finds the examinations in a place.
 
     Args:
         place: a table (.tsv, .csv), a BIDS dataset, a folder in the BraTS 2019 layout, or a folder of scans.
         modalities: the modalities of the model, in order.
+        with_missing: whether a row of a table whose files do not exist is an examination too, not a problem.
 
     Raises:
         InputError: the place does not exist or cannot be read, or a table has no column ``path``.
     """
     if place.suffix.lower() in TABLES and not _is_folder(place):
-        return _read_table(place, modalities)
+        return _read_table(place, modalities, with_missing=with_missing)
     if not _is_folder(place):
         raise InputError(f"{printable(place)}: no such folder; give the folder of the patients, or a table of scans")
     if bids_root(place) is not None:
@@ -167,7 +168,7 @@ def _patient_files(folder: Path, modalities: Sequence[str]) -> tuple[dict[str, P
     found: dict[str, Path] = {}
     missing: dict[str, str] = {}
     for kind in (*modalities, TRUTH, BRAIN_MASK):
-        files = [folder / name for suffix in NIFTI if (name := f"{folder.name}_{kind}{suffix}") in names]
+        files = [folder / name for name in named(names, folder.name, kind)]
         existing = [file for file in files if file.is_file()]
         if existing:
             found[kind] = existing[0]
@@ -257,7 +258,7 @@ def _grouped(scans: Mapping[str, Sequence[Path]], modalities: Sequence[str], fou
     return found
 
 
-def _read_table(table: Path, modalities: Sequence[str]) -> Found:
+def _read_table(table: Path, modalities: Sequence[str], *, with_missing: bool) -> Found:
     """The scans in a table with a column ``path``; see docs/train.md."""
     found = Found()
     dialect = "excel-tab" if table.suffix.lower() == ".tsv" else "excel"
@@ -274,8 +275,10 @@ def _read_table(table: Path, modalities: Sequence[str]) -> Found:
         rows = [(reader.line_num, _checked_row(row, reader.line_num)) for row in reader]
     groups: dict[tuple[str, str], list[_Row]] = {}
     for line, cells in rows:
-        row = _row(table, line, cells, modalities, found)
-        if row is not None:
+        row = _row(table.parent, cells, modalities, with_missing=with_missing)
+        if isinstance(row, str):
+            found.problems.append(f"{printable(table)}, line {line}: left out, {row}")
+        else:
             groups.setdefault((row.subject, row.session), []).append(row)
     for (subject, session), members in groups.items():
         _add_examinations(subject, session, members, modalities, found)
@@ -295,25 +298,21 @@ class _Row:
     side: str | None
 
 
-def _row(table: Path, line: int, cells: Mapping[str, str], modalities: Sequence[str], found: Found) -> _Row | None:
-    """A row whose files exist; otherwise None, with a line in ``found``."""
+def _row(folder: Path, cells: Mapping[str, str], modalities: Sequence[str], *, with_missing: bool) -> _Row | str:
+    """A row of the table in ``folder``, or a phrase about what is wrong with it."""
     values = {name: None if cells.get(name, "") in _NO_VALUE else cells[name] for name in (_PATH, *_COLUMNS)}
-    where = f"{printable(table)}, line {line}"
-    files = {name: table.parent / str(values[name]) for name in (_PATH, "brain_mask", TRUTH) if values[name]}
-    problem = None
+    files = {name: folder / str(values[name]) for name in (_PATH, "brain_mask", TRUTH) if values[name]}
     if _PATH not in files:
-        problem = f"the column {_PATH} is empty"
-    elif missing := next((file for file in files.values() if not _exists(file)), None):
-        problem = f"{printable(missing)}: no such file"
-    elif values["split"] not in (None, *SIDES):
-        problem = f"split is {printable(values['split'])}, not {', '.join(SIDES)}"
-    elif "/" in (values["subject"] or "") or "/" in (values["session"] or ""):
-        problem = "the subject or session contains a /"
-    if problem:
-        found.problems.append(f"{where}: left out, {problem}")
-        return None
+        return f"the column {_PATH} is empty"
+    missing = next((file for file in files.values() if not _exists(file)), None)
+    if missing and not with_missing:
+        return f"{printable(missing)}: no such file"
+    if values["split"] not in (None, *SIDES):
+        return f"split is {printable(values['split'])}, not {', '.join(SIDES)}"
+    if "/" in (values["subject"] or "") or "/" in (values["session"] or ""):
+        return "the subject or session contains a /"
     path = files[_PATH]
-    modality = known_modality(values["modality"] or "") or (values["modality"] or modalities[0]).lower()
+    modality = modality_name(values["modality"] or modalities[0])
     subject = values["subject"] or without_modality(path) or stem(path)
     session = values["session"] or ""
     return _Row(path, subject, session, modality, files.get("brain_mask"), files.get(TRUTH), values["split"])

@@ -151,6 +151,7 @@ def test_every_option_of_fit_has_a_help_with_its_default():
     [
         (("--kl-weight", "nan"), "objective.kl: expected a number of at least 0, found nan"),
         (("--modality", "flair", "--modality", "flair"), "modalities: contains 'flair' twice"),
+        (("--modality", "flair", "--modality", "FLAIR"), "modalities: contains 'flair' twice"),
         (("--modality", "seg"), "--modality seg: is the ground truth"),
     ],
 )
@@ -183,6 +184,14 @@ def test_the_recipe_gives_the_defaults(brats_like, tmp_path, monkeypatch):
     assert fusion.modalities == ("flair", "t2")
     result = call("fit", brats_like, "--out", tmp_path / "one", "--model", "fusion", "--modality", "flair")
     assert "needs at least 2 modalities" in fails(result, code=2)
+
+
+def test_modalities_can_be_in_capitals(brats_like, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr("brainseg_tf.training.fit.fit", lambda data, out, options, settings: given.append(options))
+    result = call("fit", brats_like, "--out", tmp_path / "run", "--modality", "FLAIR", "--modality", "T2w")
+    assert result.exit_code == 0, result.output
+    assert given[0].modalities == ("flair", "t2")
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -247,9 +247,11 @@ def test_a_model_for_other_modalities_is_refused(trained, scan, tmp_path):
     message = fails(call("predict", scan, "--out", out, "--model", both))
     assert message == "Error: model small: needs t2 too; add --modality t2=FILE\n"
     other = save(make_brain(1)[0][:-1], tmp_path / "t2.nii.gz")
-    more = ("--modality", f"t2={other}", "--no-register")
-    message = fails(call("predict", scan, "--out", out, "--model", both, *more))
-    assert message.startswith(f"Error: {other}: lies on another grid")
+    # The name of a modality can be in capitals.
+    for name in ("t2", "T2", "T2w"):
+        more = ("--modality", f"{name}={other}", "--no-register")
+        message = fails(call("predict", scan, "--out", out, "--model", both, *more))
+        assert message.startswith(f"Error: {other}: lies on another grid")
     assert not out.exists()
 
 
@@ -271,6 +273,7 @@ def test_wrong_usage_is_exit_code_2(scan, tmp_path):
         (("predict", scan, "--out-dir", "d", "--save-residual", "r.nii"), "--save-residual: with --out-dir, give a p"),
         (("predict", scan, "--out-dir", "d", "--modality", "t2=t2.nii"), "--modality t2: with --out-dir, give a patt"),
         (("predict", scan, "--out", "a.nii", "--modality", "t2"), "expected NAME=FILE"),
+        (("predict", scan, "--out", "a.nii", "--modality", "t2=a", "--modality", "T2=b"), "t2: is given twice"),
         (("predict", scan, "--out", "a.nii", "--score", "best"), "is not one of"),
         (("predict", scan, "--out", "a.nii", "--min-size-ml", "-1"), "not in the range"),
         (("predict", scan, "--out", "a.nii", "--neighbourhood", 4), "4 has no middle voxel; give an odd number"),

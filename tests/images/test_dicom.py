@@ -1,7 +1,5 @@
-"""Reading of DICOM series and writing of DICOM segmentations."""
+"""Pixels of DICOM series, multi-frame images and DICOM segmentations."""
 
-import os
-import shutil
 import warnings
 
 import highdicom as hd
@@ -11,22 +9,22 @@ import pydicom
 import pytest
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
-    UID,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
     JPEG2000Lossless,
-    MediaStorageDirectoryStorage,
     RLELossless,
-    SegmentationStorage,
     generate_uid,
 )
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.dicom import check_segmentation, is_series
-from brainseg_tf.images.volume import read_volume, write_dicom
-from helpers import AFFINE, FAST, call, fails, make_brain, save, somebody_else
-from synthetic_series import COUNT, DATA, MISSING, slice_of, write_enhanced, write_series, z_of
+from brainseg_tf.images.maps import write_dicom
+from brainseg_tf.images.volume import read_volume
+from helpers import AFFINE, FAST, call, fails, make_brain, save
+from synthetic_dicom import COUNT, DATA, MISSING, check_read, edit, refused, write_enhanced, write_series
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_series(tmp_path / "series", DATA, AFFINE)
 
 
 @pytest.fixture(scope="module")
@@ -96,405 +94,6 @@ def test_a_segmentation_needs_a_series_and_a_dcm_name(series, scan, trained, tmp
     assert list(tmp_path.iterdir()) == [scan]
 
 
-# --- Files in the folder of a series ---
-
-COLUMNS, ROWS = DATA.shape[:2]
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return write_series(tmp_path / "series", DATA, AFFINE)
-
-
-def first(folder):
-    """The file of the first slice."""
-    return slice_of(folder, 0)
-
-
-def edit(file, target=None, **changes):
-    """Changes attributes of a file, in place or in a copy ``target``; returns the changed file."""
-    one = pydicom.dcmread(file)
-    for name, value in changes.items():
-        if value is MISSING:
-            delattr(one, name)
-        else:
-            setattr(one, name, value)
-    one.file_meta.MediaStorageSOPClassUID = one.get("SOPClassUID", one.file_meta.MediaStorageSOPClassUID)
-    one.save_as(target or file)
-    return target or file
-
-
-def check_read(folder, *notes):
-    """Checks that a folder is read as the volume ``DATA``, with warnings that contain ``notes`` and no others."""
-    volume = read_volume(folder)
-    expected = nib.Nifti1Image(DATA, AFFINE)
-    transform = nib.orientations.ornt_transform(nib.io_orientation(AFFINE), nib.orientations.axcodes2ornt("LPS"))
-    np.testing.assert_array_equal(volume.data, expected.as_reoriented(transform).get_fdata())
-    np.testing.assert_allclose(volume.affine, expected.as_reoriented(transform).affine, atol=1e-3)
-    assert len(volume.warnings) == len(notes), volume.warnings
-    for warning, note in zip(volume.warnings, notes, strict=True):
-        assert note in warning
-        assert warning.isprintable()
-    return volume
-
-
-def refused(folder, message, read=read_volume):
-    """Checks that a folder is refused with a printable error that names it; returns the error."""
-    with pytest.raises(InputError, match=message) as error:
-        read(folder)
-    text = str(error.value)
-    assert text.isprintable()
-    assert str(folder) in text
-    # The text of a Python exception is not shown.
-    assert not any(word in text for word in ("object", "attribute", "Dataset", "FileDataset", "NoneType", "__"))
-    return text
-
-
-def strip_preamble(file, meta=True):
-    content = file.read_bytes()[132:]
-    if not meta:
-        content = content[12 + int.from_bytes(content[8:12], "little") :]
-    file.write_bytes(content)
-
-
-def apple_double(file):
-    file.write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(200))
-
-
-def dicomdir(folder, file, in_data_set):
-    """Writes a DICOMDIR; its SOP Class UID is in the file meta information, and in the data set if asked for."""
-    one = pydicom.dcmread(first(folder), stop_before_pixels=True)
-    one.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
-    for name in ("Rows", "Columns", "SeriesInstanceUID", "SOPInstanceUID"):
-        delattr(one, name)
-    one.SOPClassUID = MediaStorageDirectoryStorage
-    if not in_data_set:
-        del one.SOPClassUID
-    one.save_as(file)
-
-
-def test_hidden_files_directories_and_notes_are_passed_over(folder, tmp_path):
-    for file in list(folder.iterdir()):
-        apple_double(folder / f"._{file.name}")
-    for k in range(60):
-        apple_double(folder / f"._{k}.dcm")
-    dicomdir(folder, folder / "DICOMDIR", in_data_set=False)
-    dicomdir(folder, folder / "other", in_data_set=True)
-    (folder / ".DS_Store").write_bytes(bytes(300))
-    (folder / "notes.txt").write_text("lesion in the left hemisphere " * 10)
-    (folder / "Thumbs.db").touch()
-    (folder / "subfolder").mkdir()
-    os.mkfifo(folder / "pipe")
-    report = pydicom.dcmread(first(folder), stop_before_pixels=True)
-    report.SOPClassUID = UID("1.2.840.10008.5.1.4.1.1.88.11")
-    for name in ("Rows", "Columns"):
-        delattr(report, name)
-    report.SeriesInstanceUID, report.Modality = generate_uid(), "SR"
-    report.save_as(folder / "report.dcm")
-    edit(first(folder), folder / "seg.dcm", SOPClassUID=SegmentationStorage, Modality="SEG", SeriesInstanceUID="1.2.3")
-    assert is_series(folder)
-    check_read(folder)
-    ignored = tmp_path / "ignored"
-    ignored.mkdir()
-    for name in ("._1.dcm", "DICOMDIR", "other", ".DS_Store", "notes.txt", "report.dcm", "seg.dcm"):
-        shutil.copy(folder / name, ignored)
-    assert not is_series(ignored)
-    refused(ignored, "is a folder without DICOM slices")
-
-
-@pytest.mark.parametrize("meta", [True, False])
-@pytest.mark.parametrize("which", [range(COUNT), range(COUNT - 8, COUNT), [0]])
-@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
-def test_slices_without_preamble_are_read(folder, meta, which, syntax):
-    for k in which:
-        file = slice_of(folder, k)
-        if syntax != ExplicitVRLittleEndian:
-            one = pydicom.dcmread(file)
-            if syntax == ExplicitVRBigEndian:
-                one.PixelData = one.pixel_array.byteswap().tobytes()
-            one.file_meta.TransferSyntaxUID = syntax
-            pydicom.dcmwrite(
-                file,
-                one,
-                implicit_vr=syntax.is_implicit_VR,
-                little_endian=syntax.is_little_endian,
-                enforce_file_format=True,
-            )
-        strip_preamble(file, meta)
-    assert is_series(folder)
-    check_read(folder)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"\x08\x00\x05\x00CS" + bytes(500),
-        b"\x02\x00\x00\x00UL\x04\x00" + bytes(500),
-        b"\x08\x00\x08\x00\x10\x00\x00\x00" + b"x" * 500,
-        b"\x08\x00",
-        b"",
-    ],
-)
-def test_files_that_only_start_like_dicom_are_ignored(tmp_path, folder, content):
-    place = tmp_path / "binary"
-    place.mkdir()
-    (place / "data").write_bytes(content)
-    assert not is_series(place)
-    (folder / "data").write_bytes(content)
-    check_read(folder)
-
-
-def test_a_series_is_found_among_thousands_of_other_files(folder):
-    for k in range(3000):
-        (folder / f"{k:05}.json").write_bytes(b"{}")
-    assert is_series(folder)
-    for file in folder.glob("*.dcm"):
-        file.unlink()
-    assert not is_series(folder)
-    assert not is_series(folder / "missing")
-
-
-@pytest.mark.parametrize("name", ["MR..{}.IMA", ".hidden{}", "IM{}", "1.2.840.{}"])
-def test_slices_may_have_any_name(folder, name):
-    for k, file in enumerate(list(folder.iterdir())):
-        file.rename(folder / name.format(k))
-    assert is_series(folder)
-    check_read(folder)
-
-
-def damage(file, what):
-    """Damages a slice; "early", "late" and "pixels" truncate it at that position."""
-    if what == "empty":
-        file.write_bytes(b"")
-    elif what == "zeros":
-        file.write_bytes(bytes(file.stat().st_size))
-    elif what == "text":
-        file.write_text("<html>Access denied</html>" * 20)
-    elif what == "broken link":
-        file.unlink()
-        file.symlink_to(file.with_name("gone"))
-    else:
-        file.write_bytes(file.read_bytes()[: {"early": 250, "late": 1500, "pixels": -100}[what]])
-
-
-@pytest.mark.parametrize("name", ["{}.dcm", "IM{}"])
-@pytest.mark.parametrize("what", ["empty", "zeros", "text", "broken link", "early", "late", "pixels"])
-def test_a_damaged_slice_is_named_also_at_the_end_of_the_stack(folder, what, name):
-    files = [slice_of(folder, k) for k in range(COUNT)]
-    for k, file in enumerate(files):
-        file.rename(folder / name.format(k))
-    damage(folder / name.format(COUNT - 1), what)
-    message = refused(folder, "named like the slices|damaged or cut off|is a link to a file that does not exist")
-    assert name.format(COUNT - 1) in message
-
-
-def test_a_series_of_broken_links_is_refused_as_a_series(tmp_path):
-    (tmp_path / "1.dcm").symlink_to(tmp_path / "annex" / "1")
-    assert is_series(tmp_path)
-    refused(tmp_path, "1.dcm: is a link to a file that does not exist; fetch it")
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of POSIX")
-def test_unreadable_slices_are_reported(open_folder):
-    place = write_series(open_folder / "series", DATA, AFFINE)
-    read_volume(place)  # Imports highdicom before the user is changed.
-    file = slice_of(place, 3)
-    file.chmod(0)
-    with somebody_else(place):
-        assert is_series(place)
-        message = refused(place, r"cannot be read \(Permission denied\); change its permissions")
-        assert file.name in message
-    for one in place.iterdir():
-        one.chmod(0)
-    with somebody_else(place):
-        assert is_series(place)
-        refused(place, "Permission denied")
-    place.chmod(0)
-    with somebody_else(place):
-        assert not is_series(place)
-        refused(place, "no permission to read it")
-
-
-# --- Copies, echoes, localizers ---
-
-
-def test_one_of_several_copies_of_a_slice_is_used(folder):
-    shutil.copy(slice_of(folder, 5), folder / "copy.dcm")
-    check_read(folder, "1 file is a copy of another file and is not used")
-    # A slice that was exported twice, with different identifiers.
-    edit(slice_of(folder, 6), folder / "again.dcm", SOPInstanceUID=generate_uid())
-    note = "1 file is a copy of another file and is not used"
-    check_read(folder, note, note)
-
-
-def test_slices_with_the_same_identifier_are_all_kept(tmp_path):
-    place = write_series(tmp_path / "series", DATA, AFFINE, SOPInstanceUID="1.2.3")
-    check_read(place)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"EchoTime": 90.0}, r"\(echo times 10.0, 90.0\)"),
-        ({"ImageType": ["ORIGINAL", "PRIMARY", "P"]}, r"image types ORIGINAL/PRIMARY/M, ORIGINAL/PRIMARY/P"),
-        ({}, r"\(echoes, repetitions, or magnitude and phase\)"),
-    ],
-)
-def test_several_images_at_one_position_are_refused(tmp_path, changes, words):
-    common = {"EchoTime": 10.0, "ImageType": ["ORIGINAL", "PRIMARY", "M"]}
-    place = write_series(tmp_path / "series", DATA, AFFINE, **common)
-    for k, file in enumerate(list(place.iterdir())):
-        one = pydicom.dcmread(file)
-        pixels = (one.pixel_array // 2).tobytes()
-        edit(file, place / f"second_{k}.dcm", SOPInstanceUID=generate_uid(), PixelData=pixels, **changes)
-    refused(place, rf"contains up to 2 images at one position.*{words}")
-
-
-def localizer(folder, k, **changes):
-    return edit(
-        slice_of(folder, k),
-        folder / f"localizer{k}.dcm",
-        SOPInstanceUID=generate_uid(),
-        ImageOrientationPatient=[0, 1, 0, 0, 0, -1],
-        ImagePositionPatient=[0, -100, 100],
-        **changes,
-    )
-
-
-def test_a_localizer_in_the_series_is_left_out_and_reported(folder):
-    localizer(folder, 0, Rows=20, Columns=20, PixelData=bytes(800))
-    check_read(folder, "left out 1 slice of another plane (localizer): localizer0.dcm")
-    for k in range(1, 8):
-        localizer(folder, k, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
-    check_read(folder, "left out 8 slices of another plane (localizer): localizer1.dcm, localizer2.dcm")
-
-
-def test_a_localizer_alone_is_refused(tmp_path):
-    planes = [[1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, -1], [1, 0, 0, 0, 0, -1]]
-    place = write_series(
-        tmp_path / "series",
-        DATA[:, :, :9],
-        AFFINE,
-        ImageOrientationPatient=lambda k: planes[k % 3],
-        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
-    )
-    refused(place, "the slices are in several planes")
-
-
-def test_two_series_are_told_apart(folder):
-    other = write_series(
-        folder.with_name("other"), DATA[..., :3], AFFINE, SeriesDescription="t1 mprage", SeriesNumber=7
-    )
-    for file in other.iterdir():
-        file.rename(folder / f"t1_{file.name}")
-    message = refused(folder, r"contains 2 DICOM series .*; move each to its own folder")
-    assert "7 't1 mprage' with 3 files" in message
-    assert f"3 'unnamed' with {COUNT} files" in message
-
-
-# --- Stacks ---
-
-
-def at(x=0.0, y=0.0, z=None):
-    """Image positions (LPS) of the slices of ``AFFINE``, shifted by ``x`` and ``y`` mm per slice."""
-    return lambda k: [-84 + x * k, -96 + y * k, z_of(k) if z is None else z(k)]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"ImagePositionPatient": MISSING}, rf"{COUNT} of {COUNT} slices have no valid position"),
-        (
-            {"ImagePositionPatient": lambda k: MISSING if k == 4 else at()(k)},
-            rf"1 of {COUNT} slices have no valid position",
-        ),
-        ({"ImageOrientationPatient": MISSING}, "have no valid orientation"),
-        ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "have no valid orientation"),
-        ({"PixelSpacing": MISSING}, "have no valid pixel size"),
-        ({"ImageOrientationPatient": lambda k: [1, 0, 0, 0, 1 - k % 2, k % 2]}, "the slices are in several planes"),
-        ({"ImagePositionPatient": at(y=5 * np.tan(np.deg2rad(15)))}, r"gantry tilt of 15 degrees"),
-        (
-            {"ImagePositionPatient": at(z=lambda k: -50 + 5 * k + 1.5 * (k % 2))},
-            r"their distances vary from 3\.5 to 6\.5 mm; convert it with dcm2niix",
-        ),
-        (
-            {"ImagePositionPatient": at(z=lambda k: -50 + 5 * k + 5 * (k > 7))},
-            "slices are missing, the slice distance is 5 mm but 10 mm after 003_7",
-        ),
-        ({"PixelSpacing": lambda k: [4.2, 4.0] if k else [4.2, 3.5]}, r"has 4.2 x 3.5 mm but others have 4.2 x 4.0"),
-        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "contains mosaics"),
-        ({"ImageType": "MOSAIC"}, "contains mosaics"),
-        ({"NumberOfFrames": 2}, "images, and some of them have several frames"),
-    ],
-)
-def test_an_irregular_stack_is_refused(tmp_path, changes, message):
-    place = write_series(tmp_path / "series", DATA, AFFINE, **changes)
-    for read in (read_volume, check_segmentation):
-        refused(place, message, read)
-
-
-def test_a_missing_slice_near_the_end_of_the_stack_is_detected(folder):
-    slice_of(folder, COUNT - 2).unlink()
-    refused(folder, "slices are missing, the slice distance is 5 mm but 10 mm after ")
-
-
-def test_one_slice_of_another_size_is_named(folder):
-    file = edit(slice_of(folder, COUNT - 1), Rows=20, Columns=30, PixelData=bytes(1200))
-    assert file.name in refused(folder, f"has 20 x 30 pixels but others have {ROWS} x {COLUMNS}")
-
-
-def test_a_single_slice_is_refused(tmp_path):
-    refused(write_series(tmp_path / "series", DATA[:, :, :1], AFFINE), "contains one slice only")
-
-
-def test_colour_is_refused(tmp_path):
-    place = write_series(
-        tmp_path / "series",
-        DATA,
-        AFFINE,
-        SamplesPerPixel=3,
-        PhotometricInterpretation="RGB",
-        PlanarConfiguration=0,
-        BitsAllocated=8,
-        BitsStored=8,
-        HighBit=7,
-        PixelData=bytes(3 * ROWS * COLUMNS + (ROWS * COLUMNS) % 2),
-    )
-    refused(place, "contains colour images")
-
-
-@pytest.mark.parametrize("digits", [1, 2])
-def test_positions_with_few_digits_are_a_regular_stack(tmp_path, digits):
-    place = write_series(
-        tmp_path / "series", DATA, AFFINE, ImagePositionPatient=at(z=lambda k: round(-50 + 5.4321 * k, digits))
-    )
-    volume = read_volume(place)
-    assert volume.data.shape[2] == COUNT
-    assert volume.spacing[2] == pytest.approx(5.4321, abs=0.01)
-    assert volume.warnings == ()
-
-
-def test_direction_cosines_with_few_digits_are_a_regular_stack(tmp_path):
-    tilt = 0.2
-    place = write_series(
-        tmp_path / "series",
-        DATA,
-        AFFINE,
-        ImageOrientationPatient=lambda k: [1, 0, 0, 0, round(np.cos(tilt), 3 + k % 2), round(np.sin(tilt), 3 + k % 2)],
-        ImagePositionPatient=lambda k: [
-            -84,
-            round(-96 - 5 * k * np.sin(tilt), 2),
-            round(-50 + 5 * k * np.cos(tilt), 2),
-        ],
-    )
-    volume = read_volume(place)
-    np.testing.assert_allclose(volume.spacing, (4, 4.2, 5), atol=0.01)
-    np.testing.assert_allclose(volume.affine[:3, 2] / 5, [0, np.sin(tilt), np.cos(tilt)], atol=2e-3)
-
-
-# --- Pixels ---
-
-
 def test_padding_is_background(tmp_path):
     stored = np.rint(DATA.transpose(2, 1, 0) / 0.5).astype(np.int16)
     padded = np.where(stored == 0, -2000, stored).astype(np.int16)
@@ -553,9 +152,6 @@ def test_compressed_pixels_are_read(folder):
     check_read(folder)
 
 
-# --- Multi-frame ---
-
-
 @pytest.mark.parametrize(
     "order", [None, range(COUNT - 1, -1, -1), np.random.default_rng(0).permutation(COUNT).tolist()]
 )
@@ -584,8 +180,6 @@ def test_a_multi_frame_image_that_is_not_a_regular_stack_is_refused(tmp_path):
     edit(two / "enhanced.dcm", two / "second.dcm", SOPInstanceUID=generate_uid())
     refused(two, "contains 2 images, and some of them have several frames")
 
-
-# --- Segmentations of anonymised series ---
 
 REMOVED = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
@@ -676,13 +270,3 @@ def test_series_with_invalid_attributes_are_read_without_messages(tmp_path, capf
         file.write_bytes(file.read_bytes().replace(b"IS\x02\x001 ", b"IS\x02\x00x "))
     read_volume(place)
     assert capfd.readouterr().err == ""
-
-
-def test_a_folder_with_bytes_that_are_not_utf8_is_read(folder):
-    renamed = folder.rename(folder.with_name(os.fsdecode(b"caf\xe9\n")))
-    shutil.copy(slice_of(renamed, 5), renamed / os.fsdecode(b"copy\xe9.dcm"))
-    check_read(renamed, "caf\\xe9\\n: 1 file is a copy of another file and is not used")
-    damage(slice_of(renamed, 5), "pixels")
-    with pytest.raises(InputError) as error:
-        read_volume(renamed)
-    assert str(error.value).isprintable()

@@ -12,10 +12,11 @@ from pydicom.uid import RTStructureSetStorage, generate_uid
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.labels import Label
+from brainseg_tf.images.maps import write_structures
 from brainseg_tf.images.rtstruct import check_structures
-from brainseg_tf.images.volume import read_volume, write_structures
+from brainseg_tf.images.volume import read_volume
 from helpers import AFFINE, FAST, call, fails, make_brain, rows, save
-from synthetic_series import COUNT, DATA, MISSING, write_enhanced, write_series
+from synthetic_dicom import COUNT, DATA, MISSING, write_enhanced, write_series
 
 LPS = np.diag([-1.0, -1.0, 1.0])
 CENTRE_MM, RADIUS_MM = np.array([13.0, -9.0, 11.0]), 24.0

@@ -153,7 +153,7 @@ def test_a_folder_named_like_a_subject_is_searched_as_a_folder(tmp_path):
 def test_a_folder_without_a_scan_is_refused_with_the_reason(tmp_path):
     touch(tmp_path / "a", "x_t1.nii.gz", "x_seg.nii.gz")
     with pytest.raises(
-        InputError, match=r"a: contains no scan; x_seg\.nii\.gz is a mask according to its name.*\(1 more"
+        InputError, match=r"a: contains no scan; x_seg\.nii\.gz: is a mask according to its name.*\(1 more"
     ):
         plan_batch([tmp_path / "a"], tmp_path / "out")
     (tmp_path / "b").mkdir()

@@ -7,7 +7,7 @@ import pytest
 from brainseg_tf.errors import InputError
 from brainseg_tf.prediction.batch import plan_batch
 from brainseg_tf.prediction.companions import Companions
-from helpers import call, make_brain, rows, save
+from helpers import FAST, call, make_brain, rows, save
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -84,7 +84,8 @@ def test_a_table_names_scans_masks_and_outputs(tmp_path):
         "x1.nii.gz\tA\tFLAIR\tbrain.nii.gz\tlesions.nii.gz\n"
         "x2.nii.gz\tA\tT2w\t\t\n"
         "x3.nii.gz\tB\tT2w\t\t\n"
-        "gone.nii.gz\tC\tFLAIR\t\t\n"
+        "x1.nii.gz\tC/D\tFLAIR\t\t\n"
+        "x1.nii.gz\tE/F\tFLAIR\t\t\n"
     )
     batch = plan_batch([table], tmp_path / "out", companions=Companions(("t2",)))
     (job,) = batch.jobs
@@ -92,9 +93,35 @@ def test_a_table_names_scans_masks_and_outputs(tmp_path):
     assert {name: file.name for name, file in job.modalities.items()} == {"t2": "x2.nii.gz"}
     assert (job.brain.name, job.truth.name) == ("brain.nii.gz", "lesions.nii.gz")
     assert [(file.name, reason) for file, reason in batch.left_out] == [
-        ("scans.tsv", f"line 5: {tmp_path}/gone.nii.gz: no such file"),
+        ("scans.tsv, line 5", "the subject or session contains a /"),
+        ("scans.tsv, line 6", "the subject or session contains a /"),
         ("x3.nii.gz", "has no flair for B"),
     ]
+
+
+def test_a_row_of_a_table_without_its_file_is_a_failed_scan(trained, scan, tmp_path):
+    named = [f"{scan.name}\t", "gone1.nii.gz\t", "gone2.nii.gz\t", "other.nii.gz\tgone_mask.nii.gz", "\t", "\t"]
+    save(make_brain(1)[0], tmp_path / "other.nii.gz")
+    (tmp_path / "scans.tsv").write_text("\n".join(["path\tbrain_mask", *named, ""]))
+    out = tmp_path / "out"
+    command = ("predict", tmp_path / "scans.tsv", "--out-dir", out, "--model", trained, *FAST)
+    result = call(*command)
+    assert result.exit_code == 1, result.output
+    assert {row["scan"].removeprefix(f"{tmp_path}/"): (row["status"], row["error"]) for row in rows(out)} == {
+        scan.name: ("done", ""),
+        "gone1.nii.gz": ("failed", f"{tmp_path}/gone1.nii.gz: no such file; check the path"),
+        "gone2.nii.gz": ("failed", f"{tmp_path}/gone2.nii.gz: no such file; check the path"),
+        "other.nii.gz": ("failed", f"{tmp_path}/gone_mask.nii.gz: no such file; check the path"),
+        "scans.tsv, line 6": ("left out", "the column path is empty"),
+        "scans.tsv, line 7": ("left out", "the column path is empty"),
+    }
+    assert result.stderr.splitlines()[-1] == "Error: 3 of 4 scans failed"
+    assert sorted(file.name for file in out.glob("*_mask.nii.gz")) == [f"{scan.name.split('.')[0]}_mask.nii.gz"]
+    # Once the files are there, --continue segments their scans.
+    for name in ("gone1", "gone2", "gone_mask"):
+        save(make_brain(1)[0] if name != "gone_mask" else make_brain(1)[0] > 0, tmp_path / f"{name}.nii.gz")
+    assert call(*command, "--continue").exit_code == 0
+    assert [row["status"] for row in rows(out)].count("done") == 3
 
 
 def test_two_scans_never_share_an_output(tmp_path):

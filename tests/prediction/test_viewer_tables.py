@@ -84,9 +84,9 @@ def test_the_map_has_the_numbers_and_volumes_of_the_report(trained, two_lesions,
     assert len(volumes) >= 2
     assert (np.diff(volumes) <= 0).all()
     np.testing.assert_allclose(volumes, [one["ml"] for one in report["lesions"]], rtol=1e-6)
-    for number, lesion in enumerate(report["lesions"], start=1):
+    for number, one in enumerate(report["lesions"], start=1):
         centre = nib.affines.apply_affine(AFFINE, np.argwhere(numbers == number)).mean(axis=0)
-        np.testing.assert_allclose(centre, lesion["centroid_mm"], atol=0.01)
+        np.testing.assert_allclose(centre, one["centroid_mm"], atol=0.01)
 
     assert {name for name in report["outputs"] if "_" in name} == {
         f"{kind}_{viewer}" for kind in ("mask", "lesions") for viewer in SUFFIXES

@@ -56,6 +56,13 @@ def test_a_folder_of_scans_is_grouped_by_name(tmp_path):
     ]
 
 
+def test_names_of_modalities_can_be_in_capitals_in_the_brats_layout(tmp_path):
+    touch(tmp_path, "HGG/p/p_FLAIR.nii.gz", "HGG/p/p_T2w.nii.gz", "HGG/p/p_seg.nii.gz")
+    (one,) = search(tmp_path, ("flair", "t2")).candidates
+    assert {name: file.name for name, file in one.scans.items()} == {"flair": "p_FLAIR.nii.gz", "t2": "p_T2w.nii.gz"}
+    assert (one.truth.name, one.missing) == ("p_seg.nii.gz", ())
+
+
 def test_a_file_that_names_two_subjects_is_left_out_and_named(tmp_path):
     touch(tmp_path, "sub-01_sub-02_FLAIR.nii.gz", "sub-03_FLAIR.nii.gz")
     cohort = read_cohort(tmp_path, ("flair",), "none")
@@ -136,6 +143,16 @@ def test_a_bad_row_is_left_out_and_named(tmp_path, row, reason):
     assert [one.name for one in cohort.patients] == ["B"]
     (problem,) = cohort.problems
     assert problem.startswith(f"{place}, line 2: left out, ") and problem.endswith(reason)
+
+
+def test_rows_with_missing_files_can_be_kept(tmp_path):
+    rows = "gone.nii.gz\tA\tgone_mask.nii.gz\ngone.nii.gz\tB/C\t\n"
+    place = table(tmp_path, f"path\tsubject\tbrain_mask\n{rows}")
+    found = search(place, ("flair",), with_missing=True)
+    assert [(one.name, one.place.name, one.brain.name) for one in found.candidates] == [
+        ("A", "gone.nii.gz", "gone_mask.nii.gz")
+    ]
+    assert found.problems == [f"{place}, line 3: left out, the subject or session contains a /"]
 
 
 def test_scans_may_share_a_mask_and_some_may_have_no_segmentation(tmp_path):

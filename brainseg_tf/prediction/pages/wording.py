@@ -9,7 +9,7 @@ from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import SegmentationOptions
 from brainseg_tf.segmentation import Segmentation
 
-# tests/prediction/test_pages.py compares the citations with CITATION.cff, which is not installed.
+# tests/prediction/test_scan_page.py compares the citations with CITATION.cff, which is not installed.
 _SOFTWARE = "The brainseg-tf developers. brainseg-tf (version {version}), computer software. {year}."
 _YEAR = 2026
 _METHOD = (
@@ -63,6 +63,7 @@ def processing_table(report: Mapping[str, Any], result: Segmentation, card: Mode
     """
     rows = [
         ("Scan", [f"{_joined(_modalities(card))}; {_brain(report)}"]),
+        *([("Registration", _registration(report, card))] if len(card.modalities) > 1 else []),
         ("Model", _model(report, card)),
         ("Slices", [_slices(card)]),
         ("Measured accuracy", [_accuracy(card)]),
@@ -97,6 +98,7 @@ def methods(report: Mapping[str, Any], result: Segmentation, card: ModelCard, ve
         f"Lesions were segmented in the {scans} with brainseg-tf {report['brainseg_tf']} "
         f"(model {card.name}, version {card.version}: a {network} trained without lesion labels).",
         _brain_sentence(report),
+        _registration_sentence(report, card),
         f"The {'images were' if len(card.modalities) > 1 else 'image was'} resampled to {_slices(card)}.",
         *(f"{_capitalised(one)}." for one in (*_score(report, result), *_mixture_method(report, result))),
         *(f"{_capitalised(one)}." for one in _morphology(options)),
@@ -166,6 +168,28 @@ def _brain_sentence(report: Mapping[str, Any]) -> str:
     if source == "tool":
         return f'The brain was extracted with the tool "{report.get("brain_method")}".'
     return "A brain mask was given." if source == "given" else ""
+
+
+def _registration(report: Mapping[str, Any], card: ModelCard) -> list[str]:
+    """A phrase about each further modality."""
+    main, *others = _modalities(card)
+    movements = report["registration"]
+    return [
+        f"{title} was moved by {movements[name]['movement_mm']:.1f} mm and rotated by "
+        f"{movements[name]['rotation_deg']:.1f} degrees, to the position of {main}"
+        if name in movements
+        else f"{title} is on the same grid as {main} and was not moved"
+        for name, title in zip(card.modalities[1:], others, strict=True)
+    ]
+
+
+def _registration_sentence(report: Mapping[str, Any], card: ModelCard) -> str:
+    main, *others = _modalities(card)
+    moved = [title for name, title in zip(card.modalities[1:], others, strict=True) if name in report["registration"]]
+    if not moved:
+        return ""
+    images = "images were" if len(moved) > 1 else "image was"
+    return f"The {_joined(moved)} {images} registered to the {main} image (rigid, mutual information)."
 
 
 def _model(report: Mapping[str, Any], card: ModelCard) -> list[str]:

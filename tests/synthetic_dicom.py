@@ -1,27 +1,24 @@
-"""DICOM series as scanners write them."""
+"""DICOM series of a synthetic brain, and what the tests of reading them share."""
 
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pydicom
+import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import (
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    generate_uid,
+)
 
+from brainseg_tf.errors import InputError
+from brainseg_tf.images.volume import read_volume
 from helpers import AFFINE, make_brain
 
 MISSING = object()
-
-
-DATA = np.rint(make_brain(101)[0] / 0.5) * 0.5
-COUNT = DATA.shape[2]
-
-
-def z_of(k):
-    return -50 + 5.0 * k
-
-
-def slice_of(folder, k):
-    return next(file for file in folder.iterdir() if file.name.endswith(f"_{k}.dcm"))
 
 
 def write_series(folder, data, affine, series=None, **changes):
@@ -68,6 +65,67 @@ def write_series(folder, data, affine, series=None, **changes):
         meta.MediaStorageSOPInstanceUID = one.get("SOPInstanceUID", meta.MediaStorageSOPInstanceUID)
         one.save_as(folder / f"{(k * 7) % data.shape[2]:03}_{k}.dcm", enforce_file_format=True)
     return folder
+
+
+DATA = np.rint(make_brain(101)[0] / 0.5) * 0.5
+
+
+COUNT = DATA.shape[2]
+
+
+COLUMNS, ROWS = DATA.shape[:2]
+
+
+def first(folder):
+    """The file of the first slice."""
+    return slice_of(folder, 0)
+
+
+def slice_of(folder, k):
+    return next(file for file in folder.iterdir() if file.name.endswith(f"_{k}.dcm"))
+
+
+def edit(file, target=None, **changes):
+    """Changes attributes of a file, in place or in a copy ``target``; returns the changed file."""
+    one = pydicom.dcmread(file)
+    for name, value in changes.items():
+        if value is MISSING:
+            delattr(one, name)
+        else:
+            setattr(one, name, value)
+    one.file_meta.MediaStorageSOPClassUID = one.get("SOPClassUID", one.file_meta.MediaStorageSOPClassUID)
+    one.save_as(target or file)
+    return target or file
+
+
+def z_of(k):
+    return -50 + 5.0 * k
+
+
+def check_read(folder, *notes):
+    """Checks that a folder is read as the volume ``DATA``, with warnings that contain ``notes`` and no others."""
+    volume = read_volume(folder)
+    expected = nib.Nifti1Image(DATA, AFFINE)
+    transform = nib.orientations.ornt_transform(nib.io_orientation(AFFINE), nib.orientations.axcodes2ornt("LPS"))
+    np.testing.assert_array_equal(volume.data, expected.as_reoriented(transform).get_fdata())
+    np.testing.assert_allclose(volume.affine, expected.as_reoriented(transform).affine, atol=1e-3)
+    assert len(volume.warnings) == len(notes), volume.warnings
+    for warning, note in zip(volume.warnings, notes, strict=True):
+        assert note in warning
+        assert warning.isprintable()
+    return volume
+
+
+def refused(folder, message, read=read_volume):
+    """Checks that a folder is refused with a printable error that names it; returns the error."""
+    with pytest.raises(InputError, match=message) as error:
+        read(folder)
+    text = str(error.value)
+    assert text.isprintable()
+    assert str(folder) in text
+    # The text of a Python exception is not shown.
+    assert not any(word in text for word in ("object", "attribute", "Dataset", "FileDataset", "NoneType", "__"))
+    return text
 
 
 def write_enhanced(folder, *, order=None, frames=COUNT, **changes):
