@@ -3,8 +3,8 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -14,7 +14,7 @@ from brainseg_tf import __version__
 from brainseg_tf.brain.mask import find_brain
 from brainseg_tf.brain.network import BrainNetwork
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import check_writable, replacing, write_json
+from brainseg_tf.files import check_outputs, replacing_all, write_json
 from brainseg_tf.images import dicom
 from brainseg_tf.images.modality_names import other_modality
 from brainseg_tf.images.registration import Alignment, bring_to
@@ -46,7 +46,7 @@ class Predictor:
     The networks are loaded when the files of the first scan have been read.
 
     Args:
-        card: of the model.
+        card: of the model; also an attribute.
         load: loads the model.
         options: how scans are segmented.
         load_brain: loads the brain network; without it, scans must be skull-stripped or have a brain mask.
@@ -62,7 +62,7 @@ class Predictor:
         load_brain: Callable[[], BrainNetwork | None] | None = None,
         server: str | None = None,
     ) -> None:
-        self._card, self._options, self._server = card, options, server
+        self.card, self._options, self._server = card, options, server
         self._model = Loading(load)
         self._brain_network = None if load_brain is None else Loading(load_brain)
 
@@ -87,12 +87,12 @@ class Predictor:
         truth = read_segmentation(job.truth, scans[0]) if job.truth else None
         read = time.perf_counter()
         result, model = self.segment(scans, given)
-        result.warnings.extend([*dicom_warnings, *self._name_warnings(job)])
+        result.warnings.extend([*dicom_warnings, *name_warnings(job.scan, self.card)])
         result.seconds["read"] = round(read - start, 3)
         uncertainty = None
         if job.outputs.uncertainty:
             start = time.perf_counter()
-            uncertainty = spread(result.stack, model, self._card, self._options.segmentation, self._options.copies)
+            uncertainty = spread(result.stack, model, self.card, self._options.segmentation, self._options.copies)
             result.seconds["uncertainty"] = round(time.perf_counter() - start, 3)
         report = self._report(job, scans[0], result, movements)
         if truth is not None:
@@ -124,7 +124,7 @@ class Predictor:
         )
         found = time.perf_counter()
         try:
-            result = segment(scans, model, self._card, self._options.segmentation, brain)
+            result = segment(scans, model, self.card, self._options.segmentation, brain)
         except InputError:
             model.check()
             raise
@@ -136,11 +136,11 @@ class Predictor:
 
     def matches_report(self, report: Mapping[str, Any]) -> bool:
         """Whether a report was written by this version, with this model and these options."""
-        return all(report.get(name) == value for name, value in json.loads(json.dumps(self._method())).items())
+        return all(report.get(name) == value for name, value in json.loads(json.dumps(self.method())).items())
 
-    def _method(self) -> dict[str, Any]:
-        """The part of the report that must be equal to keep the results of an earlier run."""
-        card = self._card
+    def method(self) -> dict[str, Any]:
+        """The part of the report that says how it was segmented; equal if the results of an earlier run can be kept."""
+        card = self.card
         return {
             "model": {"name": card.name, "version": card.version, "modalities": list(card.modalities)},
             "options": asdict(self._options.segmentation),
@@ -162,11 +162,7 @@ class Predictor:
         """Checks the names of the outputs, and that they can be written."""
         for path in job.outputs.maps:
             check_name(path)
-        wanted, inputs = job.outputs.paths, [file.resolve() for file in job.inputs]
-        for path in wanted:
-            if path.resolve() in inputs or wanted.count(path) > 1:
-                raise InputError(f"{path}: is named twice; give each output its own name")
-            check_writable(path, overwrite=overwrite)
+        check_outputs(job.outputs.paths, job.inputs, overwrite=overwrite)
         dicom_file = job.outputs.dicom
         if dicom_file:
             if not job.scan.is_dir():
@@ -176,7 +172,7 @@ class Predictor:
 
     def _read(self, job: Job) -> tuple[list[Volume], dict[str, Alignment]]:
         """Reads the scans of all modalities, see ``on_one_grid``."""
-        card = self._card
+        card = self.card
         for name in job.modalities:
             if name not in card.modalities[1:]:
                 modalities = " and ".join(card.modalities)
@@ -201,7 +197,7 @@ class Predictor:
             InputError: a scan cannot be registered, or registration is turned off and the grids differ.
         """
         scans, movements = [scan], {}
-        for name in self._card.modalities[1:]:
+        for name in self.card.modalities[1:]:
             other, movement = further[name], None
             if self._options.register:
                 other, movement = bring_to(other, scan)
@@ -211,17 +207,6 @@ class Predictor:
             if movement is not None:
                 movements[name] = movement
         return scans, movements
-
-    def _name_warnings(self, job: Job) -> list[str]:
-        """A warning if the scan's name contains another modality than the model's first one."""
-        expected = self._card.modalities[0]
-        other = other_modality(job.scan, expected)
-        if other is None:
-            return []
-        return [
-            f"{job.scan}: is {other} according to its name, but model {self._card.name} needs {expected}; the mask may "
-            "be wrong"
-        ]
 
     def _report(
         self, job: Job, scan: Volume, result: Segmentation, movements: Mapping[str, Alignment]
@@ -260,7 +245,7 @@ class Predictor:
             },
             "seconds": result.seconds,
             "server": self._server,
-            **self._method(),
+            **self.method(),
             "warnings": result.warnings,
             "note": "for research; not a medical device",
         }
@@ -279,21 +264,13 @@ class Predictor:
         If writing fails, no output is written. If the mask exists, all other outputs exist too.
         """
         start = time.perf_counter()
-        with ExitStack() as stack:
-            staged = {name: stack.enter_context(replacing(path)) for name, path in job.outputs.named.items()}
+        with replacing_all(job.outputs.named) as staged:
             temporary = Outputs(**staged)
-            try:
-                _write_maps(temporary, scans[0], result, uncertainty)
-                self._draw(temporary, job.navigation, scans[0], result, truth, report)
-                if temporary.report:
-                    result.seconds["write"] = round(time.perf_counter() - start, 3)
-                    write_json(temporary.report, report)
-            except InputError as error:
-                # Replace the temporary names in the message by those of the outputs.
-                message = str(error)
-                for name, path in job.outputs.named.items():
-                    message = message.replace(str(staged[name]), str(path))
-                raise InputError(message) from error
+            _write_maps(temporary, scans[0], result, uncertainty)
+            self._draw(temporary, job.navigation, scans[0], result, truth, report)
+            if temporary.report:
+                result.seconds["write"] = round(time.perf_counter() - start, 3)
+                write_json(temporary.report, report)
 
     def _draw(
         self,
@@ -320,7 +297,16 @@ class Predictor:
         if outputs.page:
             from brainseg_tf.prediction.pages.scan import write_page
 
-            write_page(outputs.page, scan, result, self._card, report, backdrop, navigation)
+            write_page(outputs.page, scan, result, self.card, report, backdrop, navigation)
+
+
+def name_warnings(scan: Path, card: ModelCard) -> list[str]:
+    """A warning if the name of a scan contains another modality than the first one of the model."""
+    expected = card.modalities[0]
+    other = other_modality(scan, expected)
+    if other is None:
+        return []
+    return [f"{scan}: is {other} according to its name, but model {card.name} needs {expected}; the mask may be wrong"]
 
 
 def _write_maps(outputs: Outputs, scan: Volume, result: Segmentation, uncertainty: np.ndarray | None) -> None:
