@@ -4,8 +4,8 @@ The path of the data::
 
     scan.nii.gz -> images.volume -> brain -> slices -> models -> postprocessing -> mask.nii.gz
 
-``brainseg_tf.predict`` segments a scan, ``brainseg_tf.compare`` compares two, ``segmentation.segment`` follows this path, ``training.fit.fit`` trains the
-models. Nothing heavy is imported until one of them is used.
+``brainseg_tf.predict`` segments a scan, ``brainseg_tf.compare`` compares two, ``segmentation.segment`` follows this
+path, ``training.fit.fit`` trains the models. Nothing heavy is imported until one of them is used.
 """
 
 from typing import TYPE_CHECKING, Any

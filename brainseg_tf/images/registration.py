@@ -18,8 +18,9 @@ from brainseg_tf.images.volume import Volume, has_same_grid
 if TYPE_CHECKING:
     import SimpleITK
 
-# Mutual information (Mattes 2003): number of grey levels, and share of the voxels that is sampled.
-_BINS, _SAMPLED = 48, 0.05
+# Mutual information (Mattes 2003): number of grey levels, and share of the voxels that is sampled; in small scans more,
+# up to this number of voxels. With 5 % of a scan of 180,000 voxels the error was 1.3 mm, with all of them 0.2 mm.
+_BINS, _SAMPLED, _LEAST_SAMPLES = 48, 0.05, 200_000
 _SEED = 1
 # Resolutions, coarse to fine: voxel size and Gaussian smoothing in millimetres.
 _LEVELS = ((8.0, 4.0), (4.0, 2.0), (2.0, 1.0))
@@ -141,7 +142,8 @@ def align(scan: Volume, like: Volume, levels: int = len(_LEVELS), *, two_session
         # One factor applies to all axes. Scans with thick slices keep at least eight of them.
         smallest, largest = min(like.spacing), max(1, min(*like.data.shape, *scan.data.shape) // _LEAST_VOXELS)
         factors = [min(largest, max(1, round(voxel / smallest))) for voxel, _ in _LEVELS[:levels]]
-        _optimise(fixed, moving, transform, factors, [smoothing for _, smoothing in _LEVELS[:levels]], _SAMPLED)
+        sampled = min(1.0, max(_SAMPLED, _LEAST_SAMPLES / like.data.size))
+        _optimise(fixed, moving, transform, factors, [smoothing for _, smoothing in _LEVELS[:levels]], sampled)
     except RuntimeError as error:
         raise InputError(
             f"{scan.path}: cannot be registered to {like.path}, because the two do not overlap; check that both show "

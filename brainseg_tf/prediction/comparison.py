@@ -93,8 +93,8 @@ class Comparison:
 
     @cached_property
     def correlation(self) -> float:
-        """Correlation of the registered scans in the head; 0 if there is nothing to correlate."""
-        inside = head_mask(self.before.scan.data) & self.covered
+        """Correlation of the registered scans in the head, without the lesions; 0 if there is nothing to correlate."""
+        inside = head_mask(self.before.scan.data) & self.covered & ~self.before.mask & ~self.registered_mask
         one, other = self.before.scan.data[inside], self.registered.data[inside]
         if one.size < 2 or not (one.std() and other.std()):
             return 0.0
