@@ -257,9 +257,7 @@ def is_installed() -> bool:
 def check_installed() -> None:
     """Raises an ``InputError`` if SimpleITK is not installed."""
     if not is_installed():
-        raise InputError(
-            "scans on different grids are registered with SimpleITK; pip install 'brainseg-tf[registration]'"
-        )
+        raise InputError("scans are registered with SimpleITK; pip install 'brainseg-tf[registration]'")
 
 
 def _transform(

@@ -868,3 +868,11 @@ def test_the_viewers_of_two_time_points_move_together(comparison_page, browser):
         ActionChains(browser).move_to_element_with_offset(browser.find_element("id", name), -30, 5).click().perform()
         time.sleep(0.5)
     assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_of_two_time_points_fits_any_screen(comparison_page, browser, width):
+    at_width(browser, width, comparison_page.as_uri())
+    wait(browser, "document.getElementById('viewers').dataset.ready")
+    screenshot(browser, f"comparison-{width}")
+    assert overflow(browser) == []
