@@ -15,8 +15,8 @@ from brainseg_tf.options import CompareOptions
 from brainseg_tf.prediction.longitudinal import STATUSES, LesionChange, change_map, match_lesions, percent
 from brainseg_tf.prediction.predictor import Predictor, name_warnings
 
-# Correlation of two registered scans of one contrast. On the sample scans and five real ones that were moved by a known
-# amount, it was 0.94 and more after a registration with an error below 2 mm, and at most 0.73 after one that had failed.
+# Correlation of two registered scans of one contrast. On the sample scans and five real ones that were moved by known
+# amounts, it was 0.94 and more if the error of the registration was below 2 mm, and at most 0.73 if it had failed.
 _LOW_CORRELATION = 0.8
 # Voxel sizes are different if one is larger than the other by more than this factor.
 _OTHER_VOXELS = 1.2
