@@ -4,17 +4,17 @@ The path of the data::
 
     scan.nii.gz -> images.volume -> brain -> slices -> models -> postprocessing -> mask.nii.gz
 
-``brainseg_tf.predict`` segments a scan, ``segmentation.segment`` follows this path, ``training.fit.fit`` trains the
-models. Nothing heavy is imported until one of them is used.
+``brainseg_tf.predict`` segments a scan, ``brainseg_tf.compare`` compares two, ``segmentation.segment`` follows this
+path, ``training.fit.fit`` trains the models. Nothing heavy is imported until one of them is used.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from brainseg_tf.api import Model, Prediction, load_model, predict
+    from brainseg_tf.api import ComparedScans, Model, Prediction, compare, load_model, predict
 
 __version__ = "0.13.0"
-__all__ = ["Model", "Prediction", "__version__", "load_model", "predict"]
+__all__ = ["ComparedScans", "Model", "Prediction", "__version__", "compare", "load_model", "predict"]
 
 
 def __getattr__(name: str) -> Any:

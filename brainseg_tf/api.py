@@ -1,4 +1,4 @@
-"""The functions for programs and notebooks: ``brainseg_tf.load_model`` and ``brainseg_tf.predict``."""
+"""The functions for programs and notebooks: ``brainseg_tf.load_model``, ``predict`` and ``compare``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,11 +8,22 @@ import nibabel as nib
 import numpy as np
 
 from brainseg_tf.errors import InputError
+from brainseg_tf.images import registration
 from brainseg_tf.images.maps import map_image
-from brainseg_tf.images.volume import Volume, mask_of, read_mask, read_volume, volume_of
+from brainseg_tf.images.volume import (
+    Volume,
+    mask_of,
+    read_mask,
+    read_segmentation,
+    read_volume,
+    segmentation_of,
+    volume_of,
+)
 from brainseg_tf.model_card import ModelCard
-from brainseg_tf.options import PredictOptions, SegmentationOptions
+from brainseg_tf.options import CompareOptions, PredictOptions, SegmentationOptions
 from brainseg_tf.postprocessing.lesions import Lesion
+from brainseg_tf.prediction.comparison import compare_time_points, time_point
+from brainseg_tf.prediction.longitudinal import LesionChange
 from brainseg_tf.prediction.predictor import Predictor
 from brainseg_tf.saved_model import best_for, find, shipped_brain_network
 from brainseg_tf.segmentation import Segmentation
@@ -65,6 +76,34 @@ class Prediction:
     def lesion_ml(self) -> float:
         """Volume of all lesions in millilitres."""
         return sum(one.ml for one in self.lesions)
+
+
+@dataclass(frozen=True)
+class ComparedScans:
+    """The result of ``compare``.
+
+    Attributes:
+        lesions: at both time points, the largest first: status, volumes before and after, centroid.
+        before_ml, after_ml: volume of all lesions in millilitres.
+        before_mask, after_mask: the lesion masks, uint8, each on the grid of its scan.
+        registered: the scan after on the grid of the scan before, float32.
+        change: what has changed, uint8, on the grid of the scan before: 1 in both masks, 2 only after, 3 only before,
+            4 only before and outside the field of view of the scan after.
+        matrix: (4, 4), from positions in the scan before to those in the scan after, in millimetres in RAS world space.
+        correlation: of the registered scans in the head; low if the registration failed.
+        warnings: sentences for the user.
+    """
+
+    lesions: list[LesionChange]
+    before_ml: float
+    after_ml: float
+    before_mask: nib.Nifti1Image
+    after_mask: nib.Nifti1Image
+    registered: nib.Nifti1Image
+    change: nib.Nifti1Image
+    matrix: np.ndarray
+    correlation: float
+    warnings: list[str]
 
 
 def load_model(
@@ -141,6 +180,53 @@ def predict(
     )
 
 
+def compare(
+    before: Image,
+    after: Image,
+    *,
+    before_mask: Image | None = None,
+    after_mask: Image | None = None,
+    model: Model | str | None = None,
+    options: CompareOptions | None = None,
+) -> ComparedScans:
+    """Compares the lesions in two scans of one subject, as ``brainseg-tf compare`` does. Needs SimpleITK.
+
+    Args:
+        before, after: the scans, as for ``predict``.
+        before_mask, after_mask: their lesion masks, each on the grid of its scan; predicted if None.
+        model: for the masks that are not given, as for ``predict``.
+        options: how lesions are matched, and when one has grown or shrunk.
+
+    Raises:
+        InputError: a scan or a mask cannot be used, or the scans cannot be registered.
+    """
+    registration.check_installed()
+    scans = _volume(before, "the scan before"), _volume(after, "the scan after")
+    masks = [
+        None if mask is None else _segmentation(mask, scan, name)
+        for mask, scan, name in zip(
+            (before_mask, after_mask), scans, ("the mask before", "the mask after"), strict=True
+        )
+    ]
+    if any(mask is None for mask in masks) and not isinstance(model, Model):
+        model = load_model(model)
+    predictor = model.predictor if isinstance(model, Model) else None
+    first, second = (time_point(scan, mask, predictor) for scan, mask in zip(scans, masks, strict=True))
+    result = compare_time_points(first, second, options)
+    return ComparedScans(
+        lesions=result.lesions,
+        before_ml=first.lesion_ml,
+        after_ml=second.lesion_ml,
+        before_mask=map_image(first.mask, first.scan),
+        after_mask=map_image(second.mask, second.scan),
+        registered=map_image(result.registered.data, first.scan),
+        change=map_image(result.change_map, first.scan),
+        matrix=result.alignment.matrix,
+        correlation=result.correlation,
+        warnings=result.warnings,
+    )
+
+
 def _volume(scan: Image, name: str) -> Volume:
     """A scan in LPS.
 
@@ -159,6 +245,13 @@ def _mask(mask: Image, like: Volume) -> np.ndarray:
         return read_mask(Path(mask), like)
     image, path = _in_memory(mask, "the brain mask")
     return mask_of(image, path, like)
+
+
+def _segmentation(mask: Image, like: Volume, name: str) -> np.ndarray:
+    if isinstance(mask, (str, Path)):
+        return read_segmentation(Path(mask), like)
+    image, path = _in_memory(mask, name)
+    return segmentation_of(image, path, like)
 
 
 def _in_memory(image: nib.Nifti1Image | tuple[np.ndarray, np.ndarray], name: str) -> tuple[nib.Nifti1Image, Path]:

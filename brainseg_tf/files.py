@@ -7,8 +7,8 @@ import os
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,30 @@ def replacing(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_all(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
+    """Replaces several files, see ``replacing``: all of them, the first one last, or none if the block fails.
+
+    Args:
+        paths: the files, by name.
+
+    Yields:
+        The temporary paths, by name.
+
+    Raises:
+        InputError: a file cannot be written. Messages name the files, not the temporary ones.
+    """
+    with ExitStack() as stack:
+        staged = {name: stack.enter_context(replacing(path)) for name, path in paths.items()}
+        try:
+            yield staged
+        except InputError as error:
+            message = str(error)
+            for name, path in paths.items():
+                message = message.replace(str(staged[name]), str(path))
+            raise InputError(message) from error
 
 
 @contextmanager
@@ -207,6 +231,25 @@ def check_writable(path: Path, *, overwrite: bool = False) -> None:
         raise InputError(f"{path}: cannot be written ({_reason(error)}); choose another path") from error
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"{path}: no permission to write in {path.parent}; choose another path")
+
+
+def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], *, overwrite: bool = False) -> None:
+    """Checks several output files with ``check_writable``, and that no name is used twice.
+
+    Args:
+        outputs: the files.
+        inputs: files that are read.
+        overwrite: whether existing files may be replaced.
+
+    Raises:
+        InputError: as for ``check_writable``; or an output has the name of an input or of another output.
+    """
+    taken = {file.resolve() for file in inputs}
+    for path in outputs:
+        if path.resolve() in taken:
+            raise InputError(f"{path}: is named twice; give each output its own name")
+        taken.add(path.resolve())
+        check_writable(path, overwrite=overwrite)
 
 
 def make_folder(path: Path) -> None:

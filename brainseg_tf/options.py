@@ -452,6 +452,31 @@ class PredictOptions:
     overwrite: bool = option(False, "Replace outputs that exist.")
 
 
+@dataclass(frozen=True)
+class CompareOptions:
+    """How the lesions of two time points are matched and classified.
+
+    The limits in percent are the changes of a volume that go with the changes of an area by 25 % in the RANO criteria
+    for low-grade glioma (van den Bent et al. 2011): 1.25 ** 1.5 = 1.40 and 0.75 ** 1.5 = 0.65.
+    """
+
+    tolerance_mm: float = option(
+        3.0,
+        "Largest distance in millimetres between two lesions that are taken for the same although they do not overlap.",
+        least=0,
+        most=100,
+    )
+    min_growth: float = option(
+        40.0, "A lesion has grown if its volume has increased by at least this, in percent.", least=0
+    )
+    min_shrinkage: float = option(
+        35.0, "A lesion has shrunk if its volume has decreased by at least this, in percent.", least=0, most=100
+    )
+    min_change_ml: float = option(
+        0.5, "A lesion whose volume has changed by less than this, in millilitres, is stable.", least=0
+    )
+
+
 # The stages for many small lesions, as of multiple sclerosis or in the white matter of old people: no median over many
 # slices, which removes them, and no smallest size but a few voxels.
 SMALL_LESION_SEGMENTATION = SegmentationOptions(

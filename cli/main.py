@@ -18,6 +18,7 @@ COMMANDS = (
     "fit",
     "calibrate",
     "predict",
+    "compare",
     "brain",
     "evaluate",
     "models",

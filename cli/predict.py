@@ -61,18 +61,9 @@ def predict(context: click.Context, /, scans: tuple[Path, ...], **given: Any) ->
         pages.check_installed()
 
     from brainseg_tf.prediction.predictor import Predictor
-    from brainseg_tf.saved_model import best_for, find
 
-    name, server = given["model"], given["server"]
-    contrast = given["contrast"] or _contrast_in_names(scans)
-    found = find(name) if name is not None else best_for([contrast, *given["modality"]])
-    if given["contrast"] not in (None, found.card.modalities[0]):
-        raise click.UsageError(
-            f"--contrast {given['contrast']} does not go with model {found.card.name}, whose main scan is "
-            f"{found.card.modalities[0]}"
-        )
-    if not name and not given["contrast"] and contrast != CONTRASTS[0]:
-        click.echo(f"Contrast {contrast}, from the file names; model {found.card.name}", err=True)
+    server = given["server"]
+    found = choose_model(scans, given, tuple(given["modality"]))
     if server:
         found.check()  # A model that is loaded here is checked when it is loaded.
     options = PredictOptions(
@@ -120,6 +111,32 @@ def _check_usage(scans: tuple[Path, ...], given: dict[str, Any]) -> None:
         raise click.UsageError("give --server-version or --server-label, not both")
     if given["server"] is None and any(given[f"server_{name}"] for name in ("model", "version", "label", "ca")):
         raise click.UsageError("--server-model, --server-version, --server-label and --server-ca go with --server")
+
+
+def choose_model(scans: tuple[Path, ...], given: dict[str, Any], further: tuple[str, ...] = ()) -> "ModelFolder":
+    """The model of --model, or else the best one for --contrast or for the contrast in the file names.
+
+    Args:
+        scans: the scans.
+        given: the options, with ``model`` and ``contrast``.
+        further: names of further modalities.
+
+    Raises:
+        click.UsageError: --contrast is not that of --model.
+    """
+    from brainseg_tf.saved_model import best_for, find
+
+    name = given["model"]
+    contrast = given["contrast"] or _contrast_in_names(scans)
+    found = find(name) if name is not None else best_for([contrast, *further])
+    if given["contrast"] not in (None, found.card.modalities[0]):
+        raise click.UsageError(
+            f"--contrast {given['contrast']} does not go with model {found.card.name}, whose main scan is "
+            f"{found.card.modalities[0]}"
+        )
+    if not name and not given["contrast"] and contrast != CONTRASTS[0]:
+        click.echo(f"Contrast {contrast}, from the file names; model {found.card.name}", err=True)
+    return found
 
 
 def _contrast_in_names(scans: tuple[Path, ...]) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from helpers import make_brain, save, small_options
+from helpers import TwoSessions, make_brain, make_two_sessions, save, small_options
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,6 +42,12 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(3):
         save(make_brain(number)[0], folder / f"sub-{number:02}_FLAIR.nii.gz")
     return folder
+
+
+@pytest.fixture(scope="session")
+def sessions(tmp_path_factory: pytest.TempPathFactory) -> TwoSessions:
+    """Two scans of one head with masks; a lesion has grown, one is stable, one is gone and one is new."""
+    return make_two_sessions(tmp_path_factory.mktemp("sessions"))
 
 
 @pytest.fixture(scope="session")

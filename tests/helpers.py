@@ -3,13 +3,16 @@
 import csv
 import os
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
 from click.testing import CliRunner, Result
+from nibabel.processing import resample_from_to
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 if TYPE_CHECKING:
     from brainseg_tf.evaluation.case_metrics import Case
@@ -54,6 +57,63 @@ def save(data: np.ndarray, path: Path, affine: np.ndarray = AFFINE) -> Path:
     data = data.astype(np.uint8) if data.dtype == bool else data
     nib.save(nib.Nifti1Image(data, affine), path)
     return path
+
+
+# Centre in millimetres, and radius at both time points, of the lesions of ``make_two_sessions``; 0 for no lesion.
+TWO_SESSIONS = {
+    "grown": ((-25, 10, 8), 12.0, 16.0),
+    "stable": ((30, 15, 5), 11.0, 11.0),
+    "gone": ((20, -35, 0), 9.0, 0.0),
+    "new": ((-20, -35, 5), 0.0, 10.0),
+}
+
+
+@dataclass(frozen=True)
+class TwoSessions:
+    """The files of ``make_two_sessions``, and the movement of the head from the first session to the second, (4, 4)."""
+
+    before: Path
+    after: Path
+    before_mask: Path
+    after_mask: Path
+    matrix: np.ndarray
+
+
+def make_two_sessions(folder: Path, degrees: float = 12.0) -> TwoSessions:
+    """Two scans of a textured head with the lesions of ``TWO_SESSIONS``, and their masks.
+
+    The axes of the grids are not those of LPS. In the second session the head is rotated by ``degrees``, and its
+    coordinates are 80 mm away.
+    """
+    random = np.random.default_rng(0)
+    grid = np.array([[0, 2.5, 0, -70], [-2.5, 0, 0, 80], [0, 0, 2.5, -60], [0, 0, 0, 1.0]])
+    shape = (64, 56, 50)
+    centre = nib.affines.apply_affine(grid, (np.array(shape) - 1) / 2)
+    index = np.stack(np.indices(shape), axis=-1)
+    radius = np.linalg.norm((index - np.array(shape) / 2) / (np.array(shape) * [0.4, 0.36, 0.38]), axis=-1)
+    tissue = ndimage.gaussian_filter(random.normal(size=shape), 2.0)
+    # A piece at the front is missing: a head is not symmetric.
+    inside = (radius < 1) & ((index[..., 0] > 12) | (index[..., 2] > 25))
+    head = ndimage.gaussian_filter((100 + 300 * np.clip(0.5 + tissue / tissue.std() / 4, 0, 1)) * inside, 0.8)
+    matrix = np.eye(4)
+    angles = np.radians(np.array([1, -0.5, 0.8]) * degrees)
+    matrix[:3, :3] = Rotation.from_rotvec(angles).as_matrix()
+    matrix[:3, 3] = centre - matrix[:3, :3] @ centre + [60, -50, 20]
+    second = grid.copy()
+    second[:3, 3] += [57, -48, 22]
+    files = []
+    for number, (name, affine, moved) in enumerate((("before", grid, np.eye(4)), ("after", second, matrix))):
+        image = resample_from_to(nib.Nifti1Image(head, moved @ grid), (shape, affine), order=1).get_fdata()
+        # Where each voxel's tissue was in the first session.
+        points = nib.affines.apply_affine(np.linalg.inv(moved) @ affine, index)
+        lesion = np.zeros(shape, bool)
+        for place, *radii in TWO_SESSIONS.values():
+            lesion |= np.linalg.norm(points - place, axis=-1) < radii[number]
+        image[lesion] += 250
+        image += random.normal(0, 2, shape) * (image > 50)
+        files += [save(np.maximum(image, 0).astype(np.float32), folder / f"{name}.nii.gz", affine)]
+        files += [save(lesion, folder / f"{name}_mask.nii.gz", affine)]
+    return TwoSessions(files[0], files[2], files[1], files[3], matrix)
 
 
 def small_options(**changes: object) -> "object":

@@ -1,5 +1,7 @@
 """What the tests of the HTML pages share: small pages and outcomes, and a parser."""
 
+import base64
+import gzip
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -64,6 +66,11 @@ class Reader(HTMLParser):
 
 def read(page: Path) -> Reader:
     return Reader(page.read_text(encoding="utf-8"))
+
+
+def volume(layer: dict[str, object]) -> nib.Nifti1Image:
+    """The image in a layer of a page."""
+    return nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(layer["nifti"])))
 
 
 def report(ml: float = 20.0, brain: float = 1400.0, median: float = 300.0) -> dict[str, object]:

@@ -6,8 +6,8 @@ import pytest
 
 import brainseg_tf
 from brainseg_tf.errors import InputError
-from brainseg_tf.options import SegmentationOptions
-from helpers import AFFINE, FAST, call, make_brain, save
+from brainseg_tf.options import CompareOptions, SegmentationOptions
+from helpers import AFFINE, FAST, TWO_SESSIONS, call, make_brain, save
 
 # As the command with FAST.
 QUICK = SegmentationOptions(median=(3, 3, 3))
@@ -81,3 +81,31 @@ def test_what_cannot_be_used_is_one_line(model, scan, tmp_path):
         brainseg_tf.predict(tmp_path / "gone.nii.gz", model=model)
     with pytest.raises(AttributeError, match="no attribute 'predictions'"):
         _ = brainseg_tf.predictions
+
+
+def test_two_scans_are_compared(sessions):
+    pytest.importorskip("SimpleITK")
+    before, after = nib.load(sessions.before), nib.load(sessions.after)
+    mask = nib.load(sessions.after_mask)
+    found = brainseg_tf.compare(
+        sessions.before,
+        after,
+        before_mask=sessions.before_mask,
+        after_mask=(np.asarray(mask.dataobj), mask.affine),
+    )
+    assert {one.status for one in found.lesions} == set(TWO_SESSIONS) and found.warnings == []
+    assert found.after_ml == pytest.approx(np.asarray(mask.dataobj).sum() * 2.5**3 / 1000)
+    assert found.before_ml == pytest.approx(sum(one.before_ml for one in found.lesions))
+    for image, like in ((found.change, before), (found.registered, before), (found.after_mask, after)):
+        assert image.shape == like.shape
+        np.testing.assert_array_equal(image.affine, like.affine)
+    np.testing.assert_array_equal(np.asarray(found.after_mask.dataobj), np.asarray(mask.dataobj))
+    tissue = np.asarray(before.dataobj) > 150
+    assert np.corrcoef(np.asarray(before.dataobj)[tissue], np.asarray(found.registered.dataobj)[tissue])[0, 1] > 0.7
+    everything = CompareOptions(min_growth=0, min_shrinkage=0, min_change_ml=0)
+    masks = {"before_mask": sessions.before_mask, "after_mask": sessions.after_mask}
+    assert "stable" not in {
+        one.status for one in brainseg_tf.compare(before, after, options=everything, **masks).lesions
+    }
+    with pytest.raises(InputError, match="the mask after: lies on another grid than"):
+        brainseg_tf.compare(before, after, before_mask=sessions.before_mask, after_mask=(tissue, before.affine))

@@ -1,6 +1,8 @@
 """Reads folders of DICOM slices and writes DICOM segmentations, with highdicom (the extra ``[formats]``)."""
 
 import io
+from contextlib import suppress
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "START_BYTES",
+    "acquisition_date",
     "check_installed",
     "check_segmentation",
     "find_series",
@@ -56,6 +59,23 @@ def read_series(series: Series) -> nib.Nifti1Image:
     image = nib.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
     return image
+
+
+def acquisition_date(folder: Path) -> date | None:
+    """The date of a series, from the first of the attributes that has one; None if none has.
+
+    Args:
+        folder: the series.
+
+    Raises:
+        InputError: as for ``find_series``.
+    """
+    header = find_series(folder).headers[0]
+    for keyword in ("AcquisitionDate", "SeriesDate", "StudyDate"):
+        # Anonymisers empty dates or replace them by other text.
+        with suppress(ValueError):
+            return datetime.strptime(str(header.get(keyword) or ""), "%Y%m%d").date()
+    return None
 
 
 def check_segmentation(folder: Path) -> None:

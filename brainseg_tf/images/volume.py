@@ -156,8 +156,19 @@ def read_segmentation(path: Path, like: Volume) -> np.ndarray:
         InputError: as for ``read_mask``; or the file contains fractions or negative numbers, or covers nearly the
             whole head.
     """
+    return segmentation_of(open_image(path)[0], path, like)
+
+
+def segmentation_of(image: nib.Nifti1Pair, path: Path, like: Volume) -> np.ndarray:
+    """The lesions of an image that is open or in memory, (X, Y, Z) bool, in LPS; otherwise as ``read_segmentation``.
+
+    Args:
+        image: integer labels; 0 is healthy, all labels above 0 are lesion.
+        path: its file, or a name for messages.
+        like: the scan.
+    """
     path = Path(path)
-    labels = _read_labels(path, like)
+    labels = _labels_of(image, path, like)
     if labels.min() < -_INTEGER_TOLERANCE:
         raise InputError(f"{printable(path)}: contains negative numbers; give a segmentation with the labels 0, 1, ...")
     if labels.dtype.kind == "f" and (np.abs(labels - np.rint(labels)) > _INTEGER_TOLERANCE).any():

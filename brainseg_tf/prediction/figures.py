@@ -55,7 +55,7 @@ def segmentation(result: Segmentation, path: Path | BinaryIO, backdrop: Backdrop
         save(message("no slices"), path)
         return
     selected = _slices_to_show(result, rows)
-    box = _bounding_box(result.stack.brain, 4 if backdrop.scan is None else _HEAD_MARGIN)
+    box = bounding_box(result.stack.brain, 4 if backdrop.scan is None else _HEAD_MARGIN)
     top = upper_limit(images[result.stack.brain])
     grey, diverging = {"cmap": "gray", "vmin": 0, "vmax": top}, {"cmap": "RdBu_r", "vmin": -top / 2, "vmax": top / 2}
     head = {} if backdrop.scan is None else {"scan and brain": (backdrop.scan, _grey_of(backdrop.scan, result))}
@@ -92,7 +92,7 @@ def segmentation(result: Segmentation, path: Path | BinaryIO, backdrop: Backdrop
             bar.ax.tick_params(labelsize=7)
     height, width = (side // count for side, count in zip(in_one_column(images).shape, (len(selected), 1), strict=True))
     for row, z in enumerate(selected):
-        _label_slice(axes[0][0], result.stack.affine, z, row * height, (height - _GAP, width))
+        label_slice(axes[0][0], result.stack.affine, z, row * height, (height - _GAP, width))
     save(figure, path)
 
 
@@ -102,7 +102,7 @@ def _grey_of(scan: np.ndarray, result: Segmentation) -> dict[str, Any]:
     return {"cmap": "gray", "vmin": min(low, float(scan.min())), "vmax": high}
 
 
-def _label_slice(axis: Axes, affine: np.ndarray, z: int, upper: int, shape: tuple[int, int]) -> None:
+def label_slice(axis: Axes, affine: np.ndarray, z: int, upper: int, shape: tuple[int, int]) -> None:
     """Writes the patient's directions at the edges of a slice, and its z coordinate in millimetres.
 
     Args:
@@ -138,7 +138,7 @@ def thumbnail(result: Segmentation, path: Path | BinaryIO) -> None:
         save(message("no slices"), path)
         return
     (z,) = _slices_to_show(result, 1)
-    box = _bounding_box(result.stack.brain)
+    box = bounding_box(result.stack.brain)
     image, found = result.stack.images[z][box][..., 0], result.outline.found[z][box]
     figure = Figure(figsize=(1.8, 1.8 * image.shape[0] / image.shape[1]))
     axis = figure.add_axes((0, 0, 1, 1))
@@ -153,11 +153,11 @@ def _slices_to_show(result: Segmentation, count: int) -> list[int]:
     for volume in (result.outline.found, result.stack.brain):
         areas = volume.sum(axis=(1, 2))
         if areas.any():
-            return _largest_areas(areas, count)
+            return largest_areas(areas, count)
     return [len(result.stack.brain) // 2]
 
 
-def _largest_areas(areas: np.ndarray, count: int, distance: int = 8) -> list[int]:
+def largest_areas(areas: np.ndarray, count: int, distance: int = 8) -> list[int]:
     """Indices of the slices with the largest areas, sorted and at least ``distance`` slices apart."""
     remaining, found = areas.astype(float), list[int]()
     while len(found) < count and remaining.max() > 0:
@@ -167,7 +167,7 @@ def _largest_areas(areas: np.ndarray, count: int, distance: int = 8) -> list[int
     return sorted(found)
 
 
-def _bounding_box(brain: np.ndarray, margin: int = 4) -> tuple[slice, slice]:
+def bounding_box(brain: np.ndarray, margin: int = 4) -> tuple[slice, slice]:
     """Rows and columns around the brain, (N, H, W) bool; all of them if there is no brain."""
     if not brain.any():
         return slice(None), slice(None)

@@ -3,8 +3,8 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -15,7 +15,7 @@ from brainseg_tf.brain.mask import find_brain
 from brainseg_tf.brain.network import BrainNetwork
 from brainseg_tf.brain.quality import quality_of
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import check_writable, replacing, write_json
+from brainseg_tf.files import check_outputs, replacing_all, write_json
 from brainseg_tf.images import dicom, rtstruct
 from brainseg_tf.images.dicom_references import SEGMENTATION, STRUCTURES
 from brainseg_tf.images.maps import check_name, write_dicom, write_map, write_structures
@@ -42,7 +42,7 @@ class Predictor:
     The networks are loaded when the files of the first scan have been read.
 
     Args:
-        card: of the model.
+        card: of the model; also an attribute.
         load: loads the model.
         options: how scans are segmented.
         load_brain: loads the brain network; without it, scans must be skull-stripped or have a brain mask.
@@ -58,7 +58,7 @@ class Predictor:
         load_brain: Callable[[], BrainNetwork | None] | None = None,
         server: str | None = None,
     ) -> None:
-        self._card, self._options, self._server = card, options, server
+        self.card, self._options, self._server = card, options, server
         self._model = Loading(load)
         self._brain_network = None if load_brain is None else Loading(load_brain)
 
@@ -83,12 +83,12 @@ class Predictor:
         truth = read_segmentation(job.truth, scans[0]) if job.truth else None
         read = time.perf_counter()
         result, model = self.segment(scans, given)
-        result.warnings.extend([*dicom_warnings, *self._name_warnings(job)])
+        result.warnings.extend([*dicom_warnings, *name_warnings(job.scan, self.card)])
         result.seconds["read"] = round(read - start, 3)
         uncertainty = None
         if job.outputs.uncertainty:
             start = time.perf_counter()
-            uncertainty = spread(result.stack, model, self._card, self._options.segmentation, self._options.copies)
+            uncertainty = spread(result.stack, model, self.card, self._options.segmentation, self._options.copies)
             result.seconds["uncertainty"] = round(time.perf_counter() - start, 3)
         report = self._report(job, scans[0], result, movements)
         if truth is not None:
@@ -120,7 +120,7 @@ class Predictor:
         )
         found = time.perf_counter()
         try:
-            result = segment(scans, model, self._card, self._options.segmentation, brain)
+            result = segment(scans, model, self.card, self._options.segmentation, brain)
         except InputError:
             model.check()
             raise
@@ -132,11 +132,11 @@ class Predictor:
 
     def matches_report(self, report: Mapping[str, Any]) -> bool:
         """Whether a report was written by this version, with this model and these options."""
-        return all(report.get(name) == value for name, value in json.loads(json.dumps(self._method())).items())
+        return all(report.get(name) == value for name, value in json.loads(json.dumps(self.method())).items())
 
-    def _method(self) -> dict[str, Any]:
-        """The part of the report that must be equal to keep the results of an earlier run."""
-        card = self._card
+    def method(self) -> dict[str, Any]:
+        """The part of the report that says how it was segmented; equal if the results of an earlier run can be kept."""
+        card = self.card
         return {
             "model": {"name": card.name, "version": card.version, "modalities": list(card.modalities)},
             "options": asdict(self._options.segmentation),
@@ -158,18 +158,14 @@ class Predictor:
         """Checks the names of the outputs, and that they can be written."""
         for path in job.outputs.maps:
             check_name(path)
-        wanted, inputs = job.outputs.paths, [file.resolve() for file in job.inputs]
-        for path in wanted:
-            if path.resolve() in inputs or wanted.count(path) > 1:
-                raise InputError(f"{path}: is named twice; give each output its own name")
-            check_writable(path, overwrite=overwrite)
+        check_outputs(job.outputs.paths, job.inputs, overwrite=overwrite)
         for dicom_file in (job.outputs.dicom, job.outputs.rtstruct):
             if dicom_file and dicom_file.suffix != ".dcm":
                 raise InputError(f"{dicom_file}: the name must end in .dcm")
 
     def _read(self, job: Job) -> tuple[list[Volume], dict[str, Alignment]]:
         """Reads the scans of all modalities, see ``on_one_grid``."""
-        card = self._card
+        card = self.card
         for name in job.modalities:
             if name not in card.modalities[1:]:
                 modalities = " and ".join(card.modalities)
@@ -194,7 +190,7 @@ class Predictor:
             InputError: a scan cannot be registered, or registration is turned off and the grids differ.
         """
         scans, movements = [scan], {}
-        for name in self._card.modalities[1:]:
+        for name in self.card.modalities[1:]:
             other, movement = further[name], None
             if self._options.register:
                 other, movement = bring_to(other, scan)
@@ -204,17 +200,6 @@ class Predictor:
             if movement is not None:
                 movements[name] = movement
         return scans, movements
-
-    def _name_warnings(self, job: Job) -> list[str]:
-        """A warning if the scan's name contains another modality than the model's first one."""
-        expected = self._card.modalities[0]
-        other = other_modality(job.scan, expected)
-        if other is None:
-            return []
-        return [
-            f"{job.scan}: is {other} according to its name, but model {self._card.name} needs {expected}; the mask may "
-            "be wrong"
-        ]
 
     def _report(
         self, job: Job, scan: Volume, result: Segmentation, movements: Mapping[str, Alignment]
@@ -260,7 +245,7 @@ class Predictor:
             },
             "seconds": result.seconds,
             "server": self._server,
-            **self._method(),
+            **self.method(),
             "warnings": result.warnings,
             "note": "for research; not a medical device",
             **job.bids_fields,
@@ -280,24 +265,17 @@ class Predictor:
         If writing fails, no output is written. If the mask exists, all other outputs exist too.
         """
         start = time.perf_counter()
-        with ExitStack() as stack:
-            staged = {name: stack.enter_context(replacing(path)) for name, path in job.outputs.named.items()}
-            temporary = Outputs.of(staged)
-            try:
-                _write_maps(temporary, scans[0], result, uncertainty)
-                write_tables(temporary.tables, result.lesions)
-                self._draw(temporary, job.navigation, scans[0], result, truth, report)
-                if temporary.report:
-                    result.seconds["write"] = round(time.perf_counter() - start, 3)
-                    write_json(temporary.report, report)
-                for path, content in job.sidecars.items():
-                    write_json(stack.enter_context(replacing(path)), content)
-            except InputError as error:
-                # Replace the temporary names in the message by those of the outputs.
-                message = str(error)
-                for name, path in job.outputs.named.items():
-                    message = message.replace(str(staged[name]), str(path))
-                raise InputError(message) from error
+        named, sidecars = job.outputs.named, {f"sidecar {path.name}": path for path in job.sidecars}
+        with replacing_all(named | sidecars) as staged:
+            temporary = Outputs.of({name: staged[name] for name in named})
+            _write_maps(temporary, scans[0], result, uncertainty)
+            write_tables(temporary.tables, result.lesions)
+            self._draw(temporary, job.navigation, scans[0], result, truth, report)
+            if temporary.report:
+                result.seconds["write"] = round(time.perf_counter() - start, 3)
+                write_json(temporary.report, report)
+            for name, path in sidecars.items():
+                write_json(staged[name], job.sidecars[path])
 
     def _draw(
         self,
@@ -324,7 +302,16 @@ class Predictor:
         if outputs.page:
             from brainseg_tf.prediction.pages.scan import write_page
 
-            write_page(outputs.page, scan, result, self._card, report, backdrop, navigation)
+            write_page(outputs.page, scan, result, self.card, report, backdrop, navigation)
+
+
+def name_warnings(scan: Path, card: ModelCard) -> list[str]:
+    """A warning if the name of a scan contains another modality than the first one of the model."""
+    expected = card.modalities[0]
+    other = other_modality(scan, expected)
+    if other is None:
+        return []
+    return [f"{scan}: is {other} according to its name, but model {card.name} needs {expected}; the mask may be wrong"]
 
 
 def _write_maps(outputs: Outputs, scan: Volume, result: Segmentation, uncertainty: np.ndarray | None) -> None:

@@ -1,6 +1,8 @@
 """Pixels of DICOM series, multi-frame images and DICOM segmentations."""
 
+import json
 import warnings
+from datetime import date
 
 import highdicom as hd
 import nibabel as nib
@@ -15,7 +17,7 @@ from pydicom.uid import (
 )
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.images.dicom import check_segmentation, is_series
+from brainseg_tf.images.dicom import acquisition_date, check_segmentation, is_series
 from brainseg_tf.images.maps import write_dicom
 from brainseg_tf.images.volume import read_volume
 from helpers import AFFINE, FAST, call, fails, make_brain, save
@@ -270,3 +272,29 @@ def test_series_with_invalid_attributes_are_read_without_messages(tmp_path, capf
         file.write_bytes(file.read_bytes().replace(b"IS\x02\x001 ", b"IS\x02\x00x "))
     read_volume(place)
     assert capfd.readouterr().err == ""
+
+
+def test_the_days_between_two_series(sessions, tmp_path):
+    image = nib.as_closest_canonical(nib.load(sessions.before))
+    dates = {"first": "20250110", "second": "20250301", "third": ""}
+    first, second, third = (
+        write_series(tmp_path / name, image.get_fdata(), image.affine, StudyDate=day) for name, day in dates.items()
+    )
+    given = []
+    for name, series in (("before", first), ("after", second)):
+        grid = read_volume(series).source
+        mask = save(np.zeros(grid.shape, np.uint8), tmp_path / f"{name}.nii.gz", grid.affine)
+        given += [f"--{name}-mask", mask]
+    out = tmp_path / "c.json"
+    result = call("compare", first, second, *given, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert json.loads(out.read_text())["days"] == 50
+    # An anonymiser has emptied the date.
+    assert call("compare", first, third, *given, "--out", out, "--overwrite").exit_code == 0
+    assert json.loads(out.read_text())["days"] is None
+    assert acquisition_date(third) is None
+    # The date of the acquisition comes first, and what is no date is ignored.
+    both = write_series(tmp_path / "both", image.get_fdata(), image.affine, AcquisitionDate="20251231")
+    assert acquisition_date(both) == date(2025, 12, 31)
+    odd = write_series(tmp_path / "odd", image.get_fdata(), image.affine, StudyDate="20250110", SeriesDate="")
+    assert acquisition_date(odd) == date(2025, 1, 10)

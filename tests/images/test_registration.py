@@ -97,6 +97,22 @@ def test_scans_that_do_not_overlap_are_refused(pair):
         align(far, first)
 
 
+@pytest.mark.parametrize("degrees", [6.0, 22.0])
+def test_two_sessions_are_aligned_wherever_their_coordinates_are(pair, tmp_path, degrees):
+    first, second = pair
+    centre = nib.affines.apply_affine(first.affine, np.array(first.data.shape) / 2)
+    matrix = movement(degrees, 0.0, centre)
+    shift = np.eye(4)
+    shift[:3, 3] = [400, -90, 60]
+    other = moved(second, shift @ matrix, shift @ first.affine, first.data.shape, tmp_path / "second.nii")
+    # In one session, the coordinates would tell that this is not the same head.
+    with pytest.raises(InputError, match="cannot be registered"):
+        align(other, first)
+    found = align(other, first, two_sessions=True)
+    assert mean_distance(found.matrix, shift @ matrix, centre) < 0.5
+    assert found.rotation_deg == pytest.approx(np.degrees(Rotation.from_matrix(matrix[:3, :3]).magnitude()), abs=0.5)
+
+
 def test_without_simpleitk_only_scans_on_one_grid_are_taken(pair, tmp_path, monkeypatch):
     first, second = pair
     other = moved(second, np.eye(4), first.affine @ np.diag([1.3, 1, 1, 1]), (40, 64, 50), tmp_path / "coarse.nii")

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import shutil
 import time
 from dataclasses import replace
@@ -14,9 +15,9 @@ import pytest
 from brainseg_tf.prediction import pages
 from brainseg_tf.prediction.jobs import Job, Outcome, Outputs
 from brainseg_tf.prediction.pages.index import write_index
-from helpers import make_brain, save
+from helpers import call, make_brain, save
 from synthetic_models import card
-from synthetic_pages import page_in, predictor, segmented
+from synthetic_pages import page_in, predictor, read, segmented, volume
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 # Window widths in pixels. Chromium's windows are at least 500 pixels wide; smaller ones are emulated by its debugger.
@@ -400,3 +401,63 @@ def test_the_viewer_draws_and_responds_to_input(page, browser):
     assert requests
     assert {url.split(":")[0] for url in requests} <= {"file", "data", "blob"}
     assert [url for url in requests if url.startswith("file")] == [page.as_uri()]
+
+
+@pytest.fixture(scope="module")
+def comparison_page(sessions, tmp_path_factory) -> Path:
+    """The page of two time points, with HTML in the name of a scan."""
+    pytest.importorskip("SimpleITK")
+    folder = tmp_path_factory.mktemp("comparison")
+    after = folder / "<img src=x onerror=alert(1)>.nii.gz"
+    shutil.copy(sessions.after, after)
+    masks = ("--before-mask", sessions.before_mask, "--after-mask", sessions.after_mask)
+    result = call("compare", sessions.before, after, *masks, "--out", folder / "c.json", "--html", folder / "c.html")
+    assert result.exit_code == 0, result.output
+    return folder / "c.html"
+
+
+def test_the_page_of_two_time_points(comparison_page):
+    text = comparison_page.read_text(encoding="utf-8")
+    assert "<img src=x" not in text and "&lt;img src=x onerror=alert(1)&gt;.nii.gz" in text
+    report = json.loads(comparison_page.with_name("c.json").read_text())
+    reader = read(comparison_page)
+    assert "Two time points: before.nii.gz," in reader.text and "not a medical device" in reader.text
+    rows = [attributes["data-mm"] for tag, attributes in reader.elements if tag == "tr" and "data-mm" in attributes]
+    assert rows == ["{x_mm} {y_mm} {z_mm}".format(**one) for one in report["lesions"]]
+    before, after = json.loads(re.search(r'id="layers">(.*?)</script>', text).group(1))
+    images = [volume(layer) for layer in (*before, *after)]
+    assert len({image.shape for image in images}) == 1
+    # Both viewers have one grid. The mask before is not resampled.
+    ml = images[1].get_fdata().sum() * 2.5**3 / 1000
+    assert ml == pytest.approx(report["before"]["lesion_ml"], abs=0.01)
+
+
+def test_the_viewers_of_two_time_points_move_together(comparison_page, browser):
+    from selenium.webdriver import ActionChains
+
+    at_width(browser, 1200, comparison_page.as_uri())
+    wait(browser, "document.getElementById('viewers').dataset.ready")
+    places = "Object.fromEntries(['before', 'after'].map((n) => [n, document.getElementById('viewers').dataset[n]]))"
+    report = json.loads(comparison_page.with_name("c.json").read_text())
+    for number, lesion in enumerate(report["lesions"]):
+        browser.find_elements("css selector", "tr[data-mm]")[number].click()
+        expected = "{x_mm:.1f}, {y_mm:.1f}, {z_mm:.1f}".format(**lesion)
+        found = [float(mm) for mm in wait(browser, places)["after"].split(", ")]
+        assert found == pytest.approx([float(mm) for mm in expected.split(", ")], abs=0.11)
+    for name in ("before", "after"):
+        earlier = wait(browser, places)
+        ActionChains(browser).move_to_element_with_offset(browser.find_element("id", name), 20, 15).click().perform()
+        time.sleep(0.5)
+        now = wait(browser, places)
+        assert now["before"] == now["after"] != earlier[name]
+        ActionChains(browser).move_to_element_with_offset(browser.find_element("id", name), -30, 5).click().perform()
+        time.sleep(0.5)
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_of_two_time_points_fits_any_screen(comparison_page, browser, width):
+    at_width(browser, width, comparison_page.as_uri())
+    wait(browser, "document.getElementById('viewers').dataset.ready")
+    screenshot(browser, f"comparison-{width}")
+    assert overflow(browser) == []

@@ -22,7 +22,7 @@ from brainseg_tf.prediction.pages.index import write_index
 from brainseg_tf.prediction.predictor import Predictor
 from helpers import AFFINE, call, fails, make_brain, save
 from synthetic_models import OPTIONS, Healthy, Pointing, card
-from synthetic_pages import finished, page_in, predictor, read, segmented
+from synthetic_pages import finished, page_in, predictor, read, segmented, volume
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +33,6 @@ def page(tmp_path_factory) -> Path:
 def layers(page: Path) -> dict[str, dict[str, object]]:
     found = re.search(r'id="layers">(.*?)</script>', page.read_text(encoding="utf-8"))
     return {one["name"]: one for one in json.loads(found.group(1))}
-
-
-def volume(layer: dict[str, object]) -> nib.Nifti1Image:
-    return nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(layer["nifti"])))
 
 
 def test_the_page_contains_the_scan_and_its_maps_but_no_header_text(page):

@@ -132,17 +132,17 @@ def layers(scan: Volume, result: Segmentation, top: float) -> list[Layer]:
     low = min(low, float(scan.data[box].min()))
     residual = result.residual.mean(axis=-1)
     return [
-        Layer("scan", _encode(scan.data[box], affine, low, high), "gray", low, high),
-        Layer("lesion", _encode(result.mask[box], affine, 0, 1), "red", 0, 1, opacity=0.5),
+        Layer("scan", encode(scan.data[box], affine, low, high), "gray", low, high),
+        Layer("lesion", encode(result.mask[box], affine, 0, 1), "red", 0, 1, opacity=0.5),
         *(
-            [Layer("suspected", _encode(result.suspected[box], affine, 0, 1), "blue", 0, 1, opacity=0.5, shown=False)]
+            [Layer("suspected", encode(result.suspected[box], affine, 0, 1), "blue", 0, 1, opacity=0.5, shown=False)]
             if result.suspects
             else []
         ),
-        Layer("brain", _encode(result.brain.mask[box], affine, 0, 1), "green", 0, 1, opacity=0.3, shown=False),
+        Layer("brain", encode(result.brain.mask[box], affine, 0, 1), "green", 0, 1, opacity=0.3, shown=False),
         Layer(
             "residual",
-            _encode(residual.T, result.stack.affine, -top, top),
+            encode(residual.T, result.stack.affine, -top, top),
             "warm",
             _SMALLEST_RESIDUAL,
             top / 2,
@@ -152,7 +152,7 @@ def layers(scan: Volume, result: Segmentation, top: float) -> list[Layer]:
         ),
         Layer(
             "probability",
-            _encode(result.outline.probability.T, result.stack.affine, 0, 1),
+            encode(result.outline.probability.T, result.stack.affine, 0, 1),
             "viridis",
             0.05,
             1,
@@ -162,7 +162,7 @@ def layers(scan: Volume, result: Segmentation, top: float) -> list[Layer]:
     ]
 
 
-def _encode(data: np.ndarray, affine: np.ndarray, low: float, high: float) -> str:
+def encode(data: np.ndarray, affine: np.ndarray, low: float, high: float) -> str:
     """A gzipped NIfTI file with 8 bits per voxel and a new header, in base64; values are clipped to [low, high]."""
     step = (high - low) / 250 or 1.0
     # A multiple of the step, so that 0 is represented exactly: voxels with 0 are transparent.

@@ -108,9 +108,11 @@ def methods(report: Mapping[str, Any], result: Segmentation, card: ModelCard, ve
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def citations(card: ModelCard) -> list[str]:
-    """References to cite: the software, the method, and BraTS if the terms of the model name it."""
+def citations(card: ModelCard | None) -> list[str]:
+    """References to cite: the software; and if a model was used, the method, and BraTS if the model's terms name it."""
     software = _SOFTWARE.format(version=__version__, year=_YEAR)
+    if card is None:
+        return [software]
     return [software, _METHOD, *([_DATA] if "BraTS" in card.terms else [])]
 
 
