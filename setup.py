@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 (VERSION,) = re.findall(r'^__version__ = "(.+)"$', (HERE / "brainseg_tf/__init__.py").read_text("utf-8"), re.MULTILINE)
 MODEL_FILES = ["*/*/saved_model.pb", "*/*/fingerprint.pb", "*/*/variables/*", "*/*/assets.extra/*"]
 SUBPACKAGES = [
-    str(file.parent.relative_to(HERE / "brainseg_tf")).replace("/", ".")
+    ".".join(file.parent.relative_to(HERE / "brainseg_tf").parts)
     for file in sorted(HERE.glob("brainseg_tf/*/**/__init__.py"))
 ]
 
@@ -106,6 +106,8 @@ setup(
             "tensorboard>=2.19,<2.22",
             "kubernetes-validate>=1.31,<2",
             "bids-validator-deno>=2,<4",
+            "build>=1.2,<2",
+            "twine>=6.1,<8",
         ],
         "benchmarks": ["torch>=2.6,<3", "dipy>=1.11,<2", "antspyx>=0.6,<0.7", "psutil>=6,<8"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=1.16,<3", "mkdocs-click>=0.9,<1"],
