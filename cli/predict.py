@@ -13,7 +13,7 @@ from brainseg_tf.options import PredictOptions
 from brainseg_tf_cli.option_factory import GroupedCommand
 from brainseg_tf_cli.options import FILE, post_processing, segmentation_options
 from brainseg_tf_cli.predict_options import CONTRASTS, input_output_and_model, many_scans_and_server
-from brainseg_tf_cli.tensorflow_import import import_tensorflow
+from brainseg_tf_cli.tensorflow_import import prepare_tensorflow
 
 if TYPE_CHECKING:
     from brainseg_tf.brain.network import BrainNetwork
@@ -105,6 +105,8 @@ def _check_usage(scans: tuple[Path, ...], given: dict[str, Any]) -> None:
         raise click.UsageError("--continue and --scheduler go with --out-dir")
     if given["scheduler"] and given["server"]:
         raise click.UsageError("give --scheduler or --server, not both")
+    if given["scheduler"] and given["threads"]:
+        raise click.UsageError("--threads does not go with --scheduler; give dask worker --nthreads")
     single = [flag for name, flag in _ONE_SCAN.items() if given[name]]
     if out_dir is not None and single:
         raise click.UsageError(f"{', '.join(single)}: for one scan with --out only")
@@ -166,11 +168,7 @@ def _brain_loader(given: dict[str, Any]) -> "Callable[[], BrainNetwork | None]":
 
 
 def _prepare_tensorflow(given: dict[str, Any]) -> None:
-    from brainseg_tf.resources import limit_threads, select_device
-
-    import_tensorflow()
-    limit_threads()
-    select_device(given["device"])
+    prepare_tensorflow(given["device"], given["threads"])
 
 
 def _endpoint(given: dict[str, Any], model: str, version: int | None = None, label: str | None = None) -> "Endpoint":
