@@ -95,6 +95,19 @@ def test_the_source_distribution_makes_the_same_wheel(sdist, wheel_file, tmp_pat
     assert contents(build(source, tmp_path, "--wheel", "*.whl")) == contents(wheel_file)
 
 
+@pytest.mark.slow
+def test_the_files_that_go_into_the_container_images_make_the_same_wheel(checkout, wheel_file, tmp_path):
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    source = tmp_path / "source"
+    source.mkdir()
+    # "*" keeps everything out, and "!name" lets a file or a folder in.
+    assert [line for line in lines if line.startswith("*")] == ["*", "**/__pycache__"]
+    for name in [line[1:] for line in lines if line.startswith("!")]:
+        copy = shutil.copytree if (checkout / name).is_dir() else shutil.copy
+        copy(checkout / name, source / name)
+    assert contents(build(source, tmp_path, "--wheel", "*.whl")) == contents(wheel_file)
+
+
 def contents(wheel: Path) -> dict[str, int]:
     """The checksum of each file of a wheel."""
     return {entry.filename: entry.CRC for entry in zipfile.ZipFile(wheel).infolist()}
