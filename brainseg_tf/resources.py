@@ -1,6 +1,6 @@
 """Limits of the process: threads of the numerical libraries, devices, and memory."""
 
-import resource
+import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -114,6 +114,11 @@ def _control_group() -> int | None:
 
 def _process() -> int | None:
     """The unused address space of the process, if it is limited."""
+    if sys.platform == "win32":
+        # It has no such limit, and Python no module for it.
+        return None
+    import resource
+
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft == resource.RLIM_INFINITY:
         return None
