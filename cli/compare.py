@@ -7,15 +7,12 @@ import click
 
 from brainseg_tf.options import CompareOptions, PredictOptions
 from brainseg_tf_cli.option_factory import GroupedCommand, apply, from_field, option
-from brainseg_tf_cli.options import FILE, device_option, post_processing, segmentation_options, shipped_names
-from brainseg_tf_cli.predict import choose_model
+from brainseg_tf_cli.options import FILE, post_processing, resource_options, segmentation_options, shipped_names
+from brainseg_tf_cli.predict import brain_network_loader, choose_model, model_loader
 from brainseg_tf_cli.predict_options import BRAIN, CONTRASTS, INPUT, MODEL, OUTPUT, brain_method
-from brainseg_tf_cli.tensorflow_import import import_tensorflow
 
 if TYPE_CHECKING:
-    from brainseg_tf.brain.network import BrainNetwork
     from brainseg_tf.prediction.predictor import Predictor
-    from brainseg_tf.reconstruction import Reconstructor
 
 LESIONS = "Lesions"
 
@@ -59,7 +56,7 @@ _options = apply(
             type=click.Choice(CONTRASTS),
             help="Contrast of both scans.  [default: as predict]",
         ),
-        device_option(MODEL),
+        resource_options(MODEL),
         from_field(PredictOptions, "brain", group=BRAIN, metavar="METHOD", callback=brain_method, advanced=True),
     ]
 )
@@ -104,23 +101,8 @@ def compare(context: click.Context, /, before: Path, after: Path, **given: Any) 
 def _predictor(context: click.Context, scans: tuple[Path, ...], given: dict[str, Any]) -> "Predictor":
     """What segments a scan whose mask is not given."""
     from brainseg_tf.prediction.predictor import Predictor
-    from brainseg_tf.resources import limit_threads, select_device
-    from brainseg_tf.saved_model import shipped_brain_network
 
     found = choose_model(scans, given)
-
-    def prepare() -> None:
-        import_tensorflow()
-        limit_threads()
-        select_device(given["device"])
-
-    def load() -> "Reconstructor":
-        prepare()
-        return found.load()
-
-    def load_brain() -> "BrainNetwork":
-        prepare()
-        return shipped_brain_network().load()
-
     options = PredictOptions(segmentation_options(context, given), given["brain"])
-    return Predictor(found.card, load, options, load_brain=load_brain)
+    here = given | {"server": None}
+    return Predictor(found.card, model_loader(found, here), options, load_brain=brain_network_loader(here))

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from brainseg_tf_cli.option_factory import GroupedCommand, option
-from brainseg_tf_cli.options import FILE, post_processing, segmentation_options, shipped_names
-from brainseg_tf_cli.tensorflow_import import import_tensorflow
+from brainseg_tf_cli.options import FILE, post_processing, resource_options, segmentation_options, shipped_names
+from brainseg_tf_cli.tensorflow_import import prepare_tensorflow
 
 if TYPE_CHECKING:
     from brainseg_tf.evaluation.case_metrics import Comparison
@@ -109,6 +109,7 @@ def _select_patients(side: str, names: list[str], cards: "list[ModelCard]") -> l
 )
 @option("--update-card", group=OUTPUT, is_flag=True, help="Write the results into the models' cards.")
 @option("--overwrite", group=OUTPUT, is_flag=True, help="Replace results that exist.")
+@resource_options(MODELS)
 @post_processing
 @click.pass_context
 def evaluate(
@@ -124,6 +125,8 @@ def evaluate(
     out: Path | None,
     update_card: bool,
     overwrite: bool,
+    device: str,
+    threads: int | None,
     **stages: Any,
 ) -> None:
     """Segment the patients of DATA and compare the masks with the ground truth.
@@ -178,14 +181,12 @@ def evaluate(
     for problem in (*cohort.problems, *(training.problems if training else ())):
         click.echo(f"Warning: {problem}", err=True)
 
-    import_tensorflow()
+    prepare_tensorflow(device, threads)
     from brainseg_tf.evaluation import experiments, figures, reports
     from brainseg_tf.files import write_json
     from brainseg_tf.keras_backend import use_defaults
-    from brainseg_tf.resources import limit_threads
 
     use_defaults()
-    limit_threads()
 
     def say(comparison: "Comparison") -> None:
         click.echo(f"{comparison.patient:28} {comparison.method:14} Dice {comparison.dice:.3f}")

@@ -12,8 +12,8 @@ from click.core import ParameterSource
 from brainseg_tf.architectures import ARCHITECTURES, BRAIN, fine_tuning_recipe, paper_recipe, recipe_for
 from brainseg_tf.options import BrainFitOptions, CorruptionOptions, FitOptions, ObjectiveOptions, SliceOptions, Strategy
 from brainseg_tf_cli.option_factory import Decorator, GroupedCommand, apply, from_field, option
-from brainseg_tf_cli.options import FILE, device_option, shipped_names
-from brainseg_tf_cli.tensorflow_import import import_tensorflow
+from brainseg_tf_cli.options import FILE, resource_options, shipped_names
+from brainseg_tf_cli.tensorflow_import import prepare_tensorflow
 
 if TYPE_CHECKING:
     from brainseg_tf.saved_model import ModelFolder
@@ -154,7 +154,7 @@ def _or(values: Iterable[str]) -> str:
     help="Folder for decoded slices; runs with the same slices can share it.  [default: OUT/cache]",
 )
 @option("--tensorboard", group="Run", advanced=True, type=FILE, help="Folder for the losses in TensorBoard's format.")
-@device_option("Run")
+@resource_options("Run")
 @option(
     "--strategy",
     group="Run",
@@ -201,6 +201,7 @@ def fit(
     cache: Path | None,
     tensorboard: Path | None,
     device: str,
+    threads: int | None,
     strategy: Strategy,
     architecture: str,
     from_model: str | None,
@@ -262,14 +263,11 @@ def fit(
 
         cohort = read_cohort(data, options.modalities, options.labels if resume else given["labels"])
         options = replace(options, labels=cohort.labels)
-    import_tensorflow()
+    prepare_tensorflow(device, threads)
 
     from brainseg_tf.keras_backend import use_defaults
-    from brainseg_tf.resources import limit_threads, select_device
 
     use_defaults()
-    limit_threads()
-    select_device(device)
 
     # Progress bars on a terminal; one line per epoch everywhere.
     settings = runs.RunSettings(

@@ -9,6 +9,7 @@ import click
 
 from brainseg_tf.options import SEGMENTATION_PRESETS, MixtureOptions, SegmentationOptions
 from brainseg_tf_cli.option_factory import Decorator, OddRange, apply, from_field, option
+from brainseg_tf_cli.process import set_thread_variables
 
 FILE = click.Path(path_type=Path)
 POST = "Post-processing"
@@ -23,22 +24,46 @@ def shipped_names(context: click.Context, parameter: click.Parameter, incomplete
     return [name for name in names if name.startswith(incomplete)]
 
 
-def device_option(group: str) -> Decorator:
-    """The option ``--device``, whose value is for ``resources.select_device``."""
-    return option(
-        "--device",
-        group=group,
-        advanced=True,
-        metavar="DEVICE",
-        default="auto",
-        callback=_device,
-        help="Device: cpu, gpu or gpu:N (the first GPU is gpu:0).  [default: the GPUs, if there are any]",
+# More threads than this are more likely a typing error than a machine.
+_MOST_THREADS = 1024
+
+
+def resource_options(group: str) -> Decorator:
+    """The options ``--device`` and ``--threads``, whose values are for ``prepare_tensorflow``."""
+    return apply(
+        [
+            option(
+                "--device",
+                group=group,
+                advanced=True,
+                metavar="DEVICE",
+                default="auto",
+                callback=_device,
+                help="Device: cpu, gpu or gpu:N (the first GPU is gpu:0).  [default: the GPUs, if there are any]",
+            ),
+            option(
+                "--threads",
+                group=group,
+                advanced=True,
+                type=click.IntRange(1, _MOST_THREADS),
+                callback=_threads,
+                help="Number of threads of TensorFlow and of SimpleITK.  [default: the number of cores that the "
+                "process may use]",
+            ),
+        ]
     )
 
 
 def _device(context: click.Context, parameter: click.Parameter, value: str) -> str:
     if not re.fullmatch(r"auto|cpu|gpu(:\d{1,3})?", value):
         raise click.BadParameter(f"{value}: give cpu, gpu or gpu:N")
+    return value
+
+
+def _threads(context: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
+    if value is not None:
+        # Now, because NumPy and SimpleITK read the variables when they are imported.
+        set_thread_variables(value)
     return value
 
 

@@ -13,7 +13,7 @@ from brainseg_tf.options import PredictOptions
 from brainseg_tf_cli.option_factory import GroupedCommand
 from brainseg_tf_cli.options import FILE, post_processing, segmentation_options
 from brainseg_tf_cli.predict_options import CONTRASTS, input_output_and_model, many_scans_and_server
-from brainseg_tf_cli.tensorflow_import import import_tensorflow
+from brainseg_tf_cli.tensorflow_import import prepare_tensorflow
 
 if TYPE_CHECKING:
     from brainseg_tf.brain.network import BrainNetwork
@@ -71,7 +71,9 @@ def predict(context: click.Context, /, scans: tuple[Path, ...], **given: Any) ->
     )
     # A server joins requests of many clients into one batch, whose slices must be of one size.
     card = replace(found.card, trim=0) if server else found.card
-    predictor = Predictor(card, _loader(found, given), options, load_brain=_brain_loader(given), server=server)
+    predictor = Predictor(
+        card, model_loader(found, given), options, load_brain=brain_network_loader(given), server=server
+    )
     if given["out"] is not None:
         job = _job(scans[0], given)
         _show(job, predictor.run(job))
@@ -96,6 +98,8 @@ def _check_usage(scans: tuple[Path, ...], given: dict[str, Any]) -> None:
         raise click.UsageError("--continue and --scheduler go with --out-dir")
     if given["scheduler"] and given["server"]:
         raise click.UsageError("give --scheduler or --server, not both")
+    if given["scheduler"] and given["threads"]:
+        raise click.UsageError("--threads does not go with --scheduler; give dask worker --nthreads")
     single = [flag for name, flag in _ONE_SCAN.items() if given[name]]
     if out_dir is not None and single:
         raise click.UsageError(f"{', '.join(single)}: for one scan with --out only")
@@ -150,7 +154,7 @@ def _contrast_in_names(scans: tuple[Path, ...]) -> str:
     return next((one for one in CONTRASTS if named == {one}), CONTRASTS[0])
 
 
-def _loader(found: "ModelFolder", given: dict[str, Any]) -> "Callable[[], Reconstructor]":
+def model_loader(found: "ModelFolder", given: dict[str, Any]) -> "Callable[[], Reconstructor]":
     """What loads the model in this process, or connects to the server that has it."""
 
     def load() -> "Reconstructor":
@@ -165,7 +169,7 @@ def _loader(found: "ModelFolder", given: dict[str, Any]) -> "Callable[[], Recons
     return load
 
 
-def _brain_loader(given: dict[str, Any]) -> "Callable[[], BrainNetwork | None]":
+def brain_network_loader(given: dict[str, Any]) -> "Callable[[], BrainNetwork | None]":
     """What loads the brain network in this process, or connects to the server that has it."""
 
     def load() -> "BrainNetwork | None":
@@ -183,11 +187,7 @@ def _brain_loader(given: dict[str, Any]) -> "Callable[[], BrainNetwork | None]":
 
 
 def _prepare_tensorflow(given: dict[str, Any]) -> None:
-    from brainseg_tf.resources import limit_threads, select_device
-
-    import_tensorflow()
-    limit_threads()
-    select_device(given["device"])
+    prepare_tensorflow(given["device"], given["threads"])
 
 
 def _endpoint(given: dict[str, Any], model: str, version: int | None = None, label: str | None = None) -> "Endpoint":

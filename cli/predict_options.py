@@ -7,7 +7,7 @@ import click
 
 from brainseg_tf.options import PredictOptions
 from brainseg_tf_cli.option_factory import apply, from_field, option
-from brainseg_tf_cli.options import FILE, device_option, shipped_names
+from brainseg_tf_cli.options import FILE, resource_options, shipped_names
 
 INPUT, OUTPUT, BRAIN, MODEL = "Input", "Output", "Brain", "Model"
 MANY, SERVER = "Many scans", "Server"
@@ -164,7 +164,7 @@ input_output_and_model = apply(
 )
 many_scans_and_server = apply(
     [
-        device_option(MODEL),
+        resource_options(MODEL),
         option(
             "--workers",
             group=MANY,

@@ -1,4 +1,4 @@
-"""Set-up of the process of a command: standard streams, home folder and warnings."""
+"""Set-up of the process of a command: standard streams, home folder, threads and warnings."""
 
 import contextlib
 import os
@@ -39,6 +39,15 @@ def replace_missing_home() -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         for variable in ("KERAS_HOME", "MPLCONFIGDIR"):
             os.environ.setdefault(variable, str(folder))
+
+
+def set_thread_variables(threads: int) -> None:
+    """Sets the number of threads of libraries that are not loaded yet, and of programs that this process starts.
+
+    The variables are those of OpenMP, which BLAS libraries read too, and of ITK in SimpleITK.
+    """
+    for variable in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+        os.environ[variable] = str(threads)
 
 
 def show_own_warnings_only() -> None:

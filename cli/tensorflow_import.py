@@ -1,4 +1,4 @@
-"""Importing TensorFlow without its log messages on the terminal."""
+"""Importing TensorFlow without its log messages on the terminal, and limiting what it uses."""
 
 import os
 import sys
@@ -6,6 +6,20 @@ from threading import Lock
 from typing import Any
 
 _LOCK = Lock()
+
+
+def prepare_tensorflow(device: str, threads: int | None) -> None:
+    """Imports TensorFlow, and limits it to a device and a number of threads.
+
+    Args:
+        device: the value of ``--device``.
+        threads: the value of ``--threads``.
+    """
+    import_tensorflow()
+    from brainseg_tf.resources import limit_threads, select_device
+
+    limit_threads(threads)
+    select_device(device)
 
 
 def import_tensorflow() -> None:

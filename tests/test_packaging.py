@@ -1,8 +1,10 @@
-"""What a wheel carries, and that the command works from anywhere."""
+"""What the distributions contain, and that the command works from anywhere."""
 
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib.metadata import metadata, version
 from pathlib import Path
@@ -16,12 +18,41 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> list[str]:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
-    subprocess.run([str(part) for part in command], check=True, capture_output=True)
-    (file,) = folder.glob("*.whl")
-    return zipfile.ZipFile(file).namelist()
+def checkout(tmp_path_factory) -> Path:
+    """A copy of what the build reads, without what earlier builds left: setuptools would read that too."""
+    copy = tmp_path_factory.mktemp("checkout")
+    leave_out = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for folder in ("brainseg_tf", "cli", "saved_models", "tests"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=leave_out)
+    for file in (*ROOT.glob("*.*"), ROOT / "LICENSE"):
+        if file.is_file() and not file.name.startswith("."):
+            shutil.copy(file, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel_file(checkout, tmp_path_factory) -> Path:
+    """The wheel that is built from the checkout."""
+    return build(checkout, tmp_path_factory.mktemp("wheel"), "--wheel", "*.whl")
+
+
+@pytest.fixture(scope="module")
+def wheel(wheel_file) -> list[str]:
+    return zipfile.ZipFile(wheel_file).namelist()
+
+
+@pytest.fixture(scope="module")
+def sdist(checkout, tmp_path_factory) -> Path:
+    return build(checkout, tmp_path_factory.mktemp("sdist"), "--sdist", "*.tar.gz")
+
+
+def build(source: Path, out: Path, kind: str, pattern: str) -> Path:
+    """The one distribution that ``python -m build`` makes of a folder."""
+    command = [sys.executable, "-m", "build", "--no-isolation", kind, "--outdir", str(out), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (file,) = out.glob(pattern)
+    return file
 
 
 def test_every_module_is_in_the_wheel(wheel):
@@ -49,6 +80,45 @@ def test_every_model_file_is_in_the_wheel(wheel):
     assert len(models) > 12
     for file in models:
         assert f"brainseg_tf_saved_models/{file.relative_to(ROOT / 'saved_models').as_posix()}" in wheel
+
+
+@pytest.mark.slow
+def test_the_source_distribution_makes_the_same_wheel(sdist, wheel_file, tmp_path):
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.iterdir()
+    assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CITATION.cff", "CHANGELOG.md"} <= {
+        file.name for file in source.iterdir()
+    }
+    # Without the modules that they import, the tests would be of no use.
+    assert not (source / "tests").exists()
+    assert contents(build(source, tmp_path, "--wheel", "*.whl")) == contents(wheel_file)
+
+
+@pytest.mark.slow
+def test_the_files_that_go_into_the_container_images_make_the_same_wheel(checkout, wheel_file, tmp_path):
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    source = tmp_path / "source"
+    source.mkdir()
+    # "*" keeps everything out, and "!name" lets a file or a folder in.
+    assert [line for line in lines if line.startswith("*")] == ["*", "**/__pycache__"]
+    for name in [line[1:] for line in lines if line.startswith("!")]:
+        copy = shutil.copytree if (checkout / name).is_dir() else shutil.copy
+        copy(checkout / name, source / name)
+    assert contents(build(source, tmp_path, "--wheel", "*.whl")) == contents(wheel_file)
+
+
+def contents(wheel: Path) -> dict[str, int]:
+    """The checksum of each file of a wheel."""
+    return {entry.filename: entry.CRC for entry in zipfile.ZipFile(wheel).infolist()}
+
+
+@pytest.mark.slow
+def test_twine_finds_no_fault(sdist, wheel_file):
+    command = [sys.executable, "-m", "twine", "check", "--strict", str(sdist), str(wheel_file)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASSED") == 2
 
 
 def test_there_is_one_version_number():

@@ -131,14 +131,10 @@ def _run(job: Job, model: str, options: PredictOptions) -> Outcome:
 @cache
 def _predictor(model: str, options: PredictOptions) -> Predictor:
     """The predictor of a worker, with one model for all jobs. TensorFlow uses as many threads as the worker has."""
-    import tensorflow as tf
     from distributed import get_worker
 
     from brainseg_tf.resources import limit_threads
 
-    threads = get_worker().state.nthreads
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
-    limit_threads()
+    limit_threads(get_worker().state.nthreads)
     found = find(model)
     return Predictor(found.card, found.load, options, load_brain=lambda: shipped_brain_network().load())

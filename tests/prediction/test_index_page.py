@@ -22,7 +22,7 @@ from synthetic_pages import finished, read, report
 def test_many_scans_get_an_index_and_a_page_each(scans, tmp_path, monkeypatch):
     # The command runs with a model that does not need TensorFlow.
     monkeypatch.setattr("brainseg_tf.saved_model.find", lambda name: SimpleNamespace(card=card(), load=Healthy))
-    monkeypatch.setattr("brainseg_tf_cli.predict.import_tensorflow", lambda: None)
+    monkeypatch.setattr("brainseg_tf_cli.predict.prepare_tensorflow", lambda device, threads: None)
     folder = tmp_path / "scans"
     shutil.copytree(scans, folder)
     (folder / "sub-00_FLAIR.nii.gz").write_bytes(b"nonsense")
