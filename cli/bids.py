@@ -15,8 +15,8 @@ from brainseg_tf_cli.options import FILE
 
 LEVELS = ("participant", "group")
 INDEX = "index.html"
-# Probability of each scan, in the folder of its mask.
-_PROBABILITY = "{name}_label-lesion_probseg.nii.gz"
+# Probability and numbered lesions of each scan, in the folder of its mask.
+_PROBABILITY, _LESIONS = "{name}_label-lesion_probseg.nii.gz", "{name}_desc-lesions_dseg.nii.gz"
 # Options that take several values, and the spelling with an underscore that some BIDS Apps have.
 _LABELS = ("--participant-label", "--session-label")
 
@@ -121,7 +121,8 @@ def bids(
 def _run_participants(places: Sequence[Path], out: Path, index: Path | None, options: Sequence[str]) -> None:
     from brainseg_tf_cli.predict import predict
 
-    arguments = [*map(str, places), "--out-dir", str(out), "--save-probability", _PROBABILITY]
+    arguments = [*map(str, places), "--out-dir", str(out)]
+    arguments += ["--save-probability", _PROBABILITY, "--save-lesions", _LESIONS]
     arguments += [] if index is None else ["--html", str(index)]
     # Results that are complete are kept, unless the user wants them anew.
     arguments += [] if "--overwrite" in options else ["--continue"]

@@ -32,7 +32,6 @@ class GroupedOption(click.Option):
     Args:
         group: the heading.
         advanced: whether only ``--help-all`` shows it.
-        renamed_from: names of older versions, which still work and print a warning.
     """
 
     def __init__(
@@ -40,11 +39,10 @@ class GroupedOption(click.Option):
         *args: Any,
         group: str = "Other",
         advanced: bool = False,
-        renamed_from: tuple[str, ...] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.group, self.advanced, self.renamed_from = group, advanced, renamed_from
+        self.group, self.advanced = group, advanced
 
 
 class GroupedCommand(click.Command):
@@ -63,28 +61,6 @@ class GroupedCommand(click.Command):
                     help="Show all options and exit.",
                 )
             )
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, self._with_new_names(args))
-
-    def _with_new_names(self, args: list[str]) -> list[str]:
-        """Replaces option names of older versions, with a warning for each."""
-        renamed = {
-            old: _flag_like(old, option)
-            for option in self.params
-            if isinstance(option, GroupedOption)
-            for old in option.renamed_from
-        }
-        current = []
-        # What follows "--" is a file.
-        end = args.index("--") if "--" in args else len(args)
-        for place, word in enumerate(args):
-            name, equals, value = word.partition("=")
-            if place < end and name in renamed:
-                click.echo(f"Warning: {name} is deprecated and will be removed in 0.12; use {renamed[name]}", err=True)
-                word = f"{renamed[name]}{equals}{value}"
-            current.append(word)
-        return current
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -114,11 +90,6 @@ def _show_all(context: click.Context, parameter: click.Parameter, value: bool) -
         context.meta[_ALL] = True
         click.echo(context.get_help(), color=context.color)
         context.exit()
-
-
-def _flag_like(old: str, option: click.Option) -> str:
-    """The present name of a deprecated one; ``--no-x`` stays negative."""
-    return (option.secondary_opts if old.startswith("--no-") and option.secondary_opts else option.opts)[0]
 
 
 def option(*names: str, group: str, advanced: bool = False, **kwargs: Any) -> Decorator:

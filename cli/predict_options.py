@@ -151,7 +151,6 @@ input_output_and_model = apply(
             group=BRAIN,
             metavar="METHOD",
             callback=brain_method,
-            renamed_from=("--skull-strip",),
         ),
         option(
             "--model",

@@ -135,10 +135,11 @@ class Job:
 
     @property
     def sidecars(self) -> dict[Path, dict[str, Any]]:
-        """The BIDS sidecars of the brain mask and of the probability, by file."""
+        """The BIDS sidecars of the brain mask, the probability and the numbered lesions, by file."""
         if not self.bids_source:
             return {}
-        types = {self.outputs.brain_mask: "Brain", self.outputs.probability: "Lesion"}
+        outputs = self.outputs
+        types = {outputs.brain_mask: "Brain", outputs.probability: "Lesion", outputs.lesions: "Lesion"}
         return {
             path.with_name(f"{stem(path)}.json"): self.bids_fields | {"Type": kind}
             for path, kind in types.items()

@@ -67,7 +67,8 @@ def test_the_sidecars_say_what_the_files_are(dataset, trained, tmp_path):
     result = app(dataset, out, "participant", "--participant_label", "sub-01", "--no-html", "--model", trained, *FAST)
     assert result.exit_code == 0, result.output
     folder = out / "sub-01" / "anat"
-    kinds = {"label-lesion_mask": "Lesion", "label-lesion_probseg": "Lesion", "desc-brain_mask": "Brain"}
+    kinds = {"label-lesion_mask": "Lesion", "label-lesion_probseg": "Lesion", "desc-lesions_dseg": "Lesion"}
+    kinds["desc-brain_mask"] = "Brain"
     for name, kind in kinds.items():
         sidecar = json.loads((folder / f"sub-01_{name}.json").read_text())
         assert (sidecar["Type"], sidecar["Sources"]) == (kind, ["bids:raw:sub-01/anat/sub-01_FLAIR.nii.gz"])

@@ -10,7 +10,7 @@ from brainseg_tf_cli.evaluate import evaluate
 from brainseg_tf_cli.fit import fit
 from brainseg_tf_cli.option_factory import GroupedCommand, GroupedOption, from_field
 from brainseg_tf_cli.predict import predict
-from helpers import FAST, call, fails
+from helpers import call, fails
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Sample:
 
 
 @click.command(cls=GroupedCommand)
-@from_field(Sample, "size", group="First", renamed_from=("--edge",))
+@from_field(Sample, "size", group="First")
 @from_field(Sample, "share", group="First")
 @from_field(Sample, "kind", group="Second")
 @from_field(Sample, "on", group="Second")
-@from_field(Sample, "maybe", group="Second", renamed_from=("--perhaps", "--no-perhaps"))
+@from_field(Sample, "maybe", group="Second")
 @from_field(Sample, "limit", group="Second", advanced=True, default_text="none")
 @click.argument("files", nargs=-1)
 def command(**given: object) -> None:
@@ -68,22 +68,6 @@ def test_values_out_of_range_are_refused(arguments, message):
     assert message in result.stderr
 
 
-def test_old_names_work_with_a_warning():
-    for arguments, name, value in (
-        (("--edge", 7), "size", 7),
-        (("--edge=7",), "size", 7),
-        (("--perhaps",), "maybe", True),
-        (("--no-perhaps",), "maybe", False),
-    ):
-        result = run(*arguments)
-        assert eval(result.stdout)[name] == value
-        old = str(arguments[0]).partition("=")[0]
-        assert result.stderr.startswith(f"Warning: {old} is deprecated and will be removed in 0.12; use --")
-    # A file of that name is a file.
-    result = run("--", "--edge")
-    assert eval(result.stdout)["files"] == ("--edge",) and result.stderr == ""
-
-
 def test_the_help_is_in_groups_and_hides_rare_options():
     short, long = run("--help").stdout, run("--help-all").stdout
     for text in (short, long):
@@ -111,17 +95,6 @@ def test_the_stages_options_are_the_fields_of_their_classes():
             if field.name in ("mixture", "median", "components", "separation", "iterations", "tolerance"):
                 continue
             assert options[field.name].default == field.default, field.name
-
-
-def test_the_former_name_of_the_brain_option_works(scan, trained, tmp_path):
-    import json
-
-    report = tmp_path / "report.json"
-    out = ("--out", tmp_path / "mask.nii.gz", "--report", report)
-    result = call("predict", scan, *out, "--model", trained, *FAST, "--skull-strip", "stripped")
-    assert result.exit_code == 0, result.output
-    assert result.stderr == "Warning: --skull-strip is deprecated and will be removed in 0.12; use --brain\n"
-    assert json.loads(report.read_text())["brain_method"] == "stripped"
 
 
 def test_an_even_median_is_refused(scan, trained, tmp_path):
