@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -20,11 +21,12 @@ from brainseg_tf.images.volume import (
     volume_of,
 )
 from brainseg_tf.model_card import ModelCard
-from brainseg_tf.options import CompareOptions, PredictOptions, SegmentationOptions
+from brainseg_tf.options import CompareOptions, Engine, PredictOptions, SegmentationOptions
 from brainseg_tf.postprocessing.lesions import Lesion
 from brainseg_tf.prediction.comparison import compare_time_points, time_point
 from brainseg_tf.prediction.longitudinal import LesionChange
 from brainseg_tf.prediction.predictor import Predictor
+from brainseg_tf.resources import Runtime, choose_engine
 from brainseg_tf.saved_model import best_for, find, shipped_brain_network
 from brainseg_tf.segmentation import Segmentation
 from brainseg_tf.slices import from_stack
@@ -113,6 +115,7 @@ def load_model(
     further: tuple[str, ...] = (),
     options: SegmentationOptions | None = None,
     brain: str = "auto",
+    engine: Engine = "auto",
 ) -> Model:
     """Finds a model, and prepares it for predictions.
 
@@ -122,13 +125,16 @@ def load_model(
         further: further modalities, if no model is named.
         options: of the stages after the network; ``options.SEGMENTATION_PRESETS`` has some.
         brain: how the brain is found, see ``find_brain``.
+        engine: what runs the networks: ``tensorflow``, its ``c-api``, which starts faster and runs on the CPU, or
+            ``auto``, the C library unless TensorFlow is imported or there is a GPU.
 
     Raises:
         InputError: there is no such model, or it is damaged.
     """
     found = find(name) if name is not None else best_for([contrast, *further])
-    chosen = PredictOptions(segmentation=options or SegmentationOptions(), brain=brain)
-    predictor = Predictor(found.card, found.load, chosen, load_brain=shipped_brain_network().load)
+    chosen = PredictOptions(segmentation=options or SegmentationOptions(), brain=brain, engine=engine)
+    runtime, network = Runtime(choose_engine(engine)), shipped_brain_network()
+    predictor = Predictor(found.card, partial(found.load, runtime), chosen, load_brain=partial(network.load, runtime))
     return Model(found.card, predictor)
 
 

@@ -14,6 +14,7 @@ CorruptionKind = Literal["shapes", "noise", "both", "lesions"]
 Score = Literal["absolute", "positive", "weighted", "probability", "input", "equalised"]
 Spread = Literal["tied", "free"]
 LesionComponent = Literal["brightest", "smallest"]
+Engine = Literal["auto", "c-api", "tensorflow"]
 MixtureRegion = Literal["brain", "slice"]
 Strategy = Literal["single", "mirrored", "multi-worker"]
 Fluid = Literal["dark", "bright"]
@@ -442,6 +443,11 @@ class PredictOptions:
         "How the brain is found. auto: what is not background if the scan is skull-stripped, else the brain network; "
         "stripped or network: always that; hd-bet, synthstrip, deepbet: that tool, which must be installed; or a "
         "command of your own, for instance 'mri_synthstrip -i {scan} -m {mask}'.",
+    )
+    engine: Engine = option(
+        "auto",
+        "What runs the networks. tensorflow: TensorFlow's Python package; c-api: its C library, which starts faster "
+        "and runs on the CPU; auto: the C library if there is no GPU. The masks are the same.",
     )
     register: bool = option(
         True,

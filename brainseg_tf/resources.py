@@ -1,15 +1,53 @@
-"""Limits of the process: threads of the numerical libraries, devices, and memory."""
+"""What the process uses: engine, threads of the numerical libraries, devices, and memory."""
 
 import sys
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
+from brainseg_tf import c_api
 from brainseg_tf.errors import InputError
+from brainseg_tf.options import Engine
 
 # Memory for each further scan at a time: the slices, maps and posteriors of a scan of 240 x 240 x 155 voxels.
 SCAN_BYTES = 700 * 2**20
 # Memory for TensorFlow, the model and the first scan.
 FIRST_SCAN_BYTES = 1200 * 2**20
+
+
+class Runtime(NamedTuple):
+    """What runs a network in this process.
+
+    Attributes:
+        engine: ``tensorflow`` or ``c-api``.
+        threads: of the C library; None for all cores. TensorFlow's Python package has one number for the process.
+    """
+
+    engine: Engine = "tensorflow"
+    threads: int | None = None
+
+
+def choose_engine(engine: Engine, device: str = "auto") -> Engine:
+    """The engine for networks: ``tensorflow`` or ``c-api``.
+
+    Args:
+        engine: ``auto`` is the C library if it is there, TensorFlow is not yet imported, and no GPU may be used.
+        device: as for ``select_device``.
+
+    Raises:
+        InputError: the C library is wanted for a GPU.
+    """
+    if engine == "c-api" and device.startswith("gpu"):
+        raise InputError(f"--device {device}: the C library runs on the CPU only; give --engine tensorflow")
+    if engine != "auto":
+        return engine
+    on_cpu = device == "cpu" or (device == "auto" and sys.platform == "linux" and not _has_gpu())
+    return "c-api" if on_cpu and "tensorflow" not in sys.modules and c_api.is_available() else "tensorflow"
+
+
+def _has_gpu() -> bool:
+    """Whether the driver of a GPU of NVIDIA or AMD is there."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
 
 
 def limit_threads(threads: int | None = None) -> None:

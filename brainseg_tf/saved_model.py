@@ -7,23 +7,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from brainseg_tf import c_api
 from brainseg_tf.architectures import BRAIN
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable
 from brainseg_tf.model_card import CARD_KEY, BrainCard, ModelCard, checksums, digest_on_disk, is_extra, read_card
 from brainseg_tf.options import HeadGridOptions
 from brainseg_tf.reconstruction import Reconstruction, in_batches
-
-if TYPE_CHECKING:
-    import tensorflow as tf
-
+from brainseg_tf.resources import Runtime
 
 # Prefix of the name of a shipped model that distinguishes it from a folder of the same name.
 SHIPPED = "shipped:"
+_TENSORFLOW = Runtime()
 
 
 @dataclass(frozen=True)
@@ -90,14 +88,17 @@ class ModelFolder(ExportedModel):
 
     card: ModelCard
 
-    def load(self) -> "LocalModel":
-        """Checks the model and loads it with TensorFlow, without Keras.
+    def load(self, runtime: Runtime = _TENSORFLOW) -> "LocalModel":
+        """Checks the model and loads it, without Keras.
+
+        Args:
+            runtime: what runs it.
 
         Raises:
-            InputError: see ``check``.
+            InputError: see ``check``; or the engine cannot load the model.
         """
         self.check()
-        return LocalModel(self.path)
+        return LocalModel(_signature(self.path, runtime))
 
 
 @dataclass(frozen=True)
@@ -106,60 +107,69 @@ class BrainModelFolder(ExportedModel):
 
     card: BrainCard
 
-    def load(self) -> "LocalBrainNetwork":
-        """Checks the network and loads it with TensorFlow, without Keras.
-
-        Raises:
-            InputError: see ``check``.
-        """
+    def load(self, runtime: Runtime = _TENSORFLOW) -> "LocalBrainNetwork":
+        """Checks the network and loads it, without Keras; as for ``ModelFolder``."""
         self.check()
-        return LocalBrainNetwork(self.path, self.card.grid)
+        return LocalBrainNetwork(_signature(self.path, runtime), self.card.grid)
 
 
 class LocalModel:
     """A SavedModel that is loaded in this process, as a ``Reconstructor``.
 
     Args:
-        path: its version folder.
+        signature: the network's outputs by name for slices (N, H, W, C).
         batch: largest number of slices in a batch.
     """
 
-    def __init__(self, path: Path, batch: int = 16) -> None:
-        import tensorflow as tf
-
-        self._model = tf.saved_model.load(str(path))
-        self._serve = self._model.signatures["serving_default"]
-        self._batch = batch
+    def __init__(self, signature: c_api.Signature, batch: int = 16) -> None:
+        self._signature, self._batch = signature, batch
 
     def reconstruct(self, images: np.ndarray) -> Reconstruction:
-        import tensorflow as tf
-
-        return in_batches(images, self._batch, lambda part: self._predict(tf.constant(part)))
-
-    def _predict(self, images: "tf.Tensor") -> dict[str, np.ndarray]:
-        return {name: values.numpy() for name, values in self._serve(images=images).items()}
+        return in_batches(images, self._batch, self._signature)
 
 
 class LocalBrainNetwork:
     """A brain network that is loaded in this process, see ``brain.network.BrainNetwork``.
 
     Args:
-        path: its version folder.
+        signature: the network's outputs by name.
         grid: how a scan is resampled for it.
     """
 
-    def __init__(self, path: Path, grid: HeadGridOptions) -> None:
-        import tensorflow as tf
-
-        self.grid = grid
-        self._model = tf.saved_model.load(str(path))
-        self._serve = self._model.signatures["serving_default"]
+    def __init__(self, signature: c_api.Signature, grid: HeadGridOptions) -> None:
+        self.grid, self._signature = grid, signature
 
     def probability(self, images: np.ndarray) -> np.ndarray:
         """The network's output for images (1, x, y, z, 1) uint8."""
-        import tensorflow as tf
+        return self._signature(images)["brain"]
 
-        return np.asarray(self._serve(images=tf.constant(images))["brain"].numpy())
+
+def _signature(path: Path, runtime: Runtime) -> c_api.Signature:
+    """The signature ``serving_default`` of a SavedModel, run by an engine."""
+    if runtime.engine == "c-api":
+        return c_api.open_signature(path, runtime.threads)
+    return signature_of_tensorflow(path)
+
+
+def signature_of_tensorflow(path: Path) -> c_api.Signature:
+    """The signature ``serving_default`` of a SavedModel, run by TensorFlow's Python package.
+
+    Args:
+        path: the version folder.
+
+    Returns:
+        A function from the input to the outputs by name.
+    """
+    import tensorflow as tf
+
+    model = tf.saved_model.load(str(path))
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        # The signature needs the model, which would be deleted otherwise.
+        answers = model.signatures["serving_default"](images=tf.constant(images))
+        return {name: np.asarray(values.numpy()) for name, values in answers.items()}
+
+    return run
 
 
 def shipped() -> list[ModelFolder]:

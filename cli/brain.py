@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from brainseg_tf.options import PredictOptions
+from brainseg_tf.options import Engine, PredictOptions
 from brainseg_tf_cli.option_factory import GroupedCommand, from_field, option
 from brainseg_tf_cli.options import FILE, resource_options
 from brainseg_tf_cli.predict_options import BRAIN, OUTPUT, brain_method
-from brainseg_tf_cli.tensorflow_import import prepare_tensorflow
+from brainseg_tf_cli.tensorflow_import import prepare_runtime
 
 if TYPE_CHECKING:
     from brainseg_tf.brain.network import BrainNetwork
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @option("--out-dir", group=OUTPUT, type=FILE, help="Folder for the brain masks of several scans, and brain.csv.")
 @from_field(PredictOptions, "overwrite", group=OUTPUT)
 @from_field(PredictOptions, "brain", group=BRAIN, metavar="METHOD", callback=brain_method)
+@from_field(PredictOptions, "engine", group=BRAIN, advanced=True)
 @resource_options(BRAIN)
 def brain(
     scans: tuple[Path, ...],
@@ -30,6 +31,7 @@ def brain(
     out_dir: Path | None,
     overwrite: bool,
     brain: str,
+    engine: Engine,
     device: str,
     threads: int | None,
 ) -> None:
@@ -41,7 +43,7 @@ def brain(
     """
     if (out is None) == (out_dir is None):
         raise click.UsageError("give --out FILE for one scan, or --out-dir FOLDER for several")
-    network = _network(device, threads)
+    network = _network(engine, device, threads)
     if out is not None:
         if len(scans) > 1:
             raise click.UsageError("--out takes one scan; give --out-dir for several scans or a folder of them")
@@ -91,7 +93,7 @@ def _several(
         sys.exit(1)
 
 
-def _network(device: str, threads: int | None) -> "Callable[[], BrainNetwork]":
+def _network(engine: Engine, device: str, threads: int | None) -> "Callable[[], BrainNetwork]":
     """What loads the brain network, once."""
     loaded: list[BrainNetwork] = []
 
@@ -99,8 +101,7 @@ def _network(device: str, threads: int | None) -> "Callable[[], BrainNetwork]":
         if not loaded:
             from brainseg_tf.saved_model import shipped_brain_network
 
-            prepare_tensorflow(device, threads)
-            loaded.append(shipped_brain_network().load())
+            loaded.append(shipped_brain_network().load(prepare_runtime(engine, device, threads)))
         return loaded[0]
 
     return load

@@ -56,6 +56,7 @@ _options = apply(
             type=click.Choice(CONTRASTS),
             help="Contrast of both scans.  [default: as predict]",
         ),
+        from_field(PredictOptions, "engine", group=MODEL, advanced=True),
         resource_options(MODEL),
         from_field(PredictOptions, "brain", group=BRAIN, metavar="METHOD", callback=brain_method, advanced=True),
     ]
@@ -103,6 +104,6 @@ def _predictor(context: click.Context, scans: tuple[Path, ...], given: dict[str,
     from brainseg_tf.prediction.predictor import Predictor
 
     found = choose_model(scans, given)
-    options = PredictOptions(segmentation_options(context, given), given["brain"])
+    options = PredictOptions(segmentation_options(context, given), given["brain"], given["engine"])
     here = given | {"server": None}
     return Predictor(found.card, model_loader(found, here), options, load_brain=brain_network_loader(here))

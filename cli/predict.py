@@ -13,7 +13,7 @@ from brainseg_tf.options import PredictOptions
 from brainseg_tf_cli.option_factory import GroupedCommand
 from brainseg_tf_cli.options import FILE, post_processing, segmentation_options
 from brainseg_tf_cli.predict_options import CONTRASTS, input_output_and_model, many_scans_and_server
-from brainseg_tf_cli.tensorflow_import import prepare_tensorflow
+from brainseg_tf_cli.tensorflow_import import prepare_runtime, prepare_tensorflow
 
 if TYPE_CHECKING:
     from brainseg_tf.brain.network import BrainNetwork
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from brainseg_tf.prediction.jobs import Job, Outcome
     from brainseg_tf.prediction.predictor import Predictor
     from brainseg_tf.reconstruction import Reconstructor
+    from brainseg_tf.resources import Runtime
     from brainseg_tf.saved_model import ModelFolder
     from brainseg_tf.serving.endpoint import Endpoint
 
@@ -67,7 +68,12 @@ def predict(context: click.Context, /, scans: tuple[Path, ...], **given: Any) ->
     if server:
         found.check()  # A model that is loaded here is checked when it is loaded.
     options = PredictOptions(
-        segmentation_options(context, given), given["brain"], given["register"], given["copies"], given["overwrite"]
+        segmentation_options(context, given),
+        given["brain"],
+        given["engine"],
+        given["register"],
+        given["copies"],
+        given["overwrite"],
     )
     # A server joins requests of many clients into one batch, whose slices must be of one size.
     card = replace(found.card, trim=0) if server else found.card
@@ -158,9 +164,9 @@ def model_loader(found: "ModelFolder", given: dict[str, Any]) -> "Callable[[], R
     """What loads the model in this process, or connects to the server that has it."""
 
     def load() -> "Reconstructor":
-        _prepare_tensorflow(given)
         if given["server"] is None:
-            return found.load()
+            return found.load(_runtime(given))
+        prepare_tensorflow(given["device"], given["threads"])
         from brainseg_tf.serving.remote import connect
 
         name = given["server_model"] or found.card.name
@@ -175,10 +181,10 @@ def brain_network_loader(given: dict[str, Any]) -> "Callable[[], BrainNetwork | 
     def load() -> "BrainNetwork | None":
         from brainseg_tf.saved_model import shipped_brain_network
 
-        _prepare_tensorflow(given)
         found = shipped_brain_network()
         if given["server"] is None:
-            return found.load()
+            return found.load(_runtime(given))
+        prepare_tensorflow(given["device"], given["threads"])
         from brainseg_tf.serving.remote import connect_brain_network
 
         return connect_brain_network(_endpoint(given, found.card.name), found.card)
@@ -186,8 +192,8 @@ def brain_network_loader(given: dict[str, Any]) -> "Callable[[], BrainNetwork | 
     return load
 
 
-def _prepare_tensorflow(given: dict[str, Any]) -> None:
-    prepare_tensorflow(given["device"], given["threads"])
+def _runtime(given: dict[str, Any]) -> "Runtime":
+    return prepare_runtime(given["engine"], given["device"], given["threads"])
 
 
 def _endpoint(given: dict[str, Any], model: str, version: int | None = None, label: str | None = None) -> "Endpoint":

@@ -163,6 +163,7 @@ input_output_and_model = apply(
 )
 many_scans_and_server = apply(
     [
+        from_field(PredictOptions, "engine", group=MODEL, advanced=True),
         resource_options(MODEL),
         option(
             "--workers",

@@ -2,8 +2,15 @@
 
 import os
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from brainseg_tf.options import Engine
+
+if TYPE_CHECKING:
+    from brainseg_tf.resources import Runtime
 
 _LOCK = Lock()
 
@@ -22,6 +29,30 @@ def prepare_tensorflow(device: str, threads: int | None) -> None:
     select_device(device)
 
 
+def prepare_runtime(engine: Engine, device: str, threads: int | None) -> "Runtime":
+    """Loads what runs the networks of a prediction: TensorFlow's C library, or its Python package.
+
+    Args:
+        engine: the value of ``--engine``.
+        device: the value of ``--device``.
+        threads: the value of ``--threads``.
+
+    Raises:
+        InputError: the engine is not there, or does not go with the device.
+    """
+    from brainseg_tf import c_api
+    from brainseg_tf.resources import Runtime, choose_engine, limit_threads
+
+    chosen = choose_engine(engine, device)
+    if chosen == "tensorflow":
+        prepare_tensorflow(device, threads)
+    else:
+        with _LOCK:
+            _silently(c_api.library)
+        limit_threads()
+    return Runtime(chosen, threads)
+
+
 def import_tensorflow() -> None:
     """Imports TensorFlow while descriptor 2 is redirected to the null device.
 
@@ -31,10 +62,11 @@ def import_tensorflow() -> None:
     """
     with _LOCK:
         if "tensorflow" not in sys.modules:
-            _import_silently()
+            _silently(lambda: import_module("tensorflow"))
 
 
-def _import_silently() -> None:
+def _silently(load: Callable[[], object]) -> None:
+    """Calls a function while descriptor 2 is redirected."""
     if sys.stderr is not None:
         sys.stderr.flush()
     stderr, null = sys.stderr, os.open(os.devnull, os.O_WRONLY)
@@ -42,18 +74,19 @@ def _import_silently() -> None:
         duplicate = os.dup(2)
     except OSError:  # Standard error is closed, so no message can be shown.
         os.close(null)
-        import tensorflow
-
+        load()
         return
     with os.fdopen(duplicate, "w", buffering=1, encoding="utf-8", errors="backslashreplace") as python_stderr:
         try:
             if _writes_to_descriptor_2(stderr):
                 sys.stderr = python_stderr
             os.dup2(null, 2)
-            import tensorflow  # noqa: F401
+            load()
         finally:
             os.dup2(python_stderr.fileno(), 2)
-            sys.stderr = stderr
+            # Another thread may have replaced it meanwhile.
+            if sys.stderr is python_stderr:
+                sys.stderr = stderr
             os.close(null)
 
 

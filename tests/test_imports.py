@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "metrics",
         "installation",
         "resources",
+        "c_api",
         "drawing",
         "reconstruction",
         "keras_backend",

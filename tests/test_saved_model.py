@@ -48,9 +48,9 @@ def test_every_weight_is_written_once(trained):
 
 def test_slices_do_not_depend_on_their_batch(trained):
     images = np.random.default_rng(0).random((5, 48, 48, 1)).astype(np.float32)
-    path = saved_model.find(str(trained)).path
-    one_batch = saved_model.LocalModel(path).reconstruct(images)
-    small_batches = saved_model.LocalModel(path, batch=2).reconstruct(images)
+    signature = saved_model.signature_of_tensorflow(saved_model.find(str(trained)).path)
+    one_batch = saved_model.LocalModel(signature).reconstruct(images)
+    small_batches = saved_model.LocalModel(signature, batch=2).reconstruct(images)
     np.testing.assert_allclose(one_batch.images, small_batches.images, atol=1e-6)
     assert one_batch.probability is None
 

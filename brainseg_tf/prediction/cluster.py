@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,11 +130,13 @@ def _run(job: Job, model: str, options: PredictOptions) -> Outcome:
 
 @cache
 def _predictor(model: str, options: PredictOptions) -> Predictor:
-    """The predictor of a worker, with one model for all jobs. TensorFlow uses as many threads as the worker has."""
+    """The predictor of a worker, with one model for all jobs. The network uses as many threads as the worker has."""
     from distributed import get_worker
 
-    from brainseg_tf.resources import limit_threads
+    from brainseg_tf.resources import Runtime, choose_engine, limit_threads
 
-    limit_threads(get_worker().state.nthreads)
-    found = find(model)
-    return Predictor(found.card, found.load, options, load_brain=lambda: shipped_brain_network().load())
+    threads = get_worker().state.nthreads
+    found, brain = find(model), shipped_brain_network()
+    runtime = Runtime(choose_engine(options.engine), threads)
+    limit_threads(threads if runtime.engine == "tensorflow" else None)
+    return Predictor(found.card, partial(found.load, runtime), options, load_brain=partial(brain.load, runtime))

@@ -28,13 +28,16 @@ def arguments(scan, scans, brats_like, trained, tmp_path):
 def test_every_command_that_runs_tensorflow_limits_it_first(command, arguments, monkeypatch):
     limits = []
 
-    def stop(device, threads):
+    def stop(*given):
+        # Commands that predict choose an engine first.
+        device, threads = given[-2:]
         limits.append((device, threads, *(os.environ[name] for name in VARIABLES)))
         raise InputError("stopped")
 
     for name in VARIABLES:
         monkeypatch.setenv(name, "7")  # Restored after the test.
-    monkeypatch.setattr(f"brainseg_tf_cli.{command}.prepare_tensorflow", stop)
+    name = "prepare_runtime" if command in ("predict", "brain") else "prepare_tensorflow"
+    monkeypatch.setattr(f"brainseg_tf_cli.{command}.{name}", stop)
     for given, expected in {
         (): ("auto", None, "7", "7"),
         ("--threads", 3, "--device", "cpu"): ("cpu", 3, "3", "3"),
@@ -63,6 +66,7 @@ def test_the_workers_of_a_cluster_have_threads_of_their_own(scans, tmp_path):
 @pytest.mark.slow
 def test_the_libraries_get_the_number_of_threads(trained, scan, tmp_path):
     words = ["predict", str(scan), "--model", str(trained), "--out", str(tmp_path / "mask.nii.gz"), "--threads", "3"]
+    words += ["--engine", "tensorflow"]
     code = (
         "from brainseg_tf_cli.main import main\n"
         f"main({words}, standalone_mode=False)\n"

@@ -14,6 +14,7 @@ from brainseg_tf.prediction import pages
 from brainseg_tf.prediction.jobs import Job, Outcome, Outputs
 from brainseg_tf.prediction.pages import Navigation
 from brainseg_tf.prediction.pages.index import outliers, write_index
+from brainseg_tf.resources import Runtime
 from helpers import FAST, call, make_brain, save
 from synthetic_models import Healthy, card
 from synthetic_pages import finished, read, report
@@ -22,7 +23,7 @@ from synthetic_pages import finished, read, report
 def test_many_scans_get_an_index_and_a_page_each(scans, tmp_path, monkeypatch):
     # The command runs with a model that does not need TensorFlow.
     monkeypatch.setattr("brainseg_tf.saved_model.find", lambda name: SimpleNamespace(card=card(), load=Healthy))
-    monkeypatch.setattr("brainseg_tf_cli.predict.prepare_tensorflow", lambda device, threads: None)
+    monkeypatch.setattr("brainseg_tf_cli.predict.prepare_runtime", lambda *given: Runtime())
     folder = tmp_path / "scans"
     shutil.copytree(scans, folder)
     (folder / "sub-00_FLAIR.nii.gz").write_bytes(b"nonsense")
