@@ -152,7 +152,7 @@ def segment(
     with _clock(seconds, "location"):
         alignment = to_template(brain.mask, scan.affine)
         middle = nib.affines.apply_affine(scan.affine, ndimage.center_of_mass(brain.mask))[0]
-        place = Place(scan.affine, float(middle), alignment.matrix)
+        place = Place(scan.affine, float(middle), alignment.matrix if alignment.is_reliable else None)
         abnormal = mask | suspected
         maps = Maps(
             sample(residual.mean(axis=-1), stack, scan, abnormal),

@@ -30,15 +30,22 @@ class BidsApp(ErrorsAsMessages, click.Command):
         for word in args:
             name, equals, value = word.partition("=")
             if name.replace("_", "-") in _LABELS:
+                self._check_label(ctx, label, expanded)
                 label, word = name.replace("_", "-"), value
                 if not equals:
                     continue
             elif word.startswith("-"):
+                self._check_label(ctx, label, expanded)
                 label = ""
             expanded += [label, word] if label else [word]
+        self._check_label(ctx, label, expanded)
+        return super().parse_args(ctx, expanded)
+
+    @staticmethod
+    def _check_label(ctx: click.Context, label: str, expanded: Sequence[str]) -> None:
+        """Refuses a label option without a label: all subjects would be segmented."""
         if label and expanded[-2:-1] != [label]:
             raise click.UsageError(f"{label}: expected one label or several", ctx)
-        return super().parse_args(ctx, expanded)
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         return ["BIDS_DIR", "OUTPUT_DIR", "|".join(LEVELS), "[OPTIONS]", "[OPTIONS OF brainseg-tf predict]"]
@@ -109,6 +116,8 @@ def bids(
         pages.check_installed()
     index = output_dir / INDEX if html else None
     if analysis_level == "group":
+        if participant_label or session_label or predict_options:
+            raise click.UsageError("group takes no labels and no options of brainseg-tf predict: it uses all results")
         from brainseg_tf.prediction.bids import run_group
 
         count = run_group(output_dir, index)
@@ -121,12 +130,11 @@ def bids(
 def _run_participants(places: Sequence[Path], out: Path, index: Path | None, options: Sequence[str]) -> None:
     from brainseg_tf_cli.predict import predict
 
-    arguments = [*map(str, places), "--out-dir", str(out)]
-    arguments += ["--save-probability", _PROBABILITY, "--save-lesions", _LESIONS]
+    arguments = ["--save-probability", _PROBABILITY, "--save-lesions", _LESIONS, *options]
     arguments += [] if index is None else ["--html", str(index)]
-    # Results that are complete are kept, unless the user wants them anew.
+    # Complete results are kept unless the user gives --overwrite.
     arguments += [] if "--overwrite" in options else ["--continue"]
-    with predict.make_context("brainseg-tf predict", [*options, *arguments]) as context:
+    with predict.make_context("brainseg-tf predict", [*arguments, "--out-dir", str(out), *map(str, places)]) as context:
         predict.invoke(context)
 
 

@@ -57,7 +57,11 @@ def _input(parameter: click.Parameter) -> dict[str, Any]:
         entry["description"] = str(parameter.help)
         if parameter.is_flag:
             # A flag that is on by default is given by its opposite.
-            entry |= {"type": "Flag", "command-line-flag": (parameter.secondary_opts or parameter.opts)[0]}
+            entry |= {"type": "Flag"}
+            if parameter.secondary_opts:
+                flag = parameter.secondary_opts[0]
+                entry |= {"command-line-flag": flag, "name": flag.strip("-").replace("-", " ")}
+                entry["description"] = f"Not: {parameter.help}"
     else:
         entry["description"] = _ARGUMENTS[name]
     if isinstance(parameter.type, click.Path):

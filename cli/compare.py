@@ -36,7 +36,7 @@ _options = apply(
             "--save-change",
             group=OUTPUT,
             type=FILE,
-            help="Change map on the grid of BEFORE, uint8: 1 unchanged, 2 new or grown, 3 gone, 4 outside AFTER.",
+            help="Change map on the grid of BEFORE: 1 unchanged, 2 new or grown, 3 gone or shrunk, 4 not covered.",
         ),
         from_field(PredictOptions, "overwrite", group=OUTPUT),
         from_field(CompareOptions, "min_growth", group=LESIONS),

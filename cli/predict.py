@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from brainseg_tf.errors import InputError
 from brainseg_tf.options import PredictOptions
 from brainseg_tf_cli.option_factory import GroupedCommand
 from brainseg_tf_cli.options import FILE, post_processing, segmentation_options
@@ -254,6 +255,7 @@ def _predict_many(
 def _plan(scans: tuple[Path, ...], modalities: tuple[str, ...], given: dict[str, Any]) -> "Batch":
     """The jobs of several scans; refuses what an earlier run made unless it may be kept or replaced."""
     from brainseg_tf.files import check_writable
+    from brainseg_tf.prediction import cohort_tables
     from brainseg_tf.prediction.batch import SUMMARY, check_index, plan_batch
     from brainseg_tf.prediction.companions import Companions
     from brainseg_tf.prediction.results_table import check
@@ -263,6 +265,9 @@ def _plan(scans: tuple[Path, ...], modalities: tuple[str, ...], given: dict[str,
     if html is not None:
         check_index(html, overwrite=overwrite)
     brain_mask, truth = (None if given[name] is None else str(given[name]) for name in ("brain_mask", "truth"))
+    for name in given["modality"]:
+        if name not in modalities[1:]:
+            raise InputError(f"the model uses {' and '.join(modalities)}, not {name}; choose another --model")
     companions = Companions(
         modalities[1:],
         {name: str(file) for name, file in given["modality"].items()},
@@ -279,6 +284,7 @@ def _plan(scans: tuple[Path, ...], modalities: tuple[str, ...], given: dict[str,
         modality=modalities[0],
         companions=companions,
     )
+    cohort_tables.check(out_dir, [*scans, *(file for job in batch.jobs for file in job.inputs)])
     check(out_dir / SUMMARY, [job.outputs.mask for job in batch.jobs], overwrite=overwrite)
     if html is not None:
         check_writable(html, overwrite=True)
@@ -303,7 +309,9 @@ def _run_batch(batch: "Batch", running: "Iterator[Outcome]", out_dir: Path, html
         )
         sys.exit(130)
     finally:
-        progress.finish()
+        # Without any outcome, for instance if the cluster cannot be reached, there is nothing to write.
+        if progress.outcomes:
+            progress.finish()
     failures = sum(outcome.error is not None for outcome in progress.outcomes)
     if failures:
         click.echo(f"Error: {failures} of {len(progress.outcomes)} scans failed", err=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from brainseg_tf.brain.template import coverage
+from brainseg_tf.brain.template import LARGEST_ERROR_MM, TemplateAlignment, coverage
 from brainseg_tf.images.volume import Volume
 
 # Second difference along an axis. The product of two along both axes of a slice responds to noise and to hardly any
@@ -24,26 +24,28 @@ class Quality:
         snr: median intensity of the brain, divided by the standard deviation of the noise; None if there is no noise
             or the median is not positive. Interpolation and filters lower the noise, so it is high in resampled scans.
         slice_thickness_mm: the largest voxel size in millimetres.
-        coverage: share of the brain that is in the field of view, 0 to 1.
+        coverage: share of the brain that is in the field of view, 0 to 1; None if the surfaces do not agree.
     """
 
     snr: float | None
     slice_thickness_mm: float
-    coverage: float
+    coverage: float | None
 
 
-def quality_of(scan: Volume, brain: np.ndarray, to_template: np.ndarray) -> Quality:
+def quality_of(scan: Volume, brain: np.ndarray, alignment: TemplateAlignment) -> Quality:
     """Measures a scan.
 
     Args:
         scan: the scan.
         brain: (X, Y, Z) bool.
-        to_template: (4, 4), see ``template.to_template``.
+        alignment: of ``template.to_template``.
     """
     noise, median = noise_stddev(scan, brain), float(np.median(scan.data[brain]))
     snr = round(median / noise, 2) if noise > 0 and median > 0 else None
-    inside = coverage(scan.data.shape, scan.affine, to_template)
-    return Quality(snr, round(max(scan.spacing), 3), round(inside, 3))
+    inside = None
+    if alignment.error_mm is not None and alignment.error_mm <= LARGEST_ERROR_MM:
+        inside = round(coverage(scan.data.shape, scan.affine, alignment.matrix), 3)
+    return Quality(snr, round(max(scan.spacing), 3), inside)
 
 
 def noise_stddev(scan: Volume, brain: np.ndarray) -> float:

@@ -17,6 +17,10 @@ from scipy.spatial.transform import Rotation
 from brainseg_tf.brain.head_alignment import head_axes
 
 FILE = "template.npz"
+# Limits of a reliable alignment: the error in millimetres, and the share of the surface that is cut off.
+LARGEST_ERROR_MM, LARGEST_CUT = 4.5, 0.1
+# Fewest points on a surface that can be aligned.
+_FEWEST_POINTS = 100
 # Smaller voxels are left out until those that remain have about this size, in millimetres.
 _COARSE_MM = 2.0
 # Number of points on the surface of a brain, and of iterations.
@@ -48,11 +52,18 @@ class TemplateAlignment(NamedTuple):
 
     Attributes:
         matrix: (4, 4), from millimetres in RAS world space to millimetres in MNI space.
-        error_mm: median distance between the two brains' surfaces after it.
+        error_mm: median distance between the two brains' surfaces after it; None if the brain has no surface.
+        cut_share: share of the brain's surface that is cut off by the edge of the scan.
     """
 
     matrix: np.ndarray
-    error_mm: float
+    error_mm: float | None
+    cut_share: float
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether places in MNI space can be named: the surfaces agree, and the brain is nearly complete."""
+        return self.error_mm is not None and self.error_mm <= LARGEST_ERROR_MM and self.cut_share <= LARGEST_CUT
 
 
 @cache
@@ -82,7 +93,8 @@ def to_template(brain: np.ndarray, affine: np.ndarray) -> TemplateAlignment:
     coarse = brain[tuple(slice(None, None, step) for step in steps)]
     if coarse.any():
         brain, affine = coarse, affine @ np.diag([*steps, 1])
-    surface = nib.affines.apply_affine(affine, _surface(brain))
+    points, cut_share = _surface(brain)
+    surface = nib.affines.apply_affine(affine, points)
     target = template()
     # From left, posterior, superior to right, anterior, superior.
     axes = head_axes(brain, affine) * [-1, -1, 1]
@@ -110,6 +122,9 @@ def to_template(brain: np.ndarray, affine: np.ndarray) -> TemplateAlignment:
         penalty = np.repeat(_OUTLIER_MM * unlikely, max(1, round(_PENALTY * len(surface))))
         return np.concatenate([distances(parameters), penalty])
 
+    if len(surface) < _FEWEST_POINTS:
+        # Only the centre and the axes are known.
+        return TemplateAlignment(_matrix(np.zeros(9), axes, centre, middle), None, cut_share)
     found = least_squares(
         residuals,
         np.zeros(9),
@@ -118,10 +133,22 @@ def to_template(brain: np.ndarray, affine: np.ndarray) -> TemplateAlignment:
         f_scale=_OUTLIER_MM,
         max_nfev=_ITERATIONS,
     ).x
+    error_mm = float(np.median(np.abs(distances(found))))
+    return TemplateAlignment(_matrix(found, axes, centre, middle), error_mm, cut_share)
+
+
+def _matrix(parameters: np.ndarray, axes: np.ndarray, centre: np.ndarray, middle: np.ndarray) -> np.ndarray:
+    """The movement from world space to MNI space, (4, 4).
+
+    Args:
+        parameters: translation in millimetres, rotation vector, logarithms of the scales.
+        axes: (3, 3), right, anterior and superior directions of the head in its columns.
+        centre, middle: of the brain in world space, and of the template.
+    """
     matrix = np.eye(4)
-    matrix[:3, :3] = (Rotation.from_rotvec(found[3:6]).as_matrix() * np.exp(found[6:])[:, None]) @ axes.T
-    matrix[:3, 3] = middle + found[:3] - matrix[:3, :3] @ centre
-    return TemplateAlignment(matrix, float(np.median(np.abs(distances(found)))))
+    matrix[:3, :3] = (Rotation.from_rotvec(parameters[3:6]).as_matrix() * np.exp(parameters[6:])[:, None]) @ axes.T
+    matrix[:3, 3] = middle + parameters[:3] - matrix[:3, :3] @ centre
+    return matrix
 
 
 def coverage(shape: tuple[int, ...], affine: np.ndarray, matrix: np.ndarray) -> float:
@@ -137,10 +164,12 @@ def coverage(shape: tuple[int, ...], affine: np.ndarray, matrix: np.ndarray) -> 
     return float(((world > -0.5) & (world < np.array(shape) - 0.5)).all(axis=1).mean())
 
 
-def _surface(brain: np.ndarray) -> np.ndarray:
-    """Indices of points on the surface of a brain, without where the edge of the scan cuts it, (points, 3)."""
-    inner = ndimage.binary_erosion(brain, border_value=1)
-    points = np.argwhere(brain & ~inner).astype(float)
-    if not len(points):
-        return np.argwhere(brain).astype(float)
-    return points[:: max(1, len(points) // _POINTS)]
+def _surface(brain: np.ndarray) -> tuple[np.ndarray, float]:
+    """Indices of points on the surface of a brain, (points, 3), and the share of it that the edge of the scan cuts off.
+
+    Where the edge cuts the brain, it has no points.
+    """
+    points = np.argwhere(brain & ~ndimage.binary_erosion(brain, border_value=1)).astype(float)
+    faces = (np.take(brain, end, axis) for axis in range(3) for end in (0, -1))
+    cut = sum(int(face.sum()) for face in faces)
+    return points[:: max(1, len(points) // _POINTS)], cut / max(1, cut + len(points))

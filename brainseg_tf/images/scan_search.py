@@ -145,9 +145,12 @@ def search_bids(root: Path, folder: Path, modality: str = "flair") -> Search:
     found, ignored = Search(), _bids_ignored(root)
     suffix = f"_{bids_suffix(modality)}"
     limit = folder.absolute()
-    for pattern in ("sub-*/anat", "sub-*/ses-*/anat"):
-        for anatomical in sorted(root.absolute().glob(pattern)):
-            if not anatomical.is_relative_to(limit):
+    # Below a subject or a session only these are searched: a dataset can have thousands.
+    depth = len(limit.relative_to(root.absolute()).parts)
+    patterns = {"/".join(pattern.split("/")[depth:]) for pattern in ("sub-*/anat", "sub-*/ses-*/anat")}
+    for pattern in sorted(patterns):
+        for anatomical in sorted(limit.glob(pattern)) if pattern else [limit]:
+            if anatomical.name != "anat" or not anatomical.is_dir():
                 continue
             for file in members(anatomical):
                 scan = root / file.relative_to(root.absolute())

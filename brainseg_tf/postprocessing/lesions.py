@@ -22,12 +22,13 @@ class Lesion:
 
     Attributes:
         ml: volume in millilitres.
-        centroid_mm: in RAS world space; ``side``: of the patient, relative to the centre of the brain.
+        centroid_mm: in RAS world space.
+        side: of the patient, by the MNI coordinate; without one, relative to the centre of the brain.
         mean_residual: input minus reconstruction, on the model's intensity scale, where the brain's median is 0.3.
         mean_probability: posterior probability of a lesion.
         intensity_ratio: mean intensity of the scan, divided by the median of the brain outside lesions; None
             if that median is not positive.
-        mni_mm: centroid in MNI space, by a rough affine alignment.
+        mni_mm: centroid in MNI space, by a rough affine alignment; None if that is not reliable. The same holds for:
         region: one of ``brain.regions.REGIONS``, in which most of the voxels are.
         ventricle_mm: smallest distance to the lateral ventricles of the MNI template.
     """
@@ -38,9 +39,9 @@ class Lesion:
     mean_residual: float
     mean_probability: float
     intensity_ratio: float | None
-    mni_mm: Point
-    region: str
-    ventricle_mm: float
+    mni_mm: Point | None
+    region: str | None
+    ventricle_mm: float | None
 
 
 class Maps(NamedTuple):
@@ -63,12 +64,12 @@ class Place(NamedTuple):
     Attributes:
         affine: (4, 4), from voxel indices to millimetres in RAS world space.
         middle_mm: the first world coordinate of the brain's centre; left is smaller.
-        to_template: (4, 4), from world space to MNI space, see ``brain.template``.
+        to_template: (4, 4), from world space to MNI space, see ``brain.template``; None if it is not known.
     """
 
     affine: np.ndarray
     middle_mm: float
-    to_template: np.ndarray
+    to_template: np.ndarray | None
 
 
 def numbered_components(mask: np.ndarray) -> np.ndarray:
@@ -100,11 +101,11 @@ def lesions(mask: np.ndarray, maps: Maps, place: Place) -> list[Lesion]:
     for region in regionprops(numbered_components(mask)):
         voxels = tuple(region.coords.T)
         world = nib.affines.apply_affine(place.affine, region.coords)
-        template = nib.affines.apply_affine(place.to_template, world)
+        template = None if place.to_template is None else nib.affines.apply_affine(place.to_template, world)
         centre = _point(world.mean(axis=0))
-        side: Side = "midline"
-        if abs(centre[0] - place.middle_mm) >= _MIDLINE_MM:
-            side = "left" if centre[0] < place.middle_mm else "right"
+        # Millimetres to the right of the middle: in the template, in which the head is straight, if it is aligned.
+        right = centre[0] - place.middle_mm if template is None else template[:, 0].mean()
+        side: Side = "midline" if abs(right) < _MIDLINE_MM else "left" if right < 0 else "right"
         found.append(
             Lesion(
                 ml=float(region.area * voxel_ml),
@@ -113,9 +114,9 @@ def lesions(mask: np.ndarray, maps: Maps, place: Place) -> list[Lesion]:
                 mean_residual=_mean(maps.residual, voxels),
                 mean_probability=_mean(maps.probability, voxels),
                 intensity_ratio=None if maps.intensity is None else _mean(maps.intensity, voxels),
-                mni_mm=_point(template.mean(axis=0)),
-                region=main_region(template),
-                ventricle_mm=round(float(ventricle_distance_mm(template).min()), 1),
+                mni_mm=None if template is None else _point(template.mean(axis=0)),
+                region=None if template is None else main_region(template),
+                ventricle_mm=None if template is None else round(float(ventricle_distance_mm(template).min()), 1),
             )
         )
     return found

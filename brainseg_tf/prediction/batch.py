@@ -95,8 +95,10 @@ def plan_batch(
     jobs: list[Job] = []
     found = Search()
     failed: list[Outcome] = []
+    empty: list[tuple[Path, str]] = []
     companions = companions or Companions()
     datasets = {root.resolve() for place in places if is_folder(place) and (root := bids_root(place)) is not None}
+    linked = _is_linked(out, datasets)
     for place in places:
         root = bids_root(place) if is_folder(place) else None
         if is_folder(place) and not os.access(place, os.R_OK | os.X_OK):
@@ -104,7 +106,7 @@ def plan_batch(
             in_jobs = []
         elif root is not None:
             in_place = search_bids(root, place, modality or _ANY_MODALITY)
-            in_jobs = [_bids_job(scan, root, out, linked=len(datasets) == 1) for scan in in_place.scans]
+            in_jobs = [_bids_job(scan, root, out, linked=linked) for scan in in_place.scans]
         elif is_folder(place) and not is_series(place):
             in_place = search_folder(place, modality, out)
             in_jobs = [_job(scan, out) for scan in in_place.scans]
@@ -119,9 +121,14 @@ def plan_batch(
             except InputError as error:
                 failed.append(Outcome(job, error=f"{job.scan}: {error}"))
         if not in_place.scans and not in_place.failed:
-            raise InputError(_no_scan_message(place, in_place, modality, bids=root is not None))
+            empty.append((place, _no_scan_message(place, in_place, modality, bids=root is not None)))
+        found.scans += in_place.scans
         found.failed += in_place.failed
         found.left_out += in_place.left_out
+    # Of several subjects, one without a scan does not stop the others.
+    if empty and not (found.scans or found.failed):
+        raise InputError(empty[0][1])
+    found.left_out += [(place, message.removeprefix(f"{place}: ")) for place, message in empty]
     jobs = [_without_unwanted(job, pages=index is not None, brain_masks=brain_masks) for job in jobs]
     for path, count in Counter(path for job in jobs for path in job.outputs.paths).items():
         if count > 1:
@@ -181,10 +188,14 @@ def attempt(predictor: Predictor, job: Job, *, proceed: bool) -> Outcome:
     try:
         report = _finished(job) if proceed else None
         if report is not None:
-            if not predictor.matches_report(report):
-                raise InputError(
-                    f"{job.outputs.mask}: was written by another version or model or with other options; give "
-                    "--overwrite to segment all scans again, or another --out-dir"
+            same_inputs = report.get("inputs") == job.inputs_record
+            if not (same_inputs and predictor.matches_report(report)):
+                how = "by another version or model or with other options" if same_inputs else "from other files"
+                return Outcome(
+                    job,
+                    error=f"{job.outputs.mask}: was written {how}; give --overwrite to segment all scans again, or "
+                    "another --out-dir",
+                    refused=True,
                 )
             return Outcome(job, report, kept=True)
         return Outcome(job, predictor.run(job, overwrite=proceed))
@@ -262,7 +273,8 @@ class Progress:
         """Adds an outcome to the table and to the index page, unless these were updated a moment ago."""
         self._outcomes.append(replace(outcome, report=_for_index(outcome.report)))
         self._segmented += not outcome.kept
-        self._pending.append(outcome.row)
+        if not outcome.refused:
+            self._pending.append(outcome.row)
         if self._table_pace.is_due():
             self._write_rows()
         if self._index_pace.is_due():
@@ -276,9 +288,11 @@ class Progress:
 
         self._write_rows()
         self._index_pace.start()
-        in_run = {printable(outcome.job.scan) for outcome in self._outcomes}
+        in_run = {results_table.key(outcome.job.scan) for outcome in self._outcomes}
         others = [
-            _outcome_of(row, self._table.parent) for row in results_table.read(self._table) if row["scan"] not in in_run
+            _outcome_of(row, self._table.parent)
+            for row in results_table.read(self._table)
+            if results_table.key(row["scan"]) not in in_run
         ]
         known = [outcome for outcome in others if outcome is not None]
         write_index(self._index, [*self._outcomes, *known], total=self._total + len(known))
@@ -431,16 +445,20 @@ def _write_description(out: Path, datasets: Collection[Path]) -> None:
         InputError: the folder contains another dataset.
     """
     file = out / DESCRIPTION
-    if file.exists():
-        if '"brainseg-tf"' not in file.read_text(encoding="utf-8", errors="replace"):
-            raise InputError(f"{file}: belongs to another dataset; choose another --out-dir")
-        return
+    known = file.exists()
+    if known and '"brainseg-tf"' not in file.read_text(encoding="utf-8", errors="replace"):
+        raise InputError(f"{file}: belongs to another dataset; choose another --out-dir")
     make_folder(out)
     # Files for which BIDS has no names. The BIDS validator ignores them.
     ignored = [SUMMARY, f".{SUMMARY}.lock", *cohort_tables.NAMES, "*.html", "sub-*/figures"]
     ignored += [f"*{ending}" for ending in SUFFIXES.values()]
-    with replacing(out / ".bidsignore") as temporary:
-        temporary.write_text("\n".join([*ignored, ""]), encoding="utf-8")
+    ignore = out / ".bidsignore"
+    lines = ignore.read_text(encoding="utf-8", errors="replace").splitlines() if ignore.exists() else []
+    if missing := [line for line in ignored if line not in lines]:
+        with replacing(ignore) as temporary:
+            temporary.write_text("\n".join([*lines, *missing, ""]), encoding="utf-8")
+    if known:
+        return
     write_json(
         file,
         {
@@ -451,6 +469,20 @@ def _write_description(out: Path, datasets: Collection[Path]) -> None:
             "DatasetLinks": {} if len(datasets) > 1 else {RAW: next(iter(datasets)).as_uri()},
         },
     )
+
+
+def _is_linked(out: Path, datasets: Collection[Path]) -> bool:
+    """Whether the description of a derivative links to the dataset, or will, so that sidecars can name scans in it."""
+    file = out / DESCRIPTION
+    if len(datasets) != 1:
+        return False
+    try:
+        if not file.exists():
+            return True
+        description = json.loads(file.read_text(encoding="utf-8"))
+        return bool(description["DatasetLinks"][RAW] == next(iter(datasets)).as_uri())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _finished(job: Job) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable
 from brainseg_tf.images.scan_search import DESCRIPTION, members
-from brainseg_tf.prediction import results_table
+from brainseg_tf.prediction import cohort_tables, results_table
 from brainseg_tf.prediction.batch import Batch, Progress
 
 _SUBJECT, _SESSION = "sub-", "ses-"
@@ -67,6 +67,7 @@ def run_group(out: Path, index: Path | None) -> int:
     count = sum(bool(row["report"]) for row in results_table.read(table))
     if not count:
         raise InputError(f"{printable(out)}: has no results; run the participant level first")
+    cohort_tables.check(out)
     Progress(out, Batch([]), index).finish()
     return count
 

@@ -6,20 +6,21 @@ continued, ran beside others or was interrupted. Each table has a data dictionar
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from brainseg_tf.brain.regions import PERIVENTRICULAR_MM, REGIONS
-from brainseg_tf.files import printable, replacing, write_json
+from brainseg_tf.errors import InputError
+from brainseg_tf.files import file_lock, printable, replacing, write_json
 from brainseg_tf.images.formats import stem
 from brainseg_tf.images.modality_names import without_modality
 from brainseg_tf.prediction import results_table
 
 LESIONS, VOLUMES = "lesions.tsv", "volumes.tsv"
-# Names of all files that ``write`` makes.
-NAMES = (LESIONS, VOLUMES, "lesions.json", "volumes.json")
+# Names of all files that ``write`` makes; the last is the lock.
+NAMES = (LESIONS, VOLUMES, "lesions.json", "volumes.json", f".{VOLUMES}.lock")
 # How BIDS writes a value that is not known.
 _UNKNOWN = "n/a"
 _YES_NO = {"yes": "it is", "no": "it is not"}
@@ -68,7 +69,12 @@ LESION_COLUMNS = (
     Column(
         "region",
         "Region with most of the lesion, by planes in MNI space along the large fissures.",
-        levels={name: f"{name} lobe" if name in REGIONS[:4] else name for name in REGIONS},
+        levels={
+            **{name: f"{name} lobe" for name in REGIONS[:4]},
+            "insula": "insula",
+            "deep": "basal ganglia, thalamus and the white matter between them",
+            "infratentorial": "cerebellum and brainstem",
+        },
     ),
     Column("ventricle_mm", "Smallest distance to the lateral ventricles of the MNI template.", "mm"),
     Column(
@@ -76,7 +82,10 @@ LESION_COLUMNS = (
         f"Whether that distance is at most {PERIVENTRICULAR_MM:g} mm.",
         levels=_YES_NO,
     ),
-    Column("intensity_ratio", "Mean intensity of the scan, divided by the median of the brain outside lesions."),
+    Column(
+        "intensity_ratio",
+        "Mean intensity of the scan, divided by the median of the brain outside lesions and suspected tissue.",
+    ),
     Column("mean_probability", "Mean posterior probability of a lesion."),
     Column("mean_residual", "Mean of input minus reconstruction; the brain's median in the input is 0.3."),
 )
@@ -96,9 +105,14 @@ VOLUME_COLUMNS = (
     Column("coverage", "Share of the brain in the field of view, from 0 to 1, by the alignment with the MNI template."),
     Column(
         "template_error_mm",
-        "Median distance of the brain's surface to that of the MNI template after the alignment. Above 4 mm, regions "
-        "and MNI coordinates are not reliable.",
+        "Median distance of the brain's surface to that of the MNI template after the alignment. Above 4.5 mm, regions "
+        "and MNI coordinates are n/a.",
         "mm",
+    ),
+    Column(
+        "cut_share",
+        "Share of the brain's surface that the edge of the scan cuts off. Above 0.1, regions and MNI coordinates are "
+        "n/a.",
     ),
     Column("model", "Name of the model."),
     Column("model_version", "Version of the model."),
@@ -122,6 +136,8 @@ def write(out: Path) -> None:
         InputError: ``summary.csv`` cannot be read, or a table cannot be written.
     """
     with (
+        # Of several runs in one folder, the last to write has read the rows of the others.
+        file_lock(out / VOLUMES),
         _writing(out / LESIONS, LESION_COLUMNS) as lesions,
         _writing(out / VOLUMES, VOLUME_COLUMNS) as volumes,
     ):
@@ -130,6 +146,32 @@ def write(out: Path) -> None:
             volumes.writerow(_cells(volume_row(report)))
     for name, columns in ((LESIONS, LESION_COLUMNS), (VOLUMES, VOLUME_COLUMNS)):
         write_json((out / name).with_suffix(".json"), {column.name: column.entry for column in columns})
+
+
+def check(out: Path, inputs: Collection[Path] = ()) -> None:
+    """Checks that the tables of a folder are those of an earlier run, before they are replaced.
+
+    Args:
+        out: the folder.
+        inputs: files that are read.
+
+    Raises:
+        InputError: a file with the name of a table is not one of these tables, or is read.
+    """
+    read = {file.absolute() for file in inputs}
+    for name, columns in ((LESIONS, LESION_COLUMNS), (VOLUMES, VOLUME_COLUMNS)):
+        table = out / name
+        first = ",".join(column.name for column in columns[:3])
+        for file, start in ((table, first.replace(",", "\t")), (table.with_suffix(".json"), "{")):
+            if not file.exists():
+                continue
+            with file.open(encoding="utf-8", errors="replace") as content:
+                ours = content.read(len(start)) == start and (start != "{" or first.split(",")[0] in content.read(100))
+            if not ours or file.absolute() in read:
+                raise InputError(
+                    f"{printable(file)}: would be replaced by a table of results, but is another file; move it, or "
+                    "choose another --out-dir"
+                )
 
 
 def lesion_rows(report: Mapping[str, Any]) -> Iterator[Row]:
@@ -169,6 +211,7 @@ def volume_row(report: Mapping[str, Any]) -> Row:
         "suspected_ml": report.get("suspected_ml"),
         **{name: quality.get(name) for name in ("snr", "slice_thickness_mm", "coverage")},
         "template_error_mm": report.get("template", {}).get("error_mm"),
+        "cut_share": report.get("template", {}).get("cut_share"),
         "model": model.get("name"),
         "model_version": model.get("version"),
         "brainseg_tf": report.get("brainseg_tf"),
@@ -179,9 +222,13 @@ def volume_row(report: Mapping[str, Any]) -> Row:
 
 def _reports(out: Path) -> Iterator[Mapping[str, Any]]:
     """The reports of the scans in ``summary.csv`` that were segmented, sorted by path of the scan."""
+    seen = set()
     for row in sorted(results_table.read(out / results_table.NAME), key=lambda row: row["scan"]):
-        if not row["report"]:
+        file = results_table.located(row["report"], out)
+        # A scan whose dataset was moved has two rows, but one report.
+        if not row["report"] or file.absolute() in seen:
             continue
+        seen.add(file.absolute())
         known = {
             "scan": row["scan"],
             "lesion_ml": row["lesion_ml"],
@@ -190,10 +237,10 @@ def _reports(out: Path) -> Iterator[Mapping[str, Any]]:
             "brain": {"ml": row["brain_ml"], "source": row["brain_source"]},
         }
         try:
-            report = json.loads(results_table.located(row["report"], out).read_text(encoding="utf-8"))
+            report = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             report = None
-        yield known | report if isinstance(report, dict) else known
+        yield known | report | {"scan": row["scan"]} if isinstance(report, dict) else known
 
 
 def _scan_cells(report: Mapping[str, Any]) -> Row:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from brainseg_tf.files import printable
 from brainseg_tf.images.formats import stem
 from brainseg_tf.prediction import results_table
 from brainseg_tf.prediction.pages import Navigation
@@ -129,6 +130,20 @@ class Job:
         return [path for path in (self.scan, *self.modalities.values(), self.brain, self.truth) if path]
 
     @property
+    def inputs_record(self) -> dict[str, dict[str, Any]]:
+        """Name and size of each input file, by its role: what decides whether an earlier result is of these files.
+
+        The folder is left out, because a cohort can be moved or mounted elsewhere. The size of a folder of slices is
+        the number of its files.
+        """
+        files = {"scan": self.scan, **self.modalities, "brain mask": self.brain, "truth": self.truth}
+        return {
+            role: {"name": printable(file.name), "size": _size(file)}
+            for role, file in files.items()
+            if file is not None
+        }
+
+    @property
     def bids_fields(self) -> dict[str, Any]:
         """What BIDS wants in the sidecar of the mask, which is the report; empty if the scan is not in a dataset."""
         return {"Type": "Lesion", "Sources": [f"bids:{RAW}:{self.bids_source}"]} if self.bids_source else {}
@@ -147,6 +162,14 @@ class Job:
         }
 
 
+def _size(file: Path) -> int | None:
+    """Bytes of a file, or number of files in a folder; None if it cannot be read."""
+    try:
+        return sum(1 for _ in file.iterdir()) if file.is_dir() else file.stat().st_size
+    except OSError:
+        return None
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The result of a job.
@@ -156,12 +179,14 @@ class Outcome:
         report: of ``Predictor.run`` or of an earlier run; None after a failure.
         error: one line; None unless the job failed.
         kept: whether the results of an earlier run were kept.
+        refused: whether results of an earlier run are there, but of other inputs or options. They stay in the tables.
     """
 
     job: Job
     report: dict[str, Any] | None = None
     error: str | None = None
     kept: bool = False
+    refused: bool = False
 
     @property
     def row(self) -> results_table.Row:

@@ -21,6 +21,8 @@ Status = Literal["new", "grown", "stable", "shrunk", "gone", "not covered"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 # A lesion without a partner is new or gone only if at least this share of it is in the other scan's field of view.
 _COVERED_SHARE = 0.5
+# A lesion at both time points has grown or shrunk only if at least this share of it is.
+_MOSTLY_COVERED_SHARE = 0.9
 # Values of the change map.
 STABLE, APPEARED, DISAPPEARED, NOT_COVERED = 1, 2, 3, 4
 
@@ -31,8 +33,8 @@ class LesionChange:
 
     Attributes:
         status: ``new``: only after; ``gone``: only before; ``grown``, ``shrunk``: the change of the volume reaches the
-            limits of ``CompareOptions``; ``stable``: it does not; ``not covered``: only at one time point, and outside
-            the field of view of the other scan.
+            limits of ``CompareOptions``; ``stable``: it does not; ``not covered``: the field of view of the other
+            scan cuts it off, so none of these is known.
         before_ml, after_ml: volume in millilitres, each on its mask's own grid.
         before_components, after_components: numbers of connected components.
         centroid_mm: in RAS world space of the scan before; of the components before, or of those after if there are
@@ -101,7 +103,7 @@ def match_lesions(
     """Matches the lesions of two masks of one subject.
 
     Components that overlap belong to one lesion. A component that overlaps none is matched with the nearest component
-    of the other mask, if a voxel of that is within the tolerance.
+    of the other mask that overlaps none, if a voxel of that is within the tolerance.
 
     Args:
         before, after: (X, Y, Z) bool, each on its own grid.
@@ -167,12 +169,13 @@ def _status(before_ml: float, after_ml: float, covered: float, options: CompareO
             return "not covered"
         return "gone" if before_ml else "new"
     change = percent(before_ml, after_ml) or 0.0
-    if abs(after_ml - before_ml) >= options.min_change_ml:
-        if change > 0 and change >= options.min_growth:
-            return "grown"
-        if change < 0 and -change >= options.min_shrinkage:
-            return "shrunk"
-    return "stable"
+    grown = change > 0 and change >= options.min_growth
+    shrunk = change < 0 and -change >= options.min_shrinkage
+    if abs(after_ml - before_ml) < options.min_change_ml or not (grown or shrunk):
+        return "stable"
+    if covered < _MOSTLY_COVERED_SHARE:
+        return "not covered"
+    return "grown" if grown else "shrunk"
 
 
 def _components(mask: np.ndarray, affine: np.ndarray) -> _Components:
@@ -204,7 +207,7 @@ def _lookup(points: np.ndarray, labels: np.ndarray, affine: np.ndarray) -> tuple
 def _near(
     first: _Components, second: _Components, matrix: np.ndarray, pairs: set[tuple[int, int]], tolerance_mm: float
 ) -> set[tuple[int, int]]:
-    """Pairs of a component that overlaps none and the nearest component of the other mask, within the tolerance."""
+    """Pairs of components that overlap none: each with the nearest of the other mask, within the tolerance."""
     if not (first.count and second.count):
         return set()
     moved = nib.affines.apply_affine(matrix, first.points)
@@ -213,8 +216,11 @@ def _near(
         (moved, first.of, second.points, second.of, False),
         (second.points, second.of, moved, first.of, True),
     ):
-        overlapping = {pair[turned] for pair in pairs}
-        alone = sorted(set(of.tolist()) - overlapping)
+        alone = sorted(set(of.tolist()) - {pair[turned] for pair in pairs})
+        candidates = ~np.isin(others, [pair[not turned] for pair in pairs])
+        if not candidates.any():
+            continue
+        there, others = there[candidates], others[candidates]
         tree = KDTree(there) if alone else None
         for one in alone:
             assert tree is not None

@@ -208,6 +208,7 @@ class Predictor:
         centre = nib.affines.apply_affine(scan.affine, (np.array(scan.data.shape) - 1) / 2)
         return {
             "scan": str(job.scan),
+            "inputs": job.inputs_record,
             "subject": job.subject,
             "session": job.session,
             "mask": str(job.outputs.mask),
@@ -222,9 +223,11 @@ class Predictor:
                 "ml": round(float(result.brain.mask.sum()) * scan.voxel_ml, 1),
                 "median_intensity": float(np.median(scan.data[result.brain.mask])),
             },
-            "quality": asdict(quality_of(scan, result.brain.mask, result.alignment.matrix)),
+            "quality": asdict(quality_of(scan, result.brain.mask, result.alignment)),
             "template": {
-                "error_mm": round(result.alignment.error_mm, 2),
+                "error_mm": None if result.alignment.error_mm is None else round(result.alignment.error_mm, 2),
+                "cut_share": round(result.alignment.cut_share, 3),
+                "reliable": result.alignment.is_reliable,
                 "matrix": result.alignment.matrix.round(6).tolist(),
             },
             "mixture": {

@@ -79,6 +79,11 @@ def read(path: Path) -> list[Row]:
     return [{name: one.get(name) or "" for name in COLUMNS} for one in rows]
 
 
+def key(scan: object) -> str:
+    """What identifies a scan in a table: its absolute path, however the path was typed."""
+    return str(Path(printable(scan)).absolute())
+
+
 def located(file: str, out: Path) -> Path:
     """A file that a table or a report names, also if the output folder was moved or is mounted elsewhere.
 
@@ -123,7 +128,7 @@ def update(path: Path, rows: Sequence[Row]) -> list[Row]:
         InputError: the table cannot be read or written, or another run has locked it for a minute.
     """
     with file_lock(path):
-        table = {one["scan"]: one for one in read(path)} | {one["scan"]: one for one in rows}
+        table = {key(one["scan"]): one for one in (*read(path), *rows)}
         with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()

@@ -32,7 +32,7 @@ def test_the_template_is_a_brain_in_mni_space():
     assert target.brain.sum() * 27e-3 == pytest.approx(1840, abs=40)  # ml; gm + wm above 0.35 of ICBM 152 2009a
     np.testing.assert_allclose(millimetres.min(axis=0), (-72, -107, -71), atol=4)
     np.testing.assert_allclose(millimetres.max(axis=0), (72, 73, 82), atol=4)
-    assert target.distance[tuple(np.array(target.brain.shape) // 2)] < -20
+    assert target.distance.min() < -20
     assert target.distance[0, 0, 0] > 20
 
 
@@ -50,26 +50,41 @@ def test_a_known_movement_is_found(angles, scales, shift):
     centre = nib.affines.apply_affine(np.linalg.inv(truth), CENTRE)
     assert mean_distance(found.matrix, truth, centre) < 4.0
     assert found.error_mm < 2.5
+    assert found.is_reliable and found.cut_share == 0
 
 
 def test_another_shape_has_a_large_error():
     brain = np.zeros((40, 40, 40), bool)
     brain[5:35, 5:12, 5:35] = True
-    assert to_template(brain, np.diag([-5.0, -5, 5, 1])).error_mm > 4.0
+    found = to_template(brain, np.diag([-5.0, -5, 5, 1]))
+    assert found.error_mm > 4.5 and not found.is_reliable
 
 
 def test_a_brain_that_the_field_of_view_cuts():
     brain, affine, truth = moved((5, 0, 0))
-    cut = brain[:, :, 20:]
-    low = affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 20.0], [0, 0, 0, 1]])
+    cut = brain[:, :, 16:]
+    low = affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 16.0], [0, 0, 0, 1]])
     found = to_template(cut, low)
     assert mean_distance(found.matrix, truth, nib.affines.apply_affine(np.linalg.inv(truth), CENTRE)) < 8.0
     assert coverage(cut.shape, low, truth) == pytest.approx(cut.sum() / brain.sum(), abs=0.01)
     assert coverage(brain.shape, affine, truth) == 1.0
 
 
-def test_the_smallest_brain():
-    brain = np.zeros((5, 6, 7), bool)
+def test_a_brain_that_is_cut_off_is_not_reliable():
+    brain, affine, _ = moved()
+    slices = np.flatnonzero(brain.any(axis=(0, 1)))
+    first = slices[0] + len(slices) // 3
+    low = affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, first], [0, 0, 0, 1.0]])
+    found = to_template(brain[..., first:], low)
+    assert found.cut_share > 0.1 and not found.is_reliable
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7), (60, 70, 50)])
+def test_a_brain_without_a_surface_has_no_error(shape):
+    brain = np.zeros(shape, bool)
     brain[2, 3, 3] = True
+    if shape[0] > 5:
+        brain[:] = True  # As a mask of ones: the scan is cropped, or the mask is not one of the brain.
     found = to_template(brain, np.diag([-1.0, -1, 1, 1]))
     assert np.isfinite(found.matrix).all()
+    assert found.error_mm is None and not found.is_reliable

@@ -107,6 +107,39 @@ def test_labels_that_do_not_exist(dataset, tmp_path, options, message):
     assert not out.exists()
 
 
+def test_a_label_option_without_a_label_does_not_mean_all(dataset, tmp_path):
+    out = tmp_path / "out"
+    for arguments in (["--participant-label", "--no-html"], ["--session-label", "--participant-label", "01"]):
+        assert "expected one label or several" in fails(app(dataset, out, "participant", *arguments), code=2)
+    message = fails(app(dataset, out, "group", "--participant-label", "01", "--no-html"), code=2)
+    assert "group takes no labels" in message
+    assert not out.exists()
+
+
+def test_a_subject_without_a_scan_does_not_stop_the_others(dataset, trained, tmp_path):
+    out = tmp_path / "out"
+    (dataset / "sub-03" / "anat").mkdir(parents=True)
+    result = app(dataset, out, "participant", "--participant-label", "03", "01", "--no-html", "--model", trained, *FAST)
+    assert result.exit_code == 0, result.output
+    assert "sub-03: left out, no sub-*/anat/*_FLAIR.nii.gz" in result.stderr
+    assert made(out) == ["sub-01"]
+
+
+def test_another_dataset_in_the_same_folder_is_not_taken_for_the_first(dataset, trained, tmp_path):
+    out, options = tmp_path / "out", ("--participant-label", "01", "--no-html", "--model", trained, *FAST)
+    assert app(dataset, out, "participant", *options).exit_code == 0
+    other = tmp_path / "other"
+    save(make_brain(2)[0], other / "sub-01" / "anat" / "sub-01_FLAIR.nii.gz")
+    save(make_brain(2)[0], other / "sub-04" / "anat" / "sub-04_FLAIR.nii.gz")
+    (other / "dataset_description.json").write_bytes((dataset / "dataset_description.json").read_bytes())
+    result = app(other, out, "participant", "--no-html", "--model", trained, *FAST)
+    assert result.exit_code == 1
+    assert "sub-01_label-lesion_mask.nii.gz: was written from other files" in result.stderr
+    # The description links to the first dataset, so a scan of the other one has no source in it.
+    assert "Sources" not in json.loads((out / "sub-04/anat/sub-04_label-lesion_mask.json").read_text())
+    assert json.loads((out / "dataset_description.json").read_text())["DatasetLinks"] == {"raw": dataset.as_uri()}
+
+
 @pytest.mark.parametrize("level", ["participant", "group"])
 def test_what_is_no_dataset(tmp_path, level):
     out = tmp_path / "out"

@@ -19,13 +19,14 @@ def components(middle_mm=-2.0, to_template=TO_TEMPLATE, intensity=True):
 
 
 def test_lesions_are_measured_in_millimetres():
-    large, small = lesions(*components())
+    large, small = lesions(*components(to_template=None))
     assert large.ml == pytest.approx(8 * 0.02)
     assert large.centroid_mm == pytest.approx((5.0, 13.0, -7.5))
     assert (large.side, small.side) == ("right", "midline")
+    assert (large.mni_mm, large.region, large.ventricle_mm) == (None, None, None)
     assert small.ml == pytest.approx(0.02)
     assert small.centroid_mm == pytest.approx((-6.0, 4.0, 10.0))
-    assert [one.side for one in lesions(*components(5.0))] == ["midline", "left"]
+    assert [one.side for one in lesions(*components(5.0, None))] == ["midline", "left"]
 
 
 def test_the_maps_are_averaged_over_each_lesion():
@@ -40,6 +41,8 @@ def test_the_place_is_that_in_the_template():
     large, small = lesions(*components())
     assert large.mni_mm == pytest.approx((-32.5, 39.5, 28.75))
     assert (large.region, small.region) == ("frontal", "frontal")
+    # The side is that in the template, whatever the first coordinate of a rotated head is.
+    assert (large.side, small.side) == ("left", "left")
     # The body of the left ventricle is 33 mm away from the second one.
     assert large.ventricle_mm > 15
     moved = TO_TEMPLATE.copy()

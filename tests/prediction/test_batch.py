@@ -20,6 +20,7 @@ from brainseg_tf.saved_model import find
 from helpers import FAST, call, fails, make_brain, masks, rows, save
 
 LOCK = ".summary.csv.lock"
+LOCKS = [LOCK, ".volumes.tsv.lock"]
 
 
 def hidden(out):
@@ -103,8 +104,52 @@ def test_continue_refuses_results_of_other_options(trained, scans, tmp_path):
     assert result.exit_code == 1
     expected = "sub-00_FLAIR_mask.nii.gz: was written by another version or model or with other options; give"
     assert f"{expected} --overwrite" in result.stderr
-    assert [line["status"] for line in rows(out)] == ["failed", "done", "done"]
+    # The earlier result stays in the tables.
+    assert [line["status"] for line in rows(out)] == ["done", "done", "done"]
+    assert len((out / "volumes.tsv").read_text().splitlines()) == 4
     assert (out / "sub-00_FLAIR_mask.nii.gz").read_bytes() == before
+
+
+def test_continue_refuses_results_of_other_files(trained, scan, tmp_path):
+    out = tmp_path / "out"
+    first, second = (tmp_path / place / "p1_flair.nii.gz" for place in "ab")
+    for number, file in enumerate((first, second)):
+        save(make_brain(number)[0], file)
+    brain = save((make_brain(0)[0] > 0).astype(np.uint8), first.with_name("p1_brain.nii.gz"))
+    options = ("--out-dir", out, "--model", trained, *FAST)
+    assert call("predict", first, *options).exit_code == 0
+    before = (out / "p1_flair_mask.nii.gz").read_bytes()
+    for changed in ((second,), (first, "--brain-mask", "{name}_brain.nii.gz")):
+        result = call("predict", *changed, *options, "--continue")
+        assert result.exit_code == 1
+        assert "p1_flair_mask.nii.gz: was written from other files; give --overwrite" in result.stderr
+        assert (out / "p1_flair_mask.nii.gz").read_bytes() == before
+    # A cohort can be moved.
+    moved = first.parent.rename(tmp_path / "moved")
+    assert call("predict", moved / first.name, *options, "--continue").exit_code == 0
+    assert brain.name == "p1_brain.nii.gz"
+
+
+def test_a_scan_has_one_row_however_its_path_is_typed(trained, scans, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.chdir(scans.parent)
+    options = ("--out-dir", out, "--model", trained, "--continue", *FAST)
+    for place in (scans.name, scans, f"./{scans.name}/../{scans.name}"):
+        assert call("predict", place, *options).exit_code == 0
+    assert len((out / "volumes.tsv").read_text().splitlines()) == 4
+    assert len({line["mask"] for line in rows(out)}) == 3
+
+
+@pytest.mark.parametrize("name", cohort_tables.NAMES[:4])
+def test_another_file_with_the_name_of_a_table_is_not_replaced(trained, scan, tmp_path, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    mine = {".tsv": "participant_id\tage\nsub-01\t40\n", ".json": '{"age": 40}'}[Path(name).suffix]
+    (out / name).write_text(mine)
+    message = fails(call("predict", scan, "--out-dir", out, "--model", trained, *FAST))
+    assert message.startswith(f"Error: {out / name}: would be replaced by a table of results, but is another file")
+    assert (out / name).read_text() == mine
+    assert not list(out.glob("*_mask.nii.gz"))
 
 
 def test_a_disk_that_fills_up_keeps_what_is_finished(trained, scans, tmp_path, monkeypatch):
@@ -126,7 +171,7 @@ def test_a_disk_that_fills_up_keeps_what_is_finished(trained, scans, tmp_path, m
     assert all("cannot be written (No space left on device)" in line for line in lines[:2])
     assert lines[2] == "Error: 2 of 3 scans failed"
     assert list(masks(out)) == ["sub-00_FLAIR_mask.nii.gz"]
-    assert hidden(out) == [LOCK]
+    assert hidden(out) == LOCKS
     assert call(*arguments, "--continue").exit_code == 0
     assert len(masks(out)) == 3
     assert [line["status"] for line in rows(out)] == ["kept", "done", "done"]
@@ -236,7 +281,7 @@ def test_ctrl_c_loses_nothing_that_is_finished(trained, scans, tmp_path):
     assert 1 <= len(done) < 40
     assert all(mask.any() for mask in done.values())
     assert len(list(out.glob("*_report.json"))) == len(done)
-    assert hidden(out) == [LOCK]
+    assert hidden(out) == LOCKS
     assert 1 <= len(rows(out)) <= len(done)
 
 

@@ -22,7 +22,9 @@ from synthetic_pages import finished, read, report
 
 def test_many_scans_get_an_index_and_a_page_each(scans, tmp_path, monkeypatch):
     # The command runs with a model that does not need TensorFlow.
-    monkeypatch.setattr("brainseg_tf.saved_model.find", lambda name: SimpleNamespace(card=card(), load=Healthy))
+    monkeypatch.setattr(
+        "brainseg_tf.saved_model.find", lambda name: SimpleNamespace(card=card(), load=lambda runtime: Healthy())
+    )
     monkeypatch.setattr("brainseg_tf_cli.predict.prepare_runtime", lambda *given: Runtime())
     folder = tmp_path / "scans"
     shutil.copytree(scans, folder)
