@@ -354,5 +354,7 @@ def _show(job: "Job", report: dict[str, Any], prefix: str = "") -> None:
         if count
         else "no lesion found, empty mask"
     )
+    if report["suspected_ml"]:
+        what += f"; {report['suspected_ml']:.1f} ml suspected"
     agreement = f", Dice {report['dice']:.3f}" if "dice" in report else ""
     click.echo(f"{prefix}{printable(job.outputs.mask)}: {what}{agreement}")

@@ -14,12 +14,13 @@ from brainseg_tf.prediction.comparison import Comparison
 from brainseg_tf.prediction.figures import bounding_box, label_slice, largest_areas
 from brainseg_tf.prediction.longitudinal import APPEARED, DISAPPEARED, NOT_COVERED, STABLE
 
-OUTLINE = "#f0c000"
+# None of the colours of the change map.
+OUTLINE = "#20e080"
 # Colours that are different for colour-blind readers too, by the values of the change map.
 CHANGES = {
     STABLE: ("unchanged", "#f0c000"),
     APPEARED: ("new or grown", "#e8202a"),
-    DISAPPEARED: ("gone", "#30a0ff"),
+    DISAPPEARED: ("gone or shrunk", "#30a0ff"),
     NOT_COVERED: ("not covered", "#a0a0a0"),
 }
 # Smallest distance between the slices that are shown.

@@ -80,9 +80,11 @@ def test_the_figure_shows_what_has_changed(result, tmp_path):
     pixels = image.imread(tmp_path / "figure.png")[..., :3]
     third = pixels.shape[1] // 3
     red = (pixels[..., 0] > 1.5 * pixels[..., 1]) & (pixels[..., 0] > 1.5 * pixels[..., 2]) & (pixels[..., 0] > 0.4)
-    blue = (pixels[..., 2] > 1.3 * pixels[..., 0]) & (pixels[..., 2] > 0.4)
+    blue = (pixels[..., 2] > 1.3 * pixels[..., 1]) & (pixels[..., 2] > 1.3 * pixels[..., 0]) & (pixels[..., 2] > 0.4)
+    green = (pixels[..., 1] > 1.3 * pixels[..., 0]) & (pixels[..., 1] > 1.3 * pixels[..., 2]) & (pixels[..., 1] > 0.4)
     yellow = (pixels[..., 0] > 1.5 * pixels[..., 2]) & (pixels[..., 1] > 1.3 * pixels[..., 2]) & (pixels[..., 0] > 0.4)
-    for colour, shown in ((red, (False, False, True)), (blue, (False, False, True)), (yellow, (True, True, True))):
+    change, outlines = (False, False, True), (True, True, False)
+    for colour, shown in ((red, change), (blue, change), (yellow, change), (green, outlines)):
         # Without the legend, which is below.
         panels = [colour[: -pixels.shape[0] // 12, k * third : (k + 1) * third].sum() > 40 for k in range(3)]
         assert tuple(panels) == shown

@@ -124,6 +124,21 @@ def test_a_lesion_outside_the_other_field_of_view_is_not_gone():
     assert [one.status for one in matched(before, boxes((1, 4, 4, 2), shape=(17, *SHAPE[1:])))] == ["gone", "stable"]
 
 
+def test_a_lesion_that_the_field_of_view_cuts_has_not_shrunk():
+    before = boxes((2, 2, 2, 10))
+    whole, cut = matched(before, before), matched(before, before[:6])
+    assert [one.status for one in whole] == ["stable"]
+    assert [one.status for one in cut] == ["not covered"]
+    assert cut[0].after_ml < 0.6 * cut[0].before_ml
+
+
+def test_a_new_component_beside_an_old_one_is_new():
+    before, after = boxes((2, 2, 2, 4)), boxes((2, 2, 2, 4), (7, 2, 2, 4))
+    near = CompareOptions(tolerance_mm=50.0)
+    assert sorted(one.status for one in matched(before, after, near)) == ["new", "stable"]
+    assert sorted(one.status for one in matched(after, before, near)) == ["gone", "stable"]
+
+
 def test_masks_on_different_grids_are_matched_by_position():
     """Balls on two grids that have nothing in common but the movement; the volume of a ball is known."""
     matrix = np.eye(4)

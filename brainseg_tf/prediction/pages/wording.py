@@ -16,10 +16,20 @@ _METHOD = (
     "Gubaidullin A. Unsupervised Anomaly Segmentation in Brain MR Images using Context Variational Autoencoder. "
     "University of Bonn."
 )
-_DATA = (
-    "Menze BH, et al. The Multimodal Brain Tumor Image Segmentation Benchmark (BRATS). IEEE Transactions on Medical "
-    "Imaging. 2015;34(10):1993-2024. doi:10.1109/TMI.2014.2377694."
-)
+# References for the training data, by a word in the terms of a model's card.
+_DATA = {
+    "Menze 2015": "Menze BH, et al. The Multimodal Brain Tumor Image Segmentation Benchmark (BRATS). IEEE Transactions "
+    "on Medical Imaging. 2015;34(10):1993-2024. doi:10.1109/TMI.2014.2377694.",
+    "Bakas 2017": "Bakas S, et al. Advancing The Cancer Genome Atlas glioma MRI collections with expert segmentation "
+    "labels and radiomic features. Scientific Data. 2017;4:170117. doi:10.1038/sdata.2017.117.",
+    "Bakas 2018": "Bakas S, et al. Identifying the Best Machine Learning Algorithms for Brain Tumor Segmentation, "
+    "Progression Assessment, and Overall Survival Prediction in the BRATS Challenge. arXiv:1811.02629. 2018.",
+    "TCGA-LGG": "Pedano N, et al. The Cancer Genome Atlas Low Grade Glioma Collection (TCGA-LGG). The Cancer Imaging "
+    "Archive. 2016. doi:10.7937/K9/TCIA.2016.L4LTD3TK.",
+    "Buda": "Buda M, Saha A, Mazurowski MA. Association of genomic subtypes of lower-grade gliomas with shape features "
+    "automatically extracted by a deep learning algorithm. Computers in Biology and Medicine. 2019;109:218-225. "
+    "doi:10.1016/j.compbiomed.2019.05.002.",
+}
 _SCORES = {
     "absolute": "the absolute residual",
     "positive": "the positive part of the residual",
@@ -96,7 +106,7 @@ def methods(report: Mapping[str, Any], result: Segmentation, card: ModelCard, ve
     scans = f"{modalities} {'images' if len(card.modalities) > 1 else 'image'}"
     sentences = [
         f"Lesions were segmented in the {scans} with brainseg-tf {report['brainseg_tf']} "
-        f"(model {card.name}, version {card.version}: a {network} trained without lesion labels).",
+        f"(model {card.name}, version {card.version}: a {network} trained {_labels(card)}).",
         _brain_sentence(report),
         _registration_sentence(report, card),
         f"The {'images were' if len(card.modalities) > 1 else 'image was'} resampled to {_slices(card)}.",
@@ -109,11 +119,18 @@ def methods(report: Mapping[str, Any], result: Segmentation, card: ModelCard, ve
 
 
 def citations(card: ModelCard | None) -> list[str]:
-    """References to cite: the software; and if a model was used, the method, and BraTS if the model's terms name it."""
+    """References to cite: the software; and if a model was used, the method, and the data that its terms name."""
     software = _SOFTWARE.format(version=__version__, year=_YEAR)
     if card is None:
         return [software]
-    return [software, _METHOD, *([_DATA] if "BraTS" in card.terms else [])]
+    return [software, _METHOD, *(reference for word, reference in _DATA.items() if word in card.terms)]
+
+
+def _labels(card: ModelCard) -> str:
+    """How labels were used in the training; cards up to version 0.12 do not say it: then slices were chosen by them."""
+    if card.training.get("labels") == "none":
+        return "without any lesion labels"
+    return "on slices that labels show as tumour-free, without lesion outlines as targets"
 
 
 def format_value(value: Any) -> str:
