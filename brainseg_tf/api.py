@@ -264,8 +264,10 @@ def _in_memory(image: nib.Nifti1Image | tuple[np.ndarray, np.ndarray], name: str
     """The image, and its file's name or the name for messages."""
     if isinstance(image, tuple):
         data, affine = image
+        if np.shape(affine) != (4, 4) or not np.isfinite(np.asarray(affine, float)).all():
+            raise InputError(f"{name}: its affine is not a matrix of 4 x 4 finite numbers; give (data, affine)")
         # NIfTI has neither bool nor all integers.
-        return nib.Nifti1Image(np.asarray(data, np.float32), affine), Path(name)
+        return nib.Nifti1Image(np.asarray(data, np.float32), np.asarray(affine, float)), Path(name)
     path = Path(image.get_filename() or name)
     if not isinstance(image, nib.Nifti1Pair):
         return nib.Nifti1Image(np.asarray(image.dataobj, np.float32), image.affine), path

@@ -109,3 +109,9 @@ def test_two_scans_are_compared(sessions):
     }
     with pytest.raises(InputError, match="the mask after: lies on another grid than"):
         brainseg_tf.compare(before, after, before_mask=sessions.before_mask, after_mask=(tissue, before.affine))
+
+
+@pytest.mark.parametrize("affine", [None, np.eye(3), np.full((4, 4), np.nan)])
+def test_an_affine_that_is_none_is_refused(affine):
+    with pytest.raises(InputError, match="the scan: its affine is not a matrix of 4 x 4 finite numbers"):
+        brainseg_tf.predict((np.ones((4, 5, 6)), affine))

@@ -30,6 +30,8 @@ _COARSE_MM, _ALIGNED_MM = 2.0, 1.5
 _ITERATIONS = 150
 # Smallest number of voxels along an axis at the coarsest level.
 _LEAST_VOXELS = 8
+# Smallest number of voxels along an axis that ITK's filters take.
+_FEWEST_VOXELS = 4
 # Radius of a sphere in a brain on which movements are measured, in millimetres.
 _BRAIN_RADIUS_MM = 60.0
 # Scans that the registration moves further than this from where it starts do not show the same head.
@@ -96,7 +98,8 @@ def bring_to(scan: Volume, like: Volume) -> tuple[Volume, Alignment | None]:
     """
     centre = _grid_centre(like)
     same = has_same_grid(scan, like)
-    if same and (not is_installed() or align(scan, like, levels=1).movement_mm(centre) < _COARSE_MM):
+    can_align = is_installed() and _has_enough_voxels(scan) and _has_enough_voxels(like)
+    if same and (not can_align or align(scan, like, levels=1).movement_mm(centre) < _COARSE_MM):
         return scan, None
     found = align(scan, like)
     movement = found.movement_mm(centre)
@@ -123,9 +126,15 @@ def align(scan: Volume, like: Volume, levels: int = len(_LEVELS), *, two_session
             coincide, with several rotations.
 
     Raises:
-        InputError: SimpleITK is not installed, or the scans do not overlap.
+        InputError: SimpleITK is not installed, a scan has too few slices, or the scans do not overlap.
     """
     check_installed()
+    for one in (scan, like):
+        if not _has_enough_voxels(one):
+            raise InputError(
+                f"{one.path}: has {min(one.data.shape)} voxels along an axis; a registration needs at least "
+                f"{_FEWEST_VOXELS}; give scans that are aligned and on one grid"
+            )
     import SimpleITK
 
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
@@ -247,6 +256,10 @@ def resampled(scan: Volume, like: Volume, alignment: Alignment) -> Volume:
     image = nib.Nifti1Image(scan.data, np.linalg.inv(alignment.matrix) @ scan.affine)
     data = resample_from_to(image, (like.data.shape, like.affine), order=1).get_fdata(dtype=np.float32)
     return replace(scan, data=data, affine=like.affine, source=like.source)
+
+
+def _has_enough_voxels(scan: Volume) -> bool:
+    return min(scan.data.shape) >= _FEWEST_VOXELS
 
 
 def is_installed() -> bool:

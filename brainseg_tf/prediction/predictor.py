@@ -366,5 +366,6 @@ def _without_impossible_dicom(job: Job) -> tuple[Job, list[str]]:
             if job.dicom_required:
                 raise
             outputs = Outputs.of({one: path for one, path in outputs.named.items() if one != name})
-            warnings.append(f"{error}; the mask is written only as NIfTI")
+            kind = {"dicom": "segmentation", "rtstruct": "structure set"}[name]
+            warnings.append(f"{error}; no DICOM {kind} is written")
     return replace(job, outputs=outputs), warnings

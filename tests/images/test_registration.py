@@ -120,3 +120,13 @@ def test_without_simpleitk_only_scans_on_one_grid_are_taken(pair, tmp_path, monk
     assert bring_to(second, first) == (second, None)
     with pytest.raises(InputError, match=r"pip install 'brainseg-tf\[registration\]'"):
         bring_to(other, first)
+
+
+def test_scans_of_few_slices_are_left_as_they_are_or_refused(pair, tmp_path):
+    few = [replace(one, data=one.data[:, :, 20:23]) for one in pair]
+    unmoved, movement_found = bring_to(few[1], few[0])
+    assert unmoved is few[1] and movement_found is None
+    middle = pair[1].affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 6, 20], [0, 0, 0, 1.0]])
+    elsewhere = moved(pair[1], np.eye(4), middle, (*pair[1].data.shape[:2], 3), tmp_path / "few.nii")
+    with pytest.raises(InputError, match="has 3 voxels along an axis; a registration needs at least 4"):
+        bring_to(elsewhere, few[0])
