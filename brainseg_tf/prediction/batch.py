@@ -262,7 +262,8 @@ class Progress:
         if left_out:
             results_table.update(self._table, left_out)
         # The page of the first scan links to the index, so it must exist before.
-        self.write_index()
+        if self._total:
+            self.write_index()
 
     @property
     def outcomes(self) -> list[Outcome]:
