@@ -336,11 +336,12 @@ def _show_outcome(outcome: "Outcome", progress: "Progress") -> None:
     """One line for each of several scans, with the number of finished scans; on a terminal also the time left."""
     from brainseg_tf.files import printable
 
+    kept = ", kept" if outcome.kept else ""
     left = f", {progress.time_left}" if sys.stdout.isatty() and progress.time_left else ""
     if outcome.report is None:
         click.echo(f"Error: [{progress}] {printable(outcome.error)}", err=True)
     else:
-        _show(outcome.job, outcome.report, f"[{progress}{left}] ")
+        _show(outcome.job, outcome.report, f"[{progress}{kept}{left}] ")
 
 
 def _show(job: "Job", report: dict[str, Any], prefix: str = "") -> None:

@@ -80,6 +80,7 @@ def test_continue_keeps_complete_results_and_replaces_others(trained, scans, tmp
     assert result.exit_code == 0, result.output
     assert [line["status"] for line in rows(out)] == ["kept", "done", "done"]
     assert (out / "sub-00_FLAIR_mask.nii.gz").stat().st_mtime_ns == kept
+    assert [line.partition("] ")[0] for line in result.stdout.splitlines()] == ["[1/3, kept", "[2/3", "[3/3"]
     for name, mask in masks(out).items():
         np.testing.assert_array_equal(mask, before[name])
     assert len((out / "volumes.tsv").read_text().splitlines()) == 4
