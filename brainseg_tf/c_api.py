@@ -18,7 +18,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable
 
 Signature = Callable[[np.ndarray], dict[str, np.ndarray]]
-# The parts of TensorFlow's C library; the first is needed by the second. On Linux, macOS.
+# The parts of TensorFlow's C library, of which the second needs the first, and their suffixes on Linux and macOS.
 _LIBRARIES = ("libtensorflow_framework", "libtensorflow_cc")
 _SUFFIXES = (".so.2", ".2.dylib")
 # Data types by their number in ``tensorflow/core/framework/types.proto``.
@@ -180,7 +180,7 @@ def _files() -> list[Path]:
 def _call(name: str, result: Any, *arguments: Any) -> Any:
     """Calls a function of the C library."""
     function = getattr(library(), name)
-    # A function object of its own for each call: threads must not change the types of another one's call.
+    # The types belong to this call only: those of a shared function would be changed by other threads.
     typed = ctypes.CFUNCTYPE(result, *(_type_of(one) for one in arguments))(
         ctypes.cast(function, ctypes.c_void_p).value or 0
     )

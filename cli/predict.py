@@ -18,9 +18,10 @@ from brainseg_tf_cli.tensorflow_import import prepare_runtime, prepare_tensorflo
 
 if TYPE_CHECKING:
     from brainseg_tf.brain.network import BrainNetwork
-    from brainseg_tf.prediction.batch import Batch, Progress
+    from brainseg_tf.prediction.batch import Batch
     from brainseg_tf.prediction.jobs import Job, Outcome
     from brainseg_tf.prediction.predictor import Predictor
+    from brainseg_tf.prediction.progress import Progress
     from brainseg_tf.reconstruction import Reconstructor
     from brainseg_tf.resources import Runtime
     from brainseg_tf.saved_model import ModelFolder
@@ -295,7 +296,7 @@ def _plan(scans: tuple[Path, ...], modalities: tuple[str, ...], given: dict[str,
 
 def _run_batch(batch: "Batch", running: "Iterator[Outcome]", out_dir: Path, html: Path | None) -> None:
     """Shows each outcome as it comes, and keeps table and index up to date."""
-    from brainseg_tf.prediction.batch import Progress
+    from brainseg_tf.prediction.progress import Progress
 
     progress = Progress(out_dir, batch, html)
     try:

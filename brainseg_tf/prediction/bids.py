@@ -7,7 +7,8 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable
 from brainseg_tf.images.scan_search import DESCRIPTION, members
 from brainseg_tf.prediction import cohort_tables, results_table
-from brainseg_tf.prediction.batch import Batch, Progress
+from brainseg_tf.prediction.batch import Batch
+from brainseg_tf.prediction.progress import Progress
 
 _SUBJECT, _SESSION = "sub-", "ses-"
 # Number of labels that an error message lists.

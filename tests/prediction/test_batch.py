@@ -13,9 +13,10 @@ import pytest
 from brainseg_tf.errors import InputError
 from brainseg_tf.options import PredictOptions, SegmentationOptions
 from brainseg_tf.prediction import cohort_tables, results_table
-from brainseg_tf.prediction.batch import Batch, Progress, plan_batch, run_all
+from brainseg_tf.prediction.batch import Batch, plan_batch, run_all
 from brainseg_tf.prediction.jobs import Job, Outcome, Outputs
 from brainseg_tf.prediction.predictor import Predictor
+from brainseg_tf.prediction.progress import Progress
 from brainseg_tf.saved_model import find
 from helpers import FAST, call, fails, make_brain, masks, rows, save
 

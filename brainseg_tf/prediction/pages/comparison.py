@@ -37,7 +37,7 @@ def write_page(path: Path, result: Comparison, card: ModelCard | None, report: d
     pages.write(
         path,
         "comparison.html",
-        [pages.viewer_source(), pages.script("comparison.js")],
+        [pages.viewer_source(), pages.script("rows.js"), pages.script("comparison.js")],
         names=_names(Path(report["before"]["scan"]), Path(report["after"]["scan"])),
         report=report,
         viewers=[[vars(layer) for layer in layers] for layers in viewer_layers(result)],

@@ -82,7 +82,7 @@ def write_page(
     pages.write(
         path,
         "scan.html",
-        [pages.viewer_source(), pages.script("scan.js")],
+        [pages.viewer_source(), pages.script("rows.js"), pages.script("scan.js")],
         name=Path(report["scan"]).name,
         report=report,
         layers=[vars(layer) for layer in layers(scan, result, top)],

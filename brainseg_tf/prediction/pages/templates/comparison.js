@@ -54,18 +54,6 @@
   control("view").addEventListener("change", look);
   look();
   fade();
-  const go = (row) => {
-    for (const viewer of viewers) {
-      viewer.scene.crosshairPos = viewer.mm2frac(row.dataset.mm.split(" ").map(Number));
-      viewer.createOnLocationChange();
-      viewer.drawScene();
-    }
-  };
-  const rows = document.querySelectorAll("tr[data-mm]");
-  for (const row of rows) {
-    row.addEventListener("click", () => go(row));
-    row.addEventListener("keydown", (event) => { if (event.key === "Enter") go(row); });
-  }
-  if (rows.length) go(rows[0]);
+  connectRows(viewers);
   container.dataset.ready = "yes";
 })();

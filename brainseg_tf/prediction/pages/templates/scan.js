@@ -86,16 +86,6 @@
     viewer.setSliceType(Number(view.value));
     fade(LESION);
   });
-  const go = (row) => {
-    viewer.scene.crosshairPos = viewer.mm2frac(row.dataset.mm.split(" ").map(Number));
-    viewer.createOnLocationChange();
-    viewer.drawScene();
-  };
-  const rows = document.querySelectorAll("tr[data-mm]");
-  for (const row of rows) {
-    row.addEventListener("click", () => go(row));
-    row.addEventListener("keydown", (event) => { if (event.key === "Enter") go(row); });
-  }
-  if (rows.length) go(rows[0]);
+  connectRows([viewer]);
   container.dataset.ready = "yes";
 })();
