@@ -23,6 +23,7 @@ from brainseg_tf.images.volume import (
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import CompareOptions, Engine, PredictOptions, SegmentationOptions
 from brainseg_tf.postprocessing.lesions import Lesion
+from brainseg_tf.postprocessing.suspicion import Suspect
 from brainseg_tf.prediction.comparison import compare_time_points, time_point
 from brainseg_tf.prediction.longitudinal import LesionChange
 from brainseg_tf.prediction.predictor import Predictor
@@ -59,7 +60,7 @@ class Prediction:
         suspicion: uint8, what is abnormal but not in the mask.
         brain: the brain mask that was used, uint8.
         lesions: the components of the mask, largest first: volume in ml, centroid in mm, region.
-        suspects: the components of ``suspicion``.
+        suspects: the components of ``suspicion``, largest first, and why they are not in the mask.
         warnings: sentences for the user.
         segmentation: all stages, on the model's slices.
     """
@@ -70,7 +71,7 @@ class Prediction:
     suspicion: nib.Nifti1Image
     brain: nib.Nifti1Image
     lesions: list[Lesion]
-    suspects: list[Lesion]
+    suspects: list[Suspect]
     warnings: list[str]
     segmentation: Segmentation
 

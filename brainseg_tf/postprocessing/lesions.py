@@ -25,7 +25,8 @@ class Lesion:
         centroid_mm: in RAS world space.
         side: of the patient, by the MNI coordinate; without one, relative to the centre of the brain.
         mean_residual: input minus reconstruction, on the model's intensity scale, where the brain's median is 0.3.
-        mean_probability: posterior probability of a lesion.
+        mean_probability: posterior probability of a lesion in the mixture, which is close to 0 or 1 in most voxels.
+        mean_score: what the mixture was fitted to, for instance the network's lesion probability, smoothed.
         intensity_ratio: mean intensity of the scan, divided by the median of the brain outside lesions; None
             if that median is not positive.
         mni_mm: centroid in MNI space, by a rough affine alignment; None if that is not reliable. The same holds for:
@@ -38,6 +39,7 @@ class Lesion:
     side: Side
     mean_residual: float
     mean_probability: float
+    mean_score: float
     intensity_ratio: float | None
     mni_mm: Point | None
     region: str | None
@@ -50,11 +52,13 @@ class Maps(NamedTuple):
     Attributes:
         residual: input minus reconstruction.
         probability: posterior of a lesion.
+        score: what the mixture was fitted to.
         intensity: the scan, divided by the median of the brain outside lesions; None if that is not positive.
     """
 
     residual: np.ndarray
     probability: np.ndarray
+    score: np.ndarray
     intensity: np.ndarray | None
 
 
@@ -113,6 +117,7 @@ def lesions(mask: np.ndarray, maps: Maps, place: Place) -> list[Lesion]:
                 side=side,
                 mean_residual=_mean(maps.residual, voxels),
                 mean_probability=_mean(maps.probability, voxels),
+                mean_score=_mean(maps.score, voxels),
                 intensity_ratio=None if maps.intensity is None else _mean(maps.intensity, voxels),
                 mni_mm=None if template is None else _point(template.mean(axis=0)),
                 region=None if template is None else main_region(template),
