@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from brainseg_tf.brain.mask import find_brain
 from brainseg_tf.errors import InputError
 from brainseg_tf.images import registration
 from brainseg_tf.images.maps import map_image
@@ -86,7 +87,7 @@ class ComparedScans:
     """The result of ``compare``.
 
     Attributes:
-        lesions: at both time points, the largest first: status, volumes before and after, centroid.
+        lesions: at both time points, the largest first: status, volumes before and after, centroid, side, region.
         before_ml, after_ml: volume of all lesions in millilitres.
         before_mask, after_mask: the lesion masks, uint8, each on the grid of its scan.
         registered: the scan after on the grid of the scan before, float32.
@@ -218,7 +219,9 @@ def compare(
     if any(mask is None for mask in masks) and not isinstance(model, Model):
         model = load_model(model)
     predictor = model.predictor if isinstance(model, Model) else None
-    first, second = (time_point(scan, mask, predictor) for scan, mask in zip(scans, masks, strict=True))
+    network = partial(shipped_brain_network().load, Runtime(choose_engine("auto")))
+    first = time_point(scans[0], masks[0], predictor, partial(find_brain, network=network))
+    second = time_point(scans[1], masks[1], predictor)
     result = compare_time_points(first, second, options)
     return ComparedScans(
         lesions=result.lesions,

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
@@ -17,7 +16,7 @@ from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import Score, SegmentationOptions
 from brainseg_tf.postprocessing.bias_field import correct_bias_field
 from brainseg_tf.postprocessing.boundary import local_contrast, refine_boundary
-from brainseg_tf.postprocessing.lesions import Lesion, Maps, Place, lesions
+from brainseg_tf.postprocessing.lesions import Lesion, Maps, lesions, place_of
 from brainseg_tf.postprocessing.mixture import Mixture, fit_mixture
 from brainseg_tf.postprocessing.morphology import close, remove_low, remove_small
 from brainseg_tf.postprocessing.residual import erode, match_range, median_exceeds, score_map, smooth
@@ -157,8 +156,7 @@ def segment(
             suspected = remove_small(suspected, scan.voxel_ml, options.min_size_ml)
     with _clock(seconds, "location"):
         alignment = to_template(brain.mask, scan.affine)
-        middle = nib.affines.apply_affine(scan.affine, ndimage.center_of_mass(brain.mask))[0]
-        place = Place(scan.affine, float(middle), alignment.matrix if alignment.is_reliable else None)
+        place = place_of(brain.mask, scan.affine, alignment)
         abnormal = mask | suspected
         maps = Maps(
             sample(residual.mean(axis=-1), stack, scan, abnormal),

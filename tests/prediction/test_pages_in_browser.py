@@ -60,14 +60,14 @@ def wait(browser, script: str, seconds: float = 60):
     raise AssertionError(f"{script} stayed false; console: {browser.get_log('browser')}")
 
 
-def picture(browser) -> np.ndarray:
-    """A screenshot of the viewer, (H, W, 3)."""
+def picture(browser, canvas: str = "canvas") -> np.ndarray:
+    """A screenshot of a viewer, (H, W, 3)."""
     import io
 
     from matplotlib import image
 
     time.sleep(0.3)
-    element = browser.find_element("id", "canvas")
+    element = browser.find_element("id", canvas)
     return image.imread(io.BytesIO(element.screenshot_as_png))[..., :3]
 
 
@@ -425,11 +425,21 @@ def test_the_page_of_two_time_points(comparison_page):
     rows = [attributes["data-mm"] for tag, attributes in reader.elements if tag == "tr" and "data-mm" in attributes]
     assert rows == ["{x_mm} {y_mm} {z_mm}".format(**one) for one in report["lesions"]]
     before, after = json.loads(re.search(r'id="layers">(.*?)</script>', text).group(1))
+    assert [layer["name"] for layer in before] == [layer["name"] for layer in after] == ["scan", "lesion", "changes"]
     images = [volume(layer) for layer in (*before, *after)]
     assert len({image.shape for image in images}) == 1
     # Both viewers have one grid. The mask before is not resampled.
     ml = images[1].get_fdata().sum() * 2.5**3 / 1000
     assert ml == pytest.approx(report["before"]["lesion_ml"], abs=0.01)
+    # The labels are exact, and each has its colour.
+    changes = images[2].get_fdata()
+    assert set(np.unique(changes)) == {0, 1, 2, 3}
+    assert ((changes == 1) | (changes == 3)).sum() * 2.5**3 / 1000 == pytest.approx(ml)
+    labels = before[2]["labels"]
+    assert labels["labels"][2:4] == ["new or grown", "gone or shrunk"] and labels["A"] == [0, 255, 255, 255, 255]
+    assert (labels["R"][2], labels["G"][2], labels["B"][2]) == (0xE8, 0x20, 0x2A)
+    for lesion in report["lesions"]:
+        assert f"<td>{lesion['side']}</td><td>{lesion['region'] or 'unknown'}</td>" in text
 
 
 def test_the_viewers_of_two_time_points_move_together(comparison_page, browser):
@@ -452,6 +462,25 @@ def test_the_viewers_of_two_time_points_move_together(comparison_page, browser):
         assert now["before"] == now["after"] != earlier[name]
         ActionChains(browser).move_to_element_with_offset(browser.find_element("id", name), -30, 5).click().perform()
         time.sleep(0.5)
+    assert browser.get_log("browser") == []
+
+
+def test_the_viewers_of_two_time_points_show_the_changes(comparison_page, browser):
+    """The new lesion is red in both viewers, the one that is gone is blue."""
+    at_width(browser, 1200, comparison_page.as_uri())
+    wait(browser, "document.getElementById('viewers').dataset.ready")
+    report = json.loads(comparison_page.with_name("c.json").read_text())
+    for status, channel in (("new", 0), ("gone", 2)):
+        number = next(k for k, one in enumerate(report["lesions"]) if one["status"] == status)
+        browser.find_elements("css selector", "tr[data-mm]")[number].click()
+        for name in ("before", "after"):
+            shown = []
+            for _ in range(2):
+                pixels = picture(browser, name)
+                others = np.delete(pixels, channel, axis=2).max(axis=2)
+                shown.append(int((pixels[..., channel] > others + 0.2).sum()))
+                browser.find_element("id", "changes-shown").click()
+            assert shown[1] > shown[0] + 200, (status, name, shown)
     assert browser.get_log("browser") == []
 
 
