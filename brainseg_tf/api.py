@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from brainseg_tf.brain.mask import find_brain
 from brainseg_tf.errors import InputError
 from brainseg_tf.images import registration
 from brainseg_tf.images.maps import map_image
@@ -23,6 +24,7 @@ from brainseg_tf.images.volume import (
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import CompareOptions, Engine, PredictOptions, SegmentationOptions
 from brainseg_tf.postprocessing.lesions import Lesion
+from brainseg_tf.postprocessing.suspicion import Suspect
 from brainseg_tf.prediction.comparison import compare_time_points, time_point
 from brainseg_tf.prediction.longitudinal import LesionChange
 from brainseg_tf.prediction.predictor import Predictor
@@ -59,7 +61,7 @@ class Prediction:
         suspicion: uint8, what is abnormal but not in the mask.
         brain: the brain mask that was used, uint8.
         lesions: the components of the mask, largest first: volume in ml, centroid in mm, region.
-        suspects: the components of ``suspicion``.
+        suspects: the components of ``suspicion``, largest first, and why they are not in the mask.
         warnings: sentences for the user.
         segmentation: all stages, on the model's slices.
     """
@@ -70,7 +72,7 @@ class Prediction:
     suspicion: nib.Nifti1Image
     brain: nib.Nifti1Image
     lesions: list[Lesion]
-    suspects: list[Lesion]
+    suspects: list[Suspect]
     warnings: list[str]
     segmentation: Segmentation
 
@@ -85,7 +87,7 @@ class ComparedScans:
     """The result of ``compare``.
 
     Attributes:
-        lesions: at both time points, the largest first: status, volumes before and after, centroid.
+        lesions: at both time points, the largest first: status, volumes before and after, centroid, side, region.
         before_ml, after_ml: volume of all lesions in millilitres.
         before_mask, after_mask: the lesion masks, uint8, each on the grid of its scan.
         registered: the scan after on the grid of the scan before, float32.
@@ -217,7 +219,9 @@ def compare(
     if any(mask is None for mask in masks) and not isinstance(model, Model):
         model = load_model(model)
     predictor = model.predictor if isinstance(model, Model) else None
-    first, second = (time_point(scan, mask, predictor) for scan, mask in zip(scans, masks, strict=True))
+    network = partial(shipped_brain_network().load, Runtime(choose_engine("auto")))
+    first = time_point(scans[0], masks[0], predictor, partial(find_brain, network=network))
+    second = time_point(scans[1], masks[1], predictor)
     result = compare_time_points(first, second, options)
     return ComparedScans(
         lesions=result.lesions,

@@ -418,7 +418,8 @@ class SegmentationOptions:
     )
     certain: float = option(
         0.62,
-        "Keep components whose mean probability is at least this, whatever their contrast (--faintest).",
+        "Keep components for which the network's mean probability is at least this, whatever their contrast "
+        "(--faintest).",
         least=0,
         most=1,
     )

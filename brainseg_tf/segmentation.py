@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
@@ -17,10 +16,18 @@ from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import Score, SegmentationOptions
 from brainseg_tf.postprocessing.bias_field import correct_bias_field
 from brainseg_tf.postprocessing.boundary import local_contrast, refine_boundary
-from brainseg_tf.postprocessing.lesions import Lesion, Maps, Place, lesions
+from brainseg_tf.postprocessing.lesions import Lesion, Maps, lesions, place_of
 from brainseg_tf.postprocessing.mixture import Mixture, fit_mixture
 from brainseg_tf.postprocessing.morphology import close, remove_low, remove_small
 from brainseg_tf.postprocessing.residual import erode, match_range, median_exceeds, score_map, smooth
+from brainseg_tf.postprocessing.suspicion import (
+    History,
+    Suspect,
+    Suspicion,
+    suspected_pixels,
+    suspects,
+    suspicion_warning,
+)
 from brainseg_tf.reconstruction import Reconstruction, Reconstructor
 from brainseg_tf.slices import Stack, from_stack, sample, to_stack
 
@@ -30,8 +37,6 @@ _SUSPICIOUS_SHARE = 0.5
 _SLICE_STEP = 3
 # Components of which less than this share was suspicious before the bias field was corrected are artefacts of it.
 _SUSPICIOUS_BEFORE = 0.25
-# The user is warned if what is suspected has at least this many times the volume of the mask.
-_MUCH_MORE = 2.0
 # Next to a component of sufficient contrast, this share of the contrast is sufficient: 0.15 of 0.24.
 _NEIGHBOUR_SHARE = 0.625
 
@@ -46,7 +51,7 @@ class Outline:
         mixture: the fitted mixture.
         healthy_threshold: what the mean of its lesion component was compared with.
         found: (N, H, W) bool.
-        suspected: (N, H, W) bool, what is abnormal but not in the mask, see ``suspected_pixels``.
+        suspicion: what is abnormal but not in the mask, and why.
     """
 
     kind: Score
@@ -55,7 +60,7 @@ class Outline:
     mixture: Mixture
     healthy_threshold: float
     found: np.ndarray
-    suspected: np.ndarray
+    suspicion: Suspicion
 
     @property
     def probability(self) -> np.ndarray:
@@ -103,7 +108,7 @@ class Segmentation:
     outline: Outline
     lesions: list[Lesion]
     suspected: np.ndarray
-    suspects: list[Lesion]
+    suspects: list[Suspect]
     alignment: TemplateAlignment
     warnings: list[str]
     seconds: dict[str, float]
@@ -145,22 +150,27 @@ def segment(
         # A component that is large enough on the model's grid can fall apart on a coarser one.
         mask = remove_small(mask, scan.voxel_ml, options.min_size_ml)
         residual = np.where(stack.brain[..., None], stack.images - images, 0)
-        suspected = np.zeros_like(mask)
-        if segmented.outline.suspected.any():
-            suspected = (from_stack(segmented.outline.suspected, stack, scan) > 0.5) & brain.mask & ~mask
+        suspicion, suspected = segmented.outline.suspicion, np.zeros_like(mask)
+        if suspicion.explanations:
+            suspected = (from_stack(suspicion.components > 0, stack, scan) > 0.5) & brain.mask & ~mask
             suspected = remove_small(suspected, scan.voxel_ml, options.min_size_ml)
     with _clock(seconds, "location"):
         alignment = to_template(brain.mask, scan.affine)
-        middle = nib.affines.apply_affine(scan.affine, ndimage.center_of_mass(brain.mask))[0]
-        place = Place(scan.affine, float(middle), alignment.matrix if alignment.is_reliable else None)
+        place = place_of(brain.mask, scan.affine, alignment)
         abnormal = mask | suspected
         maps = Maps(
             sample(residual.mean(axis=-1), stack, scan, abnormal),
             sample(segmented.outline.probability, stack, scan, abnormal),
+            sample(segmented.outline.score, stack, scan, abnormal),
             _relative_intensity(scan.data, abnormal, brain.mask),
         )
-        components, suspects = (lesions(one, maps, place) for one in (mask, suspected))
-    warning = suspicion_warning(scan, components, suspects)
+        components = lesions(mask, maps, place)
+        left_out: list[Suspect] = []
+        if suspected.any():
+            # Interpolated, a component reaches at most one pixel further.
+            explained = sample(ndimage.maximum_filter(suspicion.components, 3), stack, scan, suspected, order=0)
+            left_out = suspects(suspected, lesions(suspected, maps, place), explained, suspicion.explanations)
+    warning = suspicion_warning(scan, components, left_out)
     return Segmentation(
         mask,
         brain,
@@ -170,7 +180,7 @@ def segment(
         segmented.outline,
         components,
         suspected,
-        suspects,
+        left_out,
         alignment,
         [*brain.warnings, *([warning] if warning else [])],
         seconds,
@@ -182,21 +192,6 @@ def _relative_intensity(data: np.ndarray, abnormal: np.ndarray, brain: np.ndarra
     healthy = brain & ~abnormal
     median = np.median(data[healthy if healthy.any() else brain])
     return data / median if median > 0 else None
-
-
-def suspicion_warning(scan: Volume, found: Sequence[Lesion], suspects: Sequence[Lesion]) -> str | None:
-    """A sentence if the mask is empty or much smaller than what is suspected, else None.
-
-    Args:
-        scan: the scan.
-        found, suspects: components of the mask and of what is suspected, largest first.
-    """
-    mask_ml, suspected_ml = (sum(one.ml for one in some) for some in (found, suspects))
-    if not suspects or suspected_ml < _MUCH_MORE * mask_ml:
-        return None
-    place = ", ".join(f"{value:.0f}" for value in suspects[0].centroid_mm)
-    what = f"the mask has {mask_ml:.1f} ml" if found else "no lesion above the threshold"
-    return f"{scan.path}: {what}; {suspected_ml:.1f} ml suspected near ({place}) mm, see --save-suspicion"
 
 
 def segment_slices(
@@ -293,14 +288,19 @@ def outline(
         found = lesion_posterior(mixture, threshold) > 0.5
         # Closing also bridges gaps in the brain's surface; what lies outside the brain must not count for the size.
         found = close(found, stack.spacing, options.closing_mm) & stack.brain
-        candidates = found
+        candidates, history = found, History(found, stack.voxel_ml)
         if suspicious_mask is not None:
-            found = remove_low(found, suspicious_mask, _SUSPICIOUS_BEFORE)
-        found = remove_small(found, stack.voxel_ml, options.min_size_ml)
+            kept = remove_low(found, suspicious_mask, _SUSPICIOUS_BEFORE)
+            found = history.keep(kept, "bias_field", before=suspicious_mask, least=_SUSPICIOUS_BEFORE)
+        kept = remove_small(found, stack.voxel_ml, options.min_size_ml)
+        found = history.keep(kept, "min_size", least=options.min_size_ml, when="")
     with _clock(seconds, "boundary"):
         image = stack.images[..., 0]
-        found = refine_boundary(found, image, stack.brain, stack.spacing, options.boundary_mm)
-        found = remove_small(found, stack.voxel_ml, options.min_size_ml)
+        kept = refine_boundary(found, image, stack.brain, stack.spacing, options.boundary_mm)
+        found = history.keep(kept, "boundary")
+        kept = remove_small(found, stack.voxel_ml, options.min_size_ml)
+        when = " after the refinement of its boundary"
+        found = history.keep(kept, "min_size", least=options.min_size_ml, when=when)
         if kind == "probability":
             healthy = stack.brain & ~found
             if suspicious_mask is not None:
@@ -308,33 +308,37 @@ def outline(
             contrast = score * local_contrast(found, image, healthy, stack.spacing)
             visible = remove_low(found, contrast, options.faintest, neighbour_share=_NEIGHBOUR_SHARE)
             # What the network is sure of stays, however faint it is.
-            found = visible | remove_low(found, score, options.certain) if options.faintest else found
+            kept = visible | remove_low(found, score, options.certain) if options.faintest else found
+            # Next to a visible component, less contrast is enough.
+            share = _NEIGHBOUR_SHARE if visible.any() else 1.0
+            least = f"{options.faintest * share:.3g} ({f'{share:.1%} of ' if share < 1 else ''}--faintest)"
+            found = history.keep(kept, "faint", contrast=contrast, least=least, score=score, certain=options.certain)
             # Half the card's healthy threshold is rare in healthy tissue, whatever threshold the user gives. For a
             # residual it is not rare: only what a rule removed is suspected then.
             candidates = candidates | (score > _SUSPICIOUS_SHARE * card.healthy_levels[kind])
-        suspected = suspected_pixels(candidates, found, stack, options)
-    return Outline(kind, score, inside, mixture, threshold, found, suspected)
+        suspected = suspected_pixels(
+            candidates & stack.brain,
+            found,
+            stack.spacing,
+            margin_mm=options.boundary_mm,
+            min_size_ml=options.min_size_ml,
+        )
+        suspicion = history.suspicion(suspected, score, _threshold(mixture, threshold))
+    return Outline(kind, score, inside, mixture, threshold, found, suspicion)
 
 
-def suspected_pixels(
-    candidates: np.ndarray, found: np.ndarray, stack: Stack, options: SegmentationOptions
-) -> np.ndarray:
-    """What is abnormal but not in the mask: candidates that a rule removed or that the mixture did not separate.
-
-    The surroundings of the mask are left out: a score fades over some millimetres.
-
-    Args:
-        candidates, found: (N, H, W) bool, abnormal pixels and the mask.
-        stack: the slices.
-        options: the smallest size, and the width of the mask's surroundings (``boundary_mm``).
-
-    Returns:
-        (N, H, W) bool.
-    """
-    candidates = candidates & stack.brain & ~found
-    if found.any() and candidates.any():
-        candidates &= ndimage.distance_transform_edt(~found, stack.spacing) > options.boundary_mm
-    return remove_small(candidates, stack.voxel_ml, options.min_size_ml)
+def _threshold(mixture: Mixture, healthy_threshold: float) -> str:
+    """A clause that says what the score of a lesion must exceed."""
+    lesion = float(mixture.means[mixture.lesion])
+    if lesion <= healthy_threshold:
+        return (
+            f"the mean of the mixture's lesion component, {lesion:.3f}, does not exceed {healthy_threshold:.3g} "
+            "(--healthy-threshold)"
+        )
+    means = [f"{mean:.2f}" for number, mean in enumerate(mixture.means) if number != mixture.lesion]
+    return (
+        f"the mixture assigns it to healthy tissue (mean {' and '.join(means)}) and not to lesion (mean {lesion:.2f})"
+    )
 
 
 def lesion_posterior(mixture: Mixture, healthy_threshold: float) -> np.ndarray:

@@ -181,19 +181,20 @@ def from_stack(values: np.ndarray, stack: Stack, volume: Volume) -> np.ndarray:
     return _interpolate(image, volume.data.shape, volume.affine)
 
 
-def sample(values: np.ndarray, stack: Stack, volume: Volume, where: np.ndarray) -> np.ndarray:
+def sample(values: np.ndarray, stack: Stack, volume: Volume, where: np.ndarray, order: int = 1) -> np.ndarray:
     """Resamples a map like ``from_stack``, but only at selected voxels.
 
     Args:
         values, stack, volume: as for ``from_stack``.
         where: (X, Y, Z) bool, the selected voxels.
+        order: 1 interpolates linearly, 0 takes the nearest value.
 
     Returns:
         (X, Y, Z) float32, 0 at all other voxels.
     """
     sampled = np.zeros(where.shape, np.float32)
     points = nib.affines.apply_affine(np.linalg.inv(stack.affine) @ volume.affine, np.argwhere(where))
-    sampled[where] = ndimage.map_coordinates(values, points[:, ::-1].T, order=1)
+    sampled[where] = ndimage.map_coordinates(values, points[:, ::-1].T, order=order)
     return sampled
 
 

@@ -82,13 +82,21 @@ def compare(context: click.Context, /, before: Path, after: Path, **given: Any) 
     if given["table"] is not None and given["table"].suffix != ".tsv":
         raise click.UsageError("--table: the name must end in .tsv")
 
+    from brainseg_tf.brain.mask import find_brain
     from brainseg_tf.files import printable
     from brainseg_tf.prediction.comparison_job import ComparisonJob, ComparisonOutputs, run
 
     outputs = ComparisonOutputs(given["out"], given["table"], given["save_change"], given["figure"], given["html"])
     job = ComparisonJob(before, after, outputs, given["before_mask"], given["after_mask"], given["days"])
     limits = CompareOptions(given["tolerance_mm"], given["min_growth"], given["min_shrinkage"], given["min_change_ml"])
-    report = run(job, lambda: _predictor(context, (before, after), given), limits, overwrite=given["overwrite"])
+    network = brain_network_loader(given | {"server": None})
+    report = run(
+        job,
+        lambda: _predictor(context, (before, after), given),
+        limits,
+        find=lambda scan: find_brain(scan, method=given["brain"], network=network),
+        overwrite=given["overwrite"],
+    )
     for warning in report["warnings"]:
         click.echo(f"Warning: {printable(warning)}", err=True)
     share = "" if report["change_percent"] is None else f" ({report['change_percent']:+.0f} %)"

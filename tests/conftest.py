@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from browsing import CHROMIUM, DRIVER
 from helpers import TwoSessions, make_brain, make_two_sessions, save, small_options
 
 
@@ -141,3 +142,49 @@ def open_folder():
     for place in (folder, *folder.iterdir()):
         place.chmod(0o700)
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Headless Chromium, which logs all requests and console messages."""
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no Chromium: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    quiet = ("disable-background-networking", "disable-component-update", "disable-sync", "no-first-run")
+    software = ("use-gl=angle", "use-angle=swiftshader", "enable-unsafe-swiftshader", "ignore-gpu-blocklist")
+    profile = tmp_path_factory.mktemp("profile")
+    for argument in ("headless=new", "no-sandbox", "window-size=1200,1400", *quiet, *software):
+        options.add_argument(f"--{argument}")
+    options.add_argument(f"--user-data-dir={profile}")
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    driver.set_page_load_timeout(60)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def without_webgl(browser):
+    """Disables WebGL, because the viewer takes seconds to draw without a GPU."""
+    added = browser.execute_cdp_cmd(
+        "Page.addScriptToEvaluateOnNewDocument", {"source": "HTMLCanvasElement.prototype.getContext = () => null"}
+    )
+    yield
+    browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", {"identifier": added["identifier"]})
+
+
+@pytest.fixture
+def short_delays(monkeypatch):
+    """Shortens the delays between attempts."""
+    monkeypatch.setattr("brainseg_tf.serving.remote._FIRST_DELAYS", (0.01,))
+    monkeypatch.setattr("brainseg_tf.serving.remote._LATER_DELAYS", (0.01, 0.01))
+
+
+@pytest.fixture
+def no_proxies(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)

@@ -259,7 +259,7 @@ def lesion(ml: float) -> "Lesion":
     """A lesion in a report."""
     from brainseg_tf.postprocessing.lesions import Lesion
 
-    return Lesion(ml, (1.0, 2.0, 3.0), "left", 0.1, 0.9, 1.5, (0.0, 0.0, 0.0), "frontal", 5.0)
+    return Lesion(ml, (1.0, 2.0, 3.0), "left", 0.1, 0.9, 0.8, 1.5, (0.0, 0.0, 0.0), "frontal", 5.0)
 
 
 def random_case(seed: int = 0) -> "Case":

@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from matplotlib import image
+from matplotlib.figure import Figure
 
+from brainseg_tf.drawing import save as save_figure
 from brainseg_tf.evaluation import figures as evaluation_figures
 from brainseg_tf.evaluation.case_metrics import Comparison
 from brainseg_tf.images.volume import read_volume
@@ -202,3 +204,20 @@ def test_thousands_of_patients_fit_into_a_figure():
         for method in ("a", evaluation_figures.NO_NETWORK)
     ]
     assert drawn(evaluation_figures.dice_by_patient, given).shape[1] < 2**16
+
+
+def test_the_letters_are_readable_on_a_white_scalp():
+    figure = Figure(figsize=(2, 2))
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.imshow(np.ones((40, 40)), cmap="gray", vmin=0, vmax=1)
+    axis.set_axis_off()
+    prediction_figures.label_slice(axis, np.diag([-1.0, -1, 1, 1]), 3, 0, (40, 40))
+    pixels = drawn(save_figure, figure)[..., :3]
+    dark = pixels.max(axis=2) < 0.3
+    half, edge = pixels.shape[0] // 2, pixels.shape[0] // 5
+    around = slice(half - edge // 2, half + edge // 2)
+    for place in ((around, slice(0, edge)), (around, slice(-edge, None)), (slice(0, edge), around)):
+        assert dark[place].sum() > 20
+    # The position below.
+    assert dark[-edge:, : 2 * edge].sum() > 60
+    assert not dark[half - edge : half + edge, half - edge : half + edge].any()

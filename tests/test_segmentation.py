@@ -10,11 +10,10 @@ from brainseg_tf.images.volume import read_volume
 from brainseg_tf.metrics import dice
 from brainseg_tf.options import MixtureOptions, SegmentationOptions
 from brainseg_tf.reconstruction import Reconstruction
-from brainseg_tf.segmentation import segment, suspected_pixels, suspicion_warning
-from brainseg_tf.slices import Stack
+from brainseg_tf.segmentation import segment
 from brainseg_tf.training.calibration import healthy_levels
 from brainseg_tf.training.cohort import read_cohort
-from helpers import AFFINE, lesion, make_brain, save
+from helpers import AFFINE, make_brain, save
 from synthetic_models import LEVELS, OPTIONS, SLICES, Healthy, Pointing, card
 
 
@@ -302,9 +301,11 @@ def test_a_lesion_that_a_rule_removes_is_suspected_and_the_user_is_told(tmp_path
     assert suspected_ml == pytest.approx(removed.suspected.sum() * scan.voxel_ml)
     place = ", ".join(f"{value:.0f}" for value in removed.suspects[0].centroid_mm)
     (warning,) = removed.warnings
+    (suspect,) = removed.suspects
+    assert suspect.reason == "faint"
     assert warning == (
-        f"{scan.path}: no lesion above the threshold; {suspected_ml:.1f} ml suspected near ({place}) mm, "
-        "see --save-suspicion"
+        f"{scan.path}: no lesion found; {suspected_ml:.1f} ml suspected near ({place}) mm, see --save-suspicion; it is "
+        f"not in the mask because {suspect.explanation}"
     )
 
 
@@ -320,25 +321,7 @@ def test_a_probability_of_half_the_threshold_is_suspected(tmp_path, probability,
     result = segment([scan], Faint(), pointing, OPTIONS)
     assert not result.mask.any()
     assert bool(result.suspects) == suspected == bool(result.warnings)
-
-
-def test_the_surroundings_of_a_mask_are_not_suspected(tmp_path):
-    """A score that fades over 4 mm; a second lesion, much larger than the mask, is told of."""
-    stack = Stack(np.zeros((20, 40, 40, 1), np.float32), np.ones((20, 40, 40), bool), np.diag([1.0, 1.0, 1.0, 1.0]))
-    found, candidates = np.zeros(stack.brain.shape, bool), np.zeros(stack.brain.shape, bool)
-    found[5:15, 5:15, 5:15] = True
-    candidates[2:18, 2:18, 2:18] = True
-    options = replace(OPTIONS, boundary_mm=4.0, min_size_ml=0.5)
-    assert not suspected_pixels(candidates, found, stack, options).any()
-    candidates[5:15, 25:35, 5:35] = True
-    expected = np.zeros_like(found)
-    expected[5:15, 25:35, 5:35] = True
-    np.testing.assert_array_equal(suspected_pixels(candidates, found, stack, options), expected)
-    small, large = (lesion(ml) for ml in (1.0, 2.0))
-    scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
-    assert "the mask has 1.0 ml; 2.0 ml suspected near (1, 2, 3) mm" in suspicion_warning(scan, [small], [large])
-    assert suspicion_warning(scan, [large], [small]) is None
-    assert suspicion_warning(scan, [], []) is None
+    assert [one.reason for one in result.suspects] == ["below_threshold"] * suspected
 
 
 def test_the_users_threshold_does_not_make_healthy_tissue_suspected(tmp_path):

@@ -5,9 +5,11 @@ from typing import Literal, NamedTuple
 
 import nibabel as nib
 import numpy as np
+from scipy import ndimage
 from skimage.measure import label, regionprops
 
 from brainseg_tf.brain.regions import main_region, ventricle_distance_mm
+from brainseg_tf.brain.template import TemplateAlignment
 
 Side = Literal["left", "right", "midline"]
 Point = tuple[float, float, float]
@@ -25,7 +27,8 @@ class Lesion:
         centroid_mm: in RAS world space.
         side: of the patient, by the MNI coordinate; without one, relative to the centre of the brain.
         mean_residual: input minus reconstruction, on the model's intensity scale, where the brain's median is 0.3.
-        mean_probability: posterior probability of a lesion.
+        mean_probability: posterior probability of a lesion in the mixture, which is close to 0 or 1 in most voxels.
+        mean_score: what the mixture was fitted to, for instance the network's lesion probability, smoothed.
         intensity_ratio: mean intensity of the scan, divided by the median of the brain outside lesions; None
             if that median is not positive.
         mni_mm: centroid in MNI space, by a rough affine alignment; None if that is not reliable. The same holds for:
@@ -38,6 +41,7 @@ class Lesion:
     side: Side
     mean_residual: float
     mean_probability: float
+    mean_score: float
     intensity_ratio: float | None
     mni_mm: Point | None
     region: str | None
@@ -50,11 +54,13 @@ class Maps(NamedTuple):
     Attributes:
         residual: input minus reconstruction.
         probability: posterior of a lesion.
+        score: what the mixture was fitted to.
         intensity: the scan, divided by the median of the brain outside lesions; None if that is not positive.
     """
 
     residual: np.ndarray
     probability: np.ndarray
+    score: np.ndarray
     intensity: np.ndarray | None
 
 
@@ -70,6 +76,32 @@ class Place(NamedTuple):
     affine: np.ndarray
     middle_mm: float
     to_template: np.ndarray | None
+
+
+def place_of(brain: np.ndarray, affine: np.ndarray, alignment: TemplateAlignment) -> Place:
+    """The place of the masks of a scan.
+
+    Args:
+        brain: (X, Y, Z) bool.
+        affine: (4, 4) of the scan.
+        alignment: of the brain with the template.
+    """
+    middle_mm = float(nib.affines.apply_affine(affine, ndimage.center_of_mass(brain))[0])
+    return Place(affine, middle_mm, alignment.matrix if alignment.is_reliable else None)
+
+
+def side_and_region(points: np.ndarray, place: Place) -> tuple[Side, str | None]:
+    """On which side of the patient a lesion is, and in which region; None if the alignment is not reliable.
+
+    Args:
+        points: (V, 3), of the lesion, in millimetres in world space.
+        place: of the mask.
+    """
+    template = None if place.to_template is None else nib.affines.apply_affine(place.to_template, points)
+    # Millimetres to the right of the middle: in the template, in which the head is straight, if it is aligned.
+    right = points[:, 0].mean() - place.middle_mm if template is None else template[:, 0].mean()
+    side: Side = "midline" if abs(right) < _MIDLINE_MM else "left" if right < 0 else "right"
+    return side, None if template is None else main_region(template)
 
 
 def numbered_components(mask: np.ndarray) -> np.ndarray:
@@ -102,20 +134,18 @@ def lesions(mask: np.ndarray, maps: Maps, place: Place) -> list[Lesion]:
         voxels = tuple(region.coords.T)
         world = nib.affines.apply_affine(place.affine, region.coords)
         template = None if place.to_template is None else nib.affines.apply_affine(place.to_template, world)
-        centre = _point(world.mean(axis=0))
-        # Millimetres to the right of the middle: in the template, in which the head is straight, if it is aligned.
-        right = centre[0] - place.middle_mm if template is None else template[:, 0].mean()
-        side: Side = "midline" if abs(right) < _MIDLINE_MM else "left" if right < 0 else "right"
+        side, name = side_and_region(world, place)
         found.append(
             Lesion(
                 ml=float(region.area * voxel_ml),
-                centroid_mm=centre,
+                centroid_mm=_point(world.mean(axis=0)),
                 side=side,
                 mean_residual=_mean(maps.residual, voxels),
                 mean_probability=_mean(maps.probability, voxels),
+                mean_score=_mean(maps.score, voxels),
                 intensity_ratio=None if maps.intensity is None else _mean(maps.intensity, voxels),
                 mni_mm=None if template is None else _point(template.mean(axis=0)),
-                region=None if template is None else main_region(template),
+                region=name,
                 ventricle_mm=None if template is None else round(float(ventricle_distance_mm(template).min()), 1),
             )
         )

@@ -1,4 +1,4 @@
-"""Tables for statistics in an output folder: ``lesions.tsv`` (a row per lesion) and ``volumes.tsv`` (a row per scan).
+"""Tables for statistics in an output folder: ``lesions.tsv`` (lesions and suspects) and ``volumes.tsv`` (scans).
 
 They are made from the reports of all scans in ``summary.csv``, so they are complete after each run, whether it was
 continued, ran beside others or was interrupted. Each table has a data dictionary as BIDS describes it (``.json``).
@@ -16,6 +16,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.files import file_lock, printable, replacing, write_json
 from brainseg_tf.images.formats import stem
 from brainseg_tf.images.modality_names import without_modality
+from brainseg_tf.postprocessing.suspicion import REASONS
 from brainseg_tf.prediction import results_table
 
 LESIONS, VOLUMES = "lesions.tsv", "volumes.tsv"
@@ -24,6 +25,11 @@ NAMES = (LESIONS, VOLUMES, "lesions.json", "volumes.json", f".{VOLUMES}.lock")
 # How BIDS writes a value that is not known.
 _UNKNOWN = "n/a"
 _YES_NO = {"yes": "it is", "no": "it is not"}
+# What a report says about a lesion and the table takes as it is.
+_MEASURED = (
+    *("reason", "side", "region", "ventricle_mm"),
+    *("intensity_ratio", "mean_probability", "mean_score", "mean_residual"),
+)
 
 
 class Column(NamedTuple):
@@ -52,7 +58,13 @@ _SCAN_COLUMNS = (
 )
 LESION_COLUMNS = (
     *_SCAN_COLUMNS,
-    Column("lesion", "Number of the lesion in the scan; 1 is the largest."),
+    Column("lesion", "Number of the component among those of the scan with this in_mask; 1 is the largest."),
+    Column(
+        "in_mask",
+        "Whether it is a lesion, or a suspected component that is not in the mask.",
+        levels={"yes": "a lesion", "no": "suspected only"},
+    ),
+    Column("reason", "Why a suspected component is not in the mask; n/a for a lesion.", levels=REASONS),
     Column("volume_ml", "Volume.", "ml"),
     *(Column(f"{axis}_mm", f"Centroid, {axis} in the world space of the scan (RAS).", "mm") for axis in "xyz"),
     *(
@@ -86,7 +98,13 @@ LESION_COLUMNS = (
         "intensity_ratio",
         "Mean intensity of the scan, divided by the median of the brain outside lesions and suspected tissue.",
     ),
-    Column("mean_probability", "Mean posterior probability of a lesion."),
+    Column(
+        "mean_probability", "Mean posterior probability of a lesion in the mixture. --certain does not refer to it."
+    ),
+    Column(
+        "mean_score",
+        "Mean of what the mixture was fitted to, for instance of the network's lesion probability, smoothed.",
+    ),
     Column("mean_residual", "Mean of input minus reconstruction; the brain's median in the input is 0.3."),
 )
 VOLUME_COLUMNS = (
@@ -175,24 +193,25 @@ def check(out: Path, inputs: Collection[Path] = ()) -> None:
 
 
 def lesion_rows(report: Mapping[str, Any]) -> Iterator[Row]:
-    """The rows of a scan in ``lesions.tsv``.
+    """The rows of a scan in ``lesions.tsv``: its lesions, and then what is suspected.
 
     Args:
         report: of ``Predictor.run``.
     """
-    for number, lesion in enumerate(report.get("lesions", []), start=1):
-        distance = lesion.get("ventricle_mm")
-        periventricular = None if distance is None else "yes" if distance <= PERIVENTRICULAR_MM else "no"
-        yield {
-            **_scan_cells(report),
-            "lesion": number,
-            "volume_ml": round(lesion["ml"], 4),
-            **_point("{}_mm", lesion.get("centroid_mm")),
-            **_point("mni_{}_mm", lesion.get("mni_mm")),
-            "periventricular": periventricular,
-            **{name: lesion.get(name) for name in ("side", "region", "ventricle_mm")},
-            **{name: lesion.get(name) for name in ("intensity_ratio", "mean_probability", "mean_residual")},
-        }
+    for in_mask, key in (("yes", "lesions"), ("no", "suspects")):
+        for number, lesion in enumerate(report.get(key, []), start=1):
+            distance = lesion.get("ventricle_mm")
+            periventricular = None if distance is None else "yes" if distance <= PERIVENTRICULAR_MM else "no"
+            yield {
+                **_scan_cells(report),
+                "lesion": number,
+                "in_mask": in_mask,
+                "volume_ml": round(lesion["ml"], 4),
+                **_point("{}_mm", lesion.get("centroid_mm")),
+                **_point("mni_{}_mm", lesion.get("mni_mm")),
+                "periventricular": periventricular,
+                **{name: lesion.get(name) for name in _MEASURED},
+            }
 
 
 def volume_row(report: Mapping[str, Any]) -> Row:

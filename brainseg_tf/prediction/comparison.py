@@ -1,17 +1,21 @@
 """Compares two time points of one subject: registers the scans, matches the lesions, and collects warnings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
+from brainseg_tf.brain.mask import Brain
+from brainseg_tf.brain.regions import REGIONS
+from brainseg_tf.brain.template import to_template
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.background import head_mask
 from brainseg_tf.images.registration import Alignment, align, resampled
 from brainseg_tf.images.volume import Volume
 from brainseg_tf.options import CompareOptions
+from brainseg_tf.postprocessing.lesions import Place, place_of
 from brainseg_tf.prediction.longitudinal import STATUSES, LesionChange, change_map, match_lesions, percent
 from brainseg_tf.prediction.predictor import Predictor, name_warnings
 
@@ -33,12 +37,14 @@ class TimePoint:
         mask: (X, Y, Z) bool, on the grid of the scan.
         source: whether the mask was given or predicted.
         warnings: sentences for the user about the prediction.
+        place: where the brain is, for side and region of the lesions; None if that is not known.
     """
 
     scan: Volume
     mask: np.ndarray
     source: Literal["given", "predicted"]
     warnings: tuple[str, ...] = ()
+    place: Place | None = None
 
     @property
     def lesion_ml(self) -> float:
@@ -141,19 +147,32 @@ class Comparison:
         return found
 
 
-def time_point(scan: Volume, mask: np.ndarray | None, predictor: Predictor | None) -> TimePoint:
+def time_point(
+    scan: Volume,
+    mask: np.ndarray | None,
+    predictor: Predictor | None,
+    find: Callable[[Volume], Brain] | None = None,
+) -> TimePoint:
     """A scan with its mask, which is predicted if it is not given.
 
     Args:
         scan: the scan.
         mask: (X, Y, Z) bool, or None.
         predictor: segments the scan; can be None if the mask is given.
+        find: finds the brain if the mask is given; without it, or if there is no brain, the place is not known.
 
     Raises:
         InputError: the model needs further modalities, or as for ``Predictor.segment``.
     """
     if mask is not None:
-        return TimePoint(scan, mask, "given")
+        if find is None:
+            return TimePoint(scan, mask, "given")
+        try:
+            brain = find(scan).mask
+        except InputError as error:
+            # Only names depend on the brain.
+            return TimePoint(scan, mask, "given", (f"{error}; side and region of the lesions are not known",))
+        return TimePoint(scan, mask, "given", place=place_of(brain, scan.affine, to_template(brain, scan.affine)))
     assert predictor is not None
     further = predictor.card.modalities[1:]
     if further:
@@ -163,7 +182,9 @@ def time_point(scan: Volume, mask: np.ndarray | None, predictor: Predictor | Non
         )
     # The warnings of the scan itself are in the scan.
     result, _ = predictor.segment([replace(scan, warnings=())])
-    return TimePoint(scan, result.mask, "predicted", (*name_warnings(scan.path, predictor.card), *result.warnings))
+    warnings = (*name_warnings(scan.path, predictor.card), *result.warnings)
+    place = place_of(result.brain.mask, scan.affine, result.alignment)
+    return TimePoint(scan, result.mask, "predicted", warnings, place)
 
 
 def compare_time_points(
@@ -181,7 +202,9 @@ def compare_time_points(
     """
     options = options or CompareOptions()
     alignment = align(after.scan, before.scan, two_sessions=True)
-    lesions = match_lesions(before.mask, before.scan.affine, after.mask, after.scan.affine, alignment.matrix, options)
+    lesions = match_lesions(
+        before.mask, before.scan.affine, after.mask, after.scan.affine, alignment.matrix, options, before.place
+    )
     registered, mask, covered = (
         resampled(replace(after.scan, data=data.astype(np.float32)), before.scan, alignment)
         for data in (after.scan.data, after.mask, np.ones(after.mask.shape))
@@ -202,6 +225,8 @@ def lesion_row(number: int, lesion: LesionChange) -> dict[str, Any]:
         "after_components": lesion.after_components,
         "note": lesion.note,
         **dict(zip(("x_mm", "y_mm", "z_mm"), lesion.centroid_mm, strict=True)),
+        "side": lesion.side,
+        "region": lesion.region,
     }
 
 
@@ -219,6 +244,10 @@ COLUMNS = {
     "x_mm": "Centroid, in millimetres to the right in the world space of the scan before",
     "y_mm": "Centroid, in millimetres to the front",
     "z_mm": "Centroid, in millimetres upwards",
+    "side": "Side of the patient: left, right, or midline (less than 5 mm from the middle of the brain)",
+    "region": "Region with most of the lesion in the scan before, one of "
+    + ", ".join(REGIONS)
+    + "; n/a if the alignment with the MNI template is not reliable",
 }
 
 

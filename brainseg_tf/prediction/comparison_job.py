@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from brainseg_tf import __version__
+from brainseg_tf.brain.mask import Brain
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import check_outputs, printable, replacing, replacing_all, write_json
 from brainseg_tf.images import dicom, registration
 from brainseg_tf.images.maps import check_name, write_map
 from brainseg_tf.images.registration import head_centre
-from brainseg_tf.images.volume import read_segmentation, read_volume
+from brainseg_tf.images.volume import Volume, read_segmentation, read_volume
 from brainseg_tf.options import CompareOptions
 from brainseg_tf.prediction.comparison import (
     COLUMNS,
@@ -80,6 +81,7 @@ def run(
     load_predictor: Callable[[], Predictor],
     options: CompareOptions | None = None,
     *,
+    find: Callable[[Volume], Brain] | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Compares two scans and writes the outputs.
@@ -88,6 +90,7 @@ def run(
         job: the scans and the outputs.
         load_predictor: gives what segments a scan whose mask is not given.
         options: tolerance and limits.
+        find: finds the brain in the scan before if its mask is given, for side and region of the lesions.
         overwrite: whether existing outputs are replaced.
 
     Returns:
@@ -113,7 +116,10 @@ def run(
     seconds = {"read": _since(start)}
     start = time.perf_counter()
     predictor = load_predictor() if any(mask is None for mask in masks) else None
-    before, after = (time_point(scan, mask, predictor) for scan, mask in zip(scans, masks, strict=True))
+    # Without lesions, nobody asks where the brain is.
+    find = find if any(mask is None or mask.any() for mask in masks) else None
+    before = time_point(scans[0], masks[0], predictor, find)
+    after = time_point(scans[1], masks[1], predictor)
     seconds["predict"] = _since(start)
     start = time.perf_counter()
     result = compare_time_points(before, after, options, days)

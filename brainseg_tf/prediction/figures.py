@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from brainseg_tf.drawing import finite, message, panels, save, upper_limit
 from brainseg_tf.segmentation import Segmentation
@@ -115,7 +116,13 @@ def label_slice(axis: Axes, affine: np.ndarray, z: int, upper: int, shape: tuple
     height, width = shape
     right, lower = (str(code) for code in nib.orientations.aff2axcodes(affine)[:2])
     middle_row, middle_column = upper + height / 2, width / 2
-    style: dict[str, Any] = {"color": "white", "fontsize": 8, "ha": "center", "va": "center", "clip_on": True}
+    # The outline makes the text readable on a bright scalp.
+    common: dict[str, Any] = {
+        "color": "white",
+        "clip_on": True,
+        "path_effects": [withStroke(linewidth=1.5, foreground="black")],
+    }
+    style = common | {"fontsize": 8, "ha": "center", "va": "center"}
     for letter, column, row in (
         (_OPPOSITE[right], 4, middle_row),
         (right, width - 5, middle_row),
@@ -124,7 +131,7 @@ def label_slice(axis: Axes, affine: np.ndarray, z: int, upper: int, shape: tuple
     ):
         axis.text(column, row, letter, **style)
     position_mm = float((affine @ [middle_column, height / 2, z, 1])[2])
-    axis.text(2, upper + height - 3, f"z = {position_mm:.0f} mm", color="white", fontsize=7, clip_on=True)
+    axis.text(2, upper + height - 3, f"z = {position_mm:.0f} mm", fontsize=7, **common)
 
 
 def thumbnail(result: Segmentation, path: Path | BinaryIO) -> None:

@@ -16,6 +16,7 @@ from scipy.spatial import KDTree
 from skimage.measure import label
 
 from brainseg_tf.options import CompareOptions
+from brainseg_tf.postprocessing.lesions import Place, Side, side_and_region
 
 Status = Literal["new", "grown", "stable", "shrunk", "gone", "not covered"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -39,6 +40,8 @@ class LesionChange:
         before_components, after_components: numbers of connected components.
         centroid_mm: in RAS world space of the scan before; of the components before, or of those after if there are
             none before.
+        side: of the patient, see ``lesions.Lesion``; None if the brain is not known.
+        region: one of ``brain.regions.REGIONS``; None if it is not known.
     """
 
     status: Status
@@ -47,6 +50,8 @@ class LesionChange:
     before_components: int
     after_components: int
     centroid_mm: tuple[float, float, float]
+    side: Side | None = None
+    region: str | None = None
 
     @property
     def change_ml(self) -> float:
@@ -99,17 +104,20 @@ def match_lesions(
     after_affine: np.ndarray,
     matrix: np.ndarray,
     options: CompareOptions | None = None,
+    place: Place | None = None,
 ) -> list[LesionChange]:
     """Matches the lesions of two masks of one subject.
 
     Components that overlap belong to one lesion. A component that overlaps none is matched with the nearest component
-    of the other mask that overlaps none, if a voxel of that is within the tolerance.
+    of the other mask that overlaps none, if a voxel of that is within the tolerance. There are seven parameters because
+    two grids are described.
 
     Args:
         before, after: (X, Y, Z) bool, each on its own grid.
         before_affine, after_affine: (4, 4), voxel indices to millimetres in RAS world space.
         matrix: (4, 4), from positions in the scan before to those in the scan after, in millimetres.
         options: tolerance and limits.
+        place: of the mask before; without it the lesions have no side and region.
 
     Returns:
         The lesions, the largest volume at either time point first.
@@ -133,7 +141,8 @@ def match_lesions(
         )
         x, y, z = (round(float(mm), 2) for mm in points.mean(axis=0))
         status = _status(*volumes, float(inside.mean()), options)
-        found.append(LesionChange(status, *volumes, len(some_before), len(some_after), (x, y, z)))
+        where = (None, None) if place is None else side_and_region(points, place)
+        found.append(LesionChange(status, *volumes, len(some_before), len(some_after), (x, y, z), *where))
     return sorted(found, key=lambda lesion: -max(lesion.before_ml, lesion.after_ml))
 
 

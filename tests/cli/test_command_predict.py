@@ -1,7 +1,6 @@
 """The command ``predict``: exit codes, output on stdout and stderr, and files."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,31 +13,9 @@ import pytest
 
 from brainseg_tf.metrics import dice
 from brainseg_tf.prediction import cohort_tables
-from helpers import AFFINE, DAMAGES, FAST, ROOT, call, damaged, fails, make_brain, save
+from helpers import AFFINE, FAST, ROOT, call, fails, make_brain, save
 
 PHANTOM = Path(__file__).parents[2] / "examples" / "phantom" / "phantom_flair.nii.gz"
-
-
-def test_help_and_version_import_nothing_heavy():
-    code = (
-        "import sys; from brainseg_tf_cli.main import main\n"
-        "try: main(sys.argv[1:])\n"
-        "except SystemExit: pass\n"
-        "print([n for n in ('numpy', 'tensorflow', 'keras', 'scipy', 'nibabel', 'sklearn') if n in sys.modules])"
-    )
-    for arguments in (["--help"], ["--version"], ["predict", "--help"], ["fit", "--help"], ["predict"]):
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
-        assert done.stdout.splitlines()[-1] == "[]"
-
-
-def test_help_lists_the_commands():
-    result = call("--help")
-    assert result.exit_code == 0
-    for name in ("fit", "predict", "brain", "evaluate", "models"):
-        assert f"\n  {name} " in result.stdout
-    assert "not a medical device" in result.stdout
-
-
 MAPS = ("residual", "reconstruction", "probability")
 
 
@@ -123,39 +100,12 @@ def test_the_probability_is_zero_where_there_is_no_lesion(trained, scan, tmp_pat
     assert not np.asarray(nib.load(out).dataobj).any()
 
 
-def test_nothing_is_overwritten_unless_told(trained, scan, tmp_path):
-    out = tmp_path / "mask.nii.gz"
-    out.write_text("existing file")
-    message = fails(call("predict", scan, "--out", out, "--model", trained))
-    assert message == f"Error: {out}: exists already; give --overwrite to replace it, or another name\n"
-    assert out.read_text() == "existing file"
-    assert call("predict", scan, "--out", out, "--model", trained, "--overwrite", *FAST).exit_code == 0
-    assert nib.load(out).shape == nib.load(scan).shape
-    before = scan.read_bytes()
-    assert "is named twice" in fails(call("predict", scan, "--out", scan, "--model", trained, "--overwrite"))
-    assert scan.read_bytes() == before
-
-
 def test_no_lesion_gives_an_empty_mask_and_says_so(trained, tmp_path):
     scan = save(make_brain(50, lesion=False)[0], tmp_path / "scan.nii.gz")
     out = tmp_path / "mask.nii.gz"
     result = call("predict", scan, "--out", out, "--model", trained, "--healthy-threshold", 0.9, *FAST)
     assert (result.exit_code, result.stdout) == (0, f"{out}: no lesion found, empty mask\n")
     assert not nib.load(out).get_fdata().any()
-
-
-@pytest.mark.parametrize("what", DAMAGES)
-def test_bad_scans_are_one_line_and_leave_nothing(what, trained, tmp_path):
-    scan = damaged(tmp_path, what)
-    before = set(tmp_path.iterdir())
-    outputs = ("--out", tmp_path / "mask.nii.gz", "--figure", tmp_path / "f.png", "--report", tmp_path / "r.json")
-    if what == "folder":
-        assert "--out takes one scan" in fails(call("predict", scan, *outputs, "--model", trained), code=2)
-    else:
-        message = fails(call("predict", scan, *outputs, "--model", trained))
-        assert message.startswith(f"Error: {scan}: ")
-        assert message.count("\n") == 1
-    assert set(tmp_path.iterdir()) == before
 
 
 def test_a_skull_is_a_warning_without_the_network(trained, tmp_path):
@@ -198,14 +148,6 @@ def test_a_name_of_another_modality_is_a_warning(trained, tmp_path):
         assert ("model small needs flair; the mask may be wrong" in result.stderr) is expected
 
 
-@pytest.mark.parametrize("option", ["--brain-mask", "--truth"])
-def test_masks_on_another_grid_are_refused(option, trained, scan, tmp_path):
-    other = save(make_brain(1)[0][:-1], tmp_path / "other.nii.gz")
-    message = fails(call("predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained, option, other))
-    assert message == f"Error: {other}: lies on another grid than {scan}; resample it to that scan\n"
-    assert not (tmp_path / "m.nii.gz").exists()
-
-
 def test_a_brain_mask_over_the_whole_field_changes_nothing_but_a_warning(trained, scan, tmp_path):
     whole = save(np.ones(make_brain(1)[0].shape, bool), tmp_path / "whole.nii.gz")
     masks = [tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"]
@@ -214,84 +156,6 @@ def test_a_brain_mask_over_the_whole_field_changes_nothing_but_a_warning(trained
     assert result.exit_code == 0
     assert "of the brain mask is background, which was removed; check --brain-mask" in result.stderr
     assert masks[0].read_bytes() == masks[1].read_bytes()
-
-
-def test_an_empty_brain_mask_is_refused(trained, scan, tmp_path):
-    empty = save(np.zeros(nib.load(scan).shape, np.uint8), tmp_path / "empty.nii.gz")
-    message = fails(call("predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained, "--brain-mask", empty))
-    assert message.startswith(f"Error: {empty}: is empty")
-
-
-@pytest.mark.parametrize(
-    ("name", "what"),
-    [
-        ("nonsense", "Error: nonsense: no such model; give a shipped model ("),
-        ("EMPTY", "contains no SavedModel"),
-    ],
-)
-def test_unknown_models_are_refused(name, what, scan, tmp_path):
-    (tmp_path / "EMPTY").mkdir()
-    model = tmp_path / name if name == "EMPTY" else name
-    assert what in fails(call("predict", scan, "--out", tmp_path / "m.nii.gz", "--model", model))
-    assert not (tmp_path / "m.nii.gz").exists()
-
-
-def test_a_model_for_other_modalities_is_refused(trained, scan, tmp_path):
-    out = tmp_path / "m.nii.gz"
-    message = fails(call("predict", scan, "--out", out, "--model", trained, "--modality", f"t2={scan}"))
-    assert message == "Error: model small: uses flair, not t2; choose another --model\n"
-    both = tmp_path / "both"
-    shutil.copytree(trained / "1", both / "1")
-    card = both / "1/assets.extra/model_card.json"
-    card.write_text(card.read_text().replace('"modalities": [\n    "flair"', '"modalities": [\n    "flair",\n    "t2"'))
-    message = fails(call("predict", scan, "--out", out, "--model", both))
-    assert message == "Error: model small: needs t2 too; add --modality t2=FILE\n"
-    other = save(make_brain(1)[0][:-1], tmp_path / "t2.nii.gz")
-    # The name of a modality can be in capitals.
-    for name in ("t2", "T2", "T2w"):
-        more = ("--modality", f"{name}={other}", "--no-register")
-        message = fails(call("predict", scan, "--out", out, "--model", both, *more))
-        assert message.startswith(f"Error: {other}: lies on another grid")
-    assert not out.exists()
-
-
-def test_an_output_folder_without_write_permission_is_refused(trained, scan, monkeypatch, tmp_path):
-    # The tests may run as root, for whom permissions are not checked, so the result of os.access is replaced.
-    access = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode, **more: mode != os.W_OK and access(path, mode, **more))
-    message = fails(call("predict", scan, "--out", tmp_path / "m.nii.gz", "--model", trained))
-    assert message.startswith(f"Error: {tmp_path}/m.nii.gz: no permission to write in {tmp_path}")
-
-
-def test_wrong_usage_is_exit_code_2(scan, tmp_path):
-    cases = [
-        (("predict", scan), "give --out FILE for one scan"),
-        (("predict", scan, "--out", "a.nii", "--out-dir", "b"), "give --out FILE for one scan"),
-        (("predict", scan, scan, "--out", "a.nii"), "--out takes one scan"),
-        (("predict", scan, "--out-dir", "d", "--report", "r.json"), "--report: for one scan with --out only"),
-        (("predict", scan, "--out-dir", "d", "--truth", scan), "--truth: with --out-dir, give a pattern with {name}"),
-        (("predict", scan, "--out-dir", "d", "--save-residual", "r.nii"), "--save-residual: with --out-dir, give a p"),
-        (("predict", scan, "--out-dir", "d", "--modality", "t2=t2.nii"), "--modality t2: with --out-dir, give a patt"),
-        (("predict", scan, "--out", "a.nii", "--modality", "t2"), "expected NAME=FILE"),
-        (("predict", scan, "--out", "a.nii", "--modality", "t2=a", "--modality", "T2=b"), "t2: is given twice"),
-        (("predict", scan, "--out", "a.nii", "--score", "best"), "is not one of"),
-        (("predict", scan, "--out", "a.nii", "--min-size-ml", "-1"), "not in the range"),
-        (("predict", scan, "--out", "a.nii", "--neighbourhood", 4), "4 has no middle voxel; give an odd number"),
-        (("predict", scan, "--out", "a.nii", "--median", 4), "4 has no middle voxel; give an odd number"),
-        (("evaluate", "x", "--models", ""), "a name is empty"),
-        (("evaluate", "x", "--models", "cvae,,dae"), "a name is empty"),
-        (("fit", tmp_path), "Missing option '--out'"),
-        (("nonsense",), "No such command"),
-    ]
-    for arguments, what in cases:
-        assert what in fails(call(*arguments), code=2)
-
-
-def test_debug_shows_the_traceback(tmp_path):
-    result = call("--debug", "predict", tmp_path / "no.nii", "--out", tmp_path / "m.nii", "--model", tmp_path)
-    assert result.exit_code == 1
-    assert "Traceback" in result.stderr
-    assert result.stderr.splitlines()[-1].startswith(f"Error: {tmp_path}: contains no SavedModel")
 
 
 def test_one_bad_scan_does_not_stop_the_others(trained, tmp_path):
@@ -315,15 +179,6 @@ def test_one_bad_scan_does_not_stop_the_others(trained, tmp_path):
     assert len(result.stdout.splitlines()) == 2
 
 
-def test_several_scans_need_different_names(trained, tmp_path):
-    scans = [save(make_brain(1)[0], tmp_path / place / "scan.nii.gz") for place in "ab"]
-    message = fails(call("predict", *scans, "--out-dir", tmp_path / "out", "--model", trained))
-    assert "is the mask of two scans; rename one of them" in message
-    (tmp_path / "empty").mkdir()
-    message = fails(call("predict", tmp_path / "empty", "--out-dir", tmp_path / "out", "--model", trained))
-    assert message.startswith(f"Error: {tmp_path}/empty: contains no scan (.nii, .nii.gz, .mgz, ...)")
-
-
 def test_the_papers_preset(trained, scan, tmp_path):
     for name, more in (("paper", ()), ("mixed", ("--erosion-mm", 4.5, "--lesion", "brightest"))):
         out = ("--out", tmp_path / f"{name}.nii", "--report", tmp_path / f"{name}.json")
@@ -344,22 +199,6 @@ def test_the_papers_preset(trained, scan, tmp_path):
     )
     assert (paper["mixture"]["lesion"], paper["mixture"]["spread"]) == ("smallest", "free")
     assert (mixed["erosion_mm"], mixed["mixture"]["lesion"], mixed["score"]) == (4.5, "brightest", "absolute")
-
-
-def test_models_lists_what_is_shipped():
-    result = call("models")
-    assert result.exit_code == 0
-    for word in (
-        "cvae, version",
-        "dcvae, version",
-        "dae, version",
-        "MB",
-        "flair",
-        "30 patients",
-        "IoU",
-        "with citation",
-    ):
-        assert word in result.stdout
 
 
 @pytest.mark.slow

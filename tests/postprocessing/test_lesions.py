@@ -14,7 +14,7 @@ def components(middle_mm=-2.0, to_template=TO_TEMPLATE, intensity=True):
     mask[2:4, 3:5, 4:6] = True
     mask[8, 8, 8] = True
     residual = np.where(mask, np.arange(12) / 10, 0)
-    maps = Maps(residual, np.where(mask, 0.75, 0), 2 * residual + 1 if intensity else None)
+    maps = Maps(residual, np.where(mask, 0.75, 0), 3 * residual, 2 * residual + 1 if intensity else None)
     return mask, maps, Place(AFFINE, middle_mm, to_template)
 
 
@@ -33,6 +33,7 @@ def test_the_maps_are_averaged_over_each_lesion():
     large, small = lesions(*components())
     assert (large.mean_residual, small.mean_residual) == pytest.approx((0.45, 0.8))
     assert (large.mean_probability, small.mean_probability) == pytest.approx((0.75, 0.75))
+    assert (large.mean_score, small.mean_score) == pytest.approx((1.35, 2.4))
     assert (large.intensity_ratio, small.intensity_ratio) == pytest.approx((1.9, 2.6))
     assert [one.intensity_ratio for one in lesions(*components(intensity=False))] == [None, None]
 

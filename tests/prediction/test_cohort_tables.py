@@ -14,6 +14,7 @@ def lesion(ml, **changes):
         "side": "left",
         "mean_residual": 0.25,
         "mean_probability": 0.875,
+        "mean_score": 0.625,
         "intensity_ratio": 1.5,
         "mni_mm": [2.0, -20.0, 35.0],
         "region": "parietal",
@@ -21,14 +22,19 @@ def lesion(ml, **changes):
     } | changes
 
 
-def report(subject="", session="", lesions=()):
+def suspect(ml, reason="faint", **changes):
+    return lesion(ml, **changes) | {"reason": reason, "explanation": "it is too faint"}
+
+
+def report(subject="", session="", lesions=(), suspects=()):
     return {
         "subject": subject,
         "session": session,
         "lesion_ml": sum(one["ml"] for one in lesions),
         "components": len(lesions),
         "lesions": list(lesions),
-        "suspected_ml": 0.5,
+        "suspected_ml": sum(one["ml"] for one in suspects),
+        "suspects": list(suspects),
         "brain": {"source": "network", "ml": 1400.5},
         "quality": {"snr": 21.5, "slice_thickness_mm": 5.0, "coverage": 0.97},
         "template": {"error_mm": 2.75, "matrix": []},
@@ -69,7 +75,8 @@ def test_each_lesion_and_each_scan_has_a_row(tmp_path):
     assert [float(first[f"mni_{axis}_mm"]) for axis in "xyz"] == [2.0, -20.0, 35.0]
     assert (first["region"], first["side"], second["side"]) == ("parietal", "left", "right")
     assert (first["periventricular"], second["periventricular"]) == ("yes", "no")
-    assert (first["intensity_ratio"], first["mean_probability"], first["mean_residual"]) == ("1.5", "0.875", "0.25")
+    assert (first["intensity_ratio"], first["mean_residual"]) == ("1.5", "0.25")
+    assert (first["mean_probability"], first["mean_score"]) == ("0.875", "0.625")
     healthy, patient = table(tmp_path / "volumes.tsv")
     assert (healthy["participant_id"], healthy["session_id"], healthy["lesion_ml"]) == ("sub-01", "n/a", "0")
     assert (patient["brain_ml"], patient["lesion_ml"], patient["lesions"]) == ("1400.5", "14.75", "2")
@@ -78,9 +85,24 @@ def test_each_lesion_and_each_scan_has_a_row(tmp_path):
     assert (patient["template_error_mm"], patient["seconds"], patient["warnings"]) == ("2.75", "3.75", "1")
 
 
+def test_each_suspected_component_has_a_row_with_the_reason(tmp_path):
+    suspects = [suspect(4.5, region="temporal"), suspect(3.0, "min_size")]
+    add(tmp_path, "a.nii", report("sub-01", "", [lesion(12.5)], suspects))
+    cohort_tables.write(tmp_path)
+    found = table(tmp_path / "lesions.tsv")
+    columns = ("in_mask", "lesion", "reason", "volume_ml", "region")
+    assert [tuple(row[name] for name in columns) for row in found] == [
+        ("yes", "1", "n/a", "12.5", "parietal"),
+        ("no", "1", "faint", "4.5", "temporal"),
+        ("no", "2", "min_size", "3.0", "parietal"),
+    ]
+    (scan,) = table(tmp_path / "volumes.tsv")
+    assert (scan["lesion_ml"], scan["lesions"], scan["suspected_ml"]) == ("12.5", "1", "7.5")
+
+
 @pytest.mark.parametrize("name", ["lesions", "volumes"])
 def test_each_column_is_in_the_data_dictionary(tmp_path, name):
-    add(tmp_path, "a.nii", report("sub-01", "", [lesion(3.0)]))
+    add(tmp_path, "a.nii", report("sub-01", "", [], [suspect(3.0)]))
     cohort_tables.write(tmp_path)
     (row,) = table(tmp_path / f"{name}.tsv")
     dictionary = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))

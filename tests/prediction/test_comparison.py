@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from matplotlib import image
 
+from brainseg_tf.brain.mask import Brain
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.registration import head_centre, mean_distance
-from brainseg_tf.images.volume import read_segmentation, read_volume
+from brainseg_tf.images.volume import Volume, read_segmentation, read_volume
 from brainseg_tf.options import PredictOptions
 from brainseg_tf.prediction import comparison_figure
-from brainseg_tf.prediction.comparison import Comparison, TimePoint, compare_time_points, time_point
+from brainseg_tf.prediction.comparison import Comparison, TimePoint, compare_time_points, lesion_row, time_point
 from brainseg_tf.prediction.predictor import Predictor
 from helpers import TWO_SESSIONS, TwoSessions
 from synthetic_models import OPTIONS, Healthy, card
@@ -48,6 +49,34 @@ def test_the_lesions_of_two_sessions(result, sessions):
         assert lesion.centroid_mm == pytest.approx(place, abs=0.7)
     assert result.change_ml == pytest.approx(sum(one.change_ml for one in result.lesions))
     assert result.warnings == []
+
+
+def test_the_place_of_the_lesions_is_that_in_the_brain_before(points):
+    scan = points[0].scan
+    brain = Brain(scan.data > 50, "given")
+    before = time_point(scan, points[0].mask, None, lambda scan: brain)
+    centre = nib.affines.apply_affine(scan.affine, np.argwhere(brain.mask)).mean(axis=0)
+    assert before.place.middle_mm == pytest.approx(centre[0])
+    found = {one.status: one for one in compare_time_points(before, points[1]).lesions}
+    assert {status: one.side for status, one in found.items()} == {
+        "grown": "left",
+        "new": "left",
+        "stable": "right",
+        "gone": "right",
+    }
+    aligned = before.place.to_template is not None
+    assert {one.region is not None for one in found.values()} == {aligned}
+
+
+def test_without_a_brain_the_lesions_have_no_place(points):
+    def nothing(scan: Volume) -> Brain:
+        raise InputError("scan.nii: no brain found in the scan")
+
+    before = time_point(points[0].scan, points[0].mask, None, nothing)
+    assert before.place is None
+    assert before.warnings == ("scan.nii: no brain found in the scan; side and region of the lesions are not known",)
+    row = lesion_row(1, compare_time_points(before, points[1]).lesions[0])
+    assert (row["side"], row["region"]) == (None, None)
 
 
 def test_the_volumes_do_not_depend_on_the_registration(result, points):

@@ -8,6 +8,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from brainseg_tf.options import CompareOptions
+from brainseg_tf.postprocessing.lesions import Place
 from brainseg_tf.prediction.longitudinal import LesionChange, change_map, match_lesions
 
 # Left-handed, oblique, 2 x 3 x 4 mm; a voxel has 0.024 ml.
@@ -49,6 +50,26 @@ def test_the_status_and_the_volumes_of_each_lesion():
     assert grown.centroid_mm == pytest.approx(nib.affines.apply_affine(ONE, [2, 2, 2]), abs=0.01)
     (gone,) = matched(before & boxes((8, 2, 2, 2)), boxes())
     assert (gone.status, gone.after_ml, gone.change_percent) == ("gone", 0, -100)
+
+
+def test_the_side_and_the_region_are_those_in_the_scan_before():
+    """The scan before is MNI space, 100 mm further to the right; the scan after lies half a metre away from it."""
+    scan, shift, moved = np.diag([2.0, 2, 2, 1]), np.eye(4), np.eye(4)
+    scan[:3, 3] = 0, -100, -60
+    shift[0, 3], moved[0, 3] = -100, 500
+    # Around (-40, 40, 30) and (24, -96, 10) mm of MNI space.
+    before, after = (boxes((x - 1, y - 1, z - 1, 3), shape=(90, 90, 60)) for x, y, z in ((30, 70, 45), (62, 2, 35)))
+    place = Place(scan, 0.0, shift)
+    found = match_lesions(before, scan, after, moved @ scan, moved, SHARP, place)
+    assert {one.status: (one.side, one.region) for one in found} == {
+        "gone": ("left", "frontal"),
+        "new": ("right", "occipital"),
+    }
+    # Without an alignment, the side is that relative to the middle of the brain.
+    place = place._replace(middle_mm=60.0, to_template=None)
+    found = match_lesions(before, scan, after, moved @ scan, moved, SHARP, place)
+    assert {one.status: (one.side, one.region) for one in found} == {"gone": ("midline", None), "new": ("right", None)}
+    assert {(one.side, one.region) for one in matched(boxes((3, 3, 3, 2)), boxes())} == {(None, None)}
 
 
 @pytest.mark.parametrize("empty", [True, False])

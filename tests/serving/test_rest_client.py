@@ -2,137 +2,27 @@
 
 import gc
 import json
-import socket
-import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 
 import numpy as np
 import pytest
-import trustme
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.saved_model import find
-from brainseg_tf.serving import remote, rest_client
+from brainseg_tf.serving import remote
 from brainseg_tf.serving.endpoint import Endpoint, RetryableError
 from brainseg_tf.serving.identity import identity
 from brainseg_tf.serving.remote import RemoteModel, connect
-from brainseg_tf.serving.rest_client import RestClient
-
-IMAGES = np.linspace(0, 1, 2 * 4 * 4, dtype=np.float32).reshape(2, 4, 4, 1)
-# Seconds by which a busy machine may exceed the timeout.
-SLACK = 1.5
+from raw_server import IMAGES, SLACK, one_line, outputs, page, reconstructed, serving
 
 
 @pytest.fixture(scope="module")
 def card():
     return find("cvae").card
-
-
-@pytest.fixture
-def short_delays(monkeypatch):
-    """Shortens the delays between attempts."""
-    monkeypatch.setattr(remote, "_FIRST_DELAYS", (0.01,))
-    monkeypatch.setattr(remote, "_LATER_DELAYS", (0.01, 0.01))
-
-
-class Server:
-    """Port and requests of a local server, and the number of bytes that it sent."""
-
-    def __init__(self, port: int) -> None:
-        self.requests: list[bytes] = []
-        self.sent = 0
-        self.port = port
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-
-def read_request(connection: socket.socket) -> bytes:
-    received = b""
-    while b"\r\n\r\n" not in received:
-        more = connection.recv(65536)
-        if not more:
-            return received
-        received += more
-    head, _, body = received.partition(b"\r\n\r\n")
-    length = next((int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if b"content-length" in line), 0)
-    while len(body) < length:
-        body += connection.recv(65536)
-    return head + b"\r\n\r\n" + body
-
-
-@contextmanager
-def serving(*parts: bytes | float | Iterator[bytes], tls: ssl.SSLContext | None = None) -> Iterator[Server]:
-    """Runs a server that answers each request with these parts in order.
-
-    Args:
-        parts: bytes or an iterator of bytes are sent; a number is a pause in seconds.
-        tls: TLS context; None for plain HTTP.
-    """
-    stop = threading.Event()
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = Server(listener.getsockname()[1])
-    threads: list[threading.Thread] = []
-
-    def answer(connection: socket.socket) -> None:
-        with suppress(OSError), tls.wrap_socket(connection, server_side=True) if tls else connection as connection:
-            server.requests.append(read_request(connection))
-            for part in parts:
-                if isinstance(part, float):
-                    stop.wait(part)
-                    continue
-                for piece in [part] if isinstance(part, bytes) else part:
-                    if stop.is_set():
-                        return
-                    connection.sendall(piece)
-                    server.sent += len(piece)
-
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            threads.append(threading.Thread(target=answer, args=(connection,)))
-            threads[-1].start()
-
-    threads.append(threading.Thread(target=accept))
-    threads[0].start()
-    try:
-        yield server
-    finally:
-        stop.set()
-        # close() alone does not interrupt accept().
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        for thread in threads:
-            thread.join()
-
-
-def page(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
-    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers, "", ""]
-    return "\r\n".join(lines).encode() + body
-
-
-def outputs(values: object) -> bytes:
-    return json.dumps({"outputs": values}).encode()
-
-
-def one_line(error: pytest.ExceptionInfo[BaseException], server: Server) -> None:
-    assert str(error.value).isprintable()
-    assert str(error.value).startswith(server.url)
-    assert len(str(error.value)) < 800
-
-
-def reconstructed(server: Server, card: object, timeout: float = 5.0) -> np.ndarray:
-    endpoint = Endpoint(server.url, "small", timeout=timeout)
-    return RemoteModel(endpoint, card, RestClient(endpoint)).reconstruct(IMAGES).images
 
 
 def test_a_valid_response(card):
@@ -307,201 +197,6 @@ def test_an_invalid_content_length(card):
     # urllib3 does not close the socket of such a response. Its ResourceWarning must occur here, not in a later test.
     del error
     gc.collect()
-
-
-OK = b"HTTP/1.1 200 OK\r\n"
-
-
-def drip(text: bytes) -> list[bytes | float]:
-    """Parts that send one byte every 50 ms, so that no single socket operation times out."""
-    return [part for byte in text for part in (bytes([byte]), 0.05)]
-
-
-@pytest.mark.parametrize(
-    "parts",
-    [
-        [60.0],
-        drip(b"HTTP/1.1 200 OK" + b" " * 100),
-        [OK, *drip(b"X: " + b"y" * 100)],
-        [OK, b"Content-Length: 100\r\n\r\n", *drip(b" " * 100)],
-        [OK, b"\r\n", *drip(b" " * 100)],
-        [OK, b"Transfer-Encoding: chunked\r\n\r\n", *drip(b"1\r\n \r\n" * 50)],
-        [OK, b"Transfer-Encoding: chunked\r\n\r\n", *drip(b"1;" + b"x" * 100)],
-        drip(b"HTTP/1.1 100 Continue\r\n\r\n" * 10),
-        [b"HTTP/1.1 500 x\r\nContent-Length: 100\r\n\r\n", *drip(b" " * 100)],
-    ],
-    ids=["silence", "status", "header", "body", "body without length", "chunks", "chunk size", "100s", "refusal"],
-)
-def test_a_server_that_drips_is_given_up_in_time(parts):
-    with serving(*parts) as server:
-        client = RestClient(Endpoint(server.url, "small", timeout=0.4))
-        start = time.monotonic()
-        with pytest.raises(RetryableError, match=r"not complete after 0\.4 s") as error:
-            client.predict("serving_default", IMAGES, ["reconstruction"])
-        assert 0.35 < time.monotonic() - start < 0.4 + SLACK
-    one_line(error, server)
-
-
-def test_a_server_that_does_not_read_times_out():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = RestClient(Endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}", "small", timeout=0.4))
-        start = time.monotonic()
-        with pytest.raises(RetryableError, match="not complete"):
-            client.predict("serving_default", np.full((16, 160, 160, 1), 1 / 3, np.float32), ["reconstruction"])
-        assert time.monotonic() - start < 2.0 + SLACK
-
-
-def test_a_tls_handshake_without_end_times_out():
-    with serving(60.0) as server:
-        client = RestClient(Endpoint(server.url.replace("http", "https"), "small", timeout=0.4))
-        start = time.monotonic()
-        with pytest.raises(RetryableError, match="not complete"):
-            client.predict("serving_default", IMAGES, ["reconstruction"])
-        assert time.monotonic() - start < 0.4 + SLACK
-
-
-def test_a_slow_response_over_tls_times_out(tmp_path):
-    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    with serving(OK, b"\r\n", *drip(b" " * 100), tls=context) as server:
-        url = server.url.replace("http", "https")
-        client = RestClient(Endpoint(url, "small", ca=tmp_path / "ca.pem", timeout=0.4))
-        start = time.monotonic()
-        with pytest.raises(RetryableError, match="not complete"):
-            client.predict("serving_default", IMAGES, ["reconstruction"])
-        assert time.monotonic() - start < 0.4 + SLACK
-    assert server.requests
-
-
-def test_the_thread_of_a_request_ends_after_the_timeout():
-    with serving(OK, b"\r\n", *drip(b" " * 400)) as server:
-        client = RestClient(Endpoint(server.url, "small", timeout=0.2))
-        with pytest.raises(RetryableError, match="not complete"):
-            client.predict("serving_default", IMAGES, ["reconstruction"])
-        deadline = time.monotonic() + SLACK
-        while any(thread.name == "brainseg-tf-rest" for thread in threading.enumerate()):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-
-def endless(piece: bytes) -> Iterator[bytes]:
-    while True:
-        yield piece
-
-
-@pytest.mark.parametrize(
-    ("head", "piece"),
-    [
-        (b"\r\n", b"0" * 65536),
-        (b"Content-Length: 999999999999\r\n\r\n", b"[" * 65536),
-        (b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b" " * 65536 + b"\r\n"),
-    ],
-    ids=count(),
-)
-def test_an_endless_answer_is_cut_off(card, head, piece):
-    message = "the response has more than 1,006,144 bytes"
-    with serving(OK, head, endless(piece)) as server, pytest.raises(InputError, match=message) as error:
-        reconstructed(server, card)
-    one_line(error, server)
-    # The client reads 1 MB; more is sent because of the buffers between server and client.
-    assert server.sent < 20_000_000
-
-
-def test_an_endless_error_message_is_cut_off(card):
-    message = r"refused the request \(400: No\)"
-    with (
-        serving(b"HTTP/1.1 400 No\r\n\r\n", endless(b"0" * 65536)) as server,
-        pytest.raises(InputError, match=message),
-    ):
-        reconstructed(server, card)
-    assert server.sent < 20_000_000
-
-
-@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
-def test_redirects_are_not_followed(card, status):
-    with serving(page(outputs(IMAGES.tolist()))) as other:
-        location = f"Location: {other.url}/v1/models/small:predict"
-        message = f"redirects to {other.url}/v1/models/small:predict, but"
-        with serving(page(b"", status, location)) as server, pytest.raises(InputError, match=message) as error:
-            reconstructed(server, card)
-        one_line(error, server)
-    assert other.requests == []
-    assert len(server.requests) == 1
-
-
-def test_no_password_from_netrc(card, tmp_path, monkeypatch):
-    netrc = tmp_path / "netrc"
-    netrc.write_text("default login me password secret\n")
-    netrc.chmod(0o600)
-    monkeypatch.setenv("NETRC", str(netrc))
-    with serving(page(outputs(IMAGES.tolist()))) as server:
-        reconstructed(server, card)
-    assert b"authorization" not in server.requests[0].lower()
-
-
-@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
-def test_no_proxy_is_used_for_loopback(card, monkeypatch, variable):
-    with serving(page(b"", "502 Bad Gateway")) as proxy, serving(page(outputs(IMAGES.tolist()))) as server:
-        monkeypatch.setenv(variable, proxy.url)
-        np.testing.assert_array_equal(reconstructed(server, card), IMAGES)
-    assert proxy.requests == []
-
-
-@pytest.fixture
-def no_proxies(monkeypatch):
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-@pytest.mark.parametrize(
-    ("scheme", "variable"),
-    [("http", "http_proxy"), ("http", "HTTP_PROXY"), ("http", "all_proxy"), ("https", "https_proxy")],
-)
-def test_other_hosts_go_through_the_proxy_and_a_failure_names_it(
-    card, short_delays, no_proxies, monkeypatch, scheme, variable
-):
-    with serving(page(b"", "502 Bad Gateway")) as proxy:
-        monkeypatch.setenv(variable, proxy.url.replace("//", "//me:secret@"))
-        with pytest.raises(InputError, match=f"through the proxy in {variable}: add tfs.invalid to no_proxy") as e:
-            connect(Endpoint(f"{scheme}://tfs.invalid:8501", "small", timeout=5), card)
-    first_line = (
-        b"POST http://tfs.invalid:8501/v1/models/small:predict" if scheme == "http" else b"CONNECT tfs.invalid:8501"
-    )
-    assert proxy.requests[0].startswith(first_line)
-    assert "secret" not in str(e.value) and str(e.value).isprintable()
-
-
-def test_the_message_about_a_refusal_names_the_proxy(card, no_proxies, monkeypatch):
-    with serving(page(b"", "407 Proxy Authentication Required")) as proxy:
-        monkeypatch.setenv("http_proxy", proxy.url)
-        with pytest.raises(InputError, match=r"\(407: Proxy Authentication Required\).* in http_proxy"):
-            connect(Endpoint("http://tfs.invalid:8501", "small", timeout=5), card)
-
-
-def test_no_proxy_is_respected(card, no_proxies, monkeypatch):
-    # A local server is used as a remote one.
-    monkeypatch.setattr(rest_client, "is_loopback", lambda host: False)
-    with serving(page(b"", "502 Bad Gateway")) as proxy, serving(page(outputs(IMAGES.tolist()))) as server:
-        monkeypatch.setenv("http_proxy", proxy.url)
-        monkeypatch.setenv("no_proxy", "10.0.0.0/8,127.0.0.0/8")
-        np.testing.assert_array_equal(reconstructed(server, card), IMAGES)
-    assert proxy.requests == []
-
-
-@pytest.mark.parametrize("proxy", ["http://[", "socks5://127.0.0.1:1", "http://a b:1", "http://"])
-def test_an_invalid_proxy_address(card, short_delays, no_proxies, monkeypatch, proxy):
-    monkeypatch.setenv("http_proxy", proxy)
-    with pytest.raises(InputError, match="the proxy in http_proxy") as error:
-        connect(Endpoint("http://tfs.invalid:8501", "small", timeout=5), card)
-    assert str(error.value).isprintable()
-
-
-def test_a_missing_certificate_file_in_the_environment(card, no_proxies, monkeypatch):
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
-    with serving() as server, pytest.raises(InputError, match="the request cannot be sent .*check REQUESTS_CA_BUNDLE"):
-        connect(Endpoint(server.url.replace("http", "https"), "small", timeout=5), card)
 
 
 class CountingClient:

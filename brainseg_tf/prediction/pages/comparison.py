@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import to_rgb
 from scipy import ndimage
 
 from brainseg_tf import drawing
@@ -13,9 +14,12 @@ from brainseg_tf.images.background import head_mask
 from brainseg_tf.model_card import ModelCard, versions
 from brainseg_tf.prediction import comparison_figure, pages
 from brainseg_tf.prediction.comparison import Comparison
+from brainseg_tf.prediction.comparison_figure import CHANGES
 from brainseg_tf.prediction.pages import wording
 from brainseg_tf.prediction.pages.scan import Layer, encode
 
+# The largest value of a layer with 8 bits and steps of 1, so that labels are kept.
+_STEPS = 250
 # Voxels around the head that are shown.
 _MARGIN = 2
 
@@ -41,6 +45,7 @@ def write_page(path: Path, result: Comparison, card: ModelCard | None, report: d
         names=_names(Path(report["before"]["scan"]), Path(report["after"]["scan"])),
         report=report,
         viewers=[[vars(layer) for layer in layers] for layers in viewer_layers(result)],
+        changes=list(CHANGES.values()),
         figure=base64.b64encode(figure.getvalue()).decode("ascii"),
         processing=_processing(report),
         software=wording.software(versions()),
@@ -57,6 +62,7 @@ def viewer_layers(result: Comparison) -> tuple[list[Layer], list[Layer]]:
     corner = np.eye(4)
     corner[:3, 3] = [side.start for side in box]
     affine = scan.affine @ corner
+    changes = encode(result.change_map[box], affine, 0, _STEPS)
 
     def layers(data: np.ndarray, mask: np.ndarray) -> list[Layer]:
         low, high = float(data[box].min()), drawing.upper_limit(data[head & result.covered])
@@ -64,9 +70,18 @@ def viewer_layers(result: Comparison) -> tuple[list[Layer], list[Layer]]:
         return [
             Layer("scan", encode(data[box], affine, low, high), "gray", low, high),
             Layer("lesion", lesion, "red", 0, 1, opacity=0.4),
+            Layer("changes", changes, "gray", 0, _STEPS, opacity=0.6, shown=False, labels=_label_colours()),
         ]
 
     return layers(scan.data, result.before.mask), layers(result.registered.data, result.registered_mask)
+
+
+def _label_colours() -> dict[str, list[Any]]:
+    """The colours of the change map as NiiVue wants them; 0 is transparent."""
+    colours = [(0, 0, 0), *(tuple(round(255 * one) for one in to_rgb(colour)) for _, colour in CHANGES.values())]
+    red, green, blue = (list(channel) for channel in zip(*colours, strict=True))
+    names = ["", *(name for name, _ in CHANGES.values())]
+    return {"R": red, "G": green, "B": blue, "A": [0] + [255] * len(CHANGES), "labels": names}
 
 
 def _names(before: Path, after: Path) -> tuple[str, str]:

@@ -37,6 +37,7 @@ class Layer:
         opacity: initial opacity.
         shown: whether the layer is initially visible.
         negative: colour map for negative values; empty for none.
+        labels: if the values are labels, the colour of each value from 0 as NiiVue wants them: names and channels.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Layer:
     opacity: float = 1.0
     shown: bool = True
     negative: str = ""
+    labels: dict[str, list[Any]] | None = None
 
 
 def write_page(

@@ -305,7 +305,11 @@ def _morphology(options: Mapping[str, Any]) -> list[str]:
         "boundary_mm": lambda value: f"the mask's boundary was moved to edges in the image by up to {value:g} mm",
         "faintest": lambda value: (
             f"components with a contrast below {value:g} (score times local contrast) were removed"
-            + (f", unless their mean probability was at least {options['certain']:g}" if "certain" in options else "")
+            + (
+                f", unless the network's mean probability was at least {options['certain']:g}"
+                if "certain" in options
+                else ""
+            )
         ),
         "min_size_ml": lambda value: f"components below {value:g} ml were removed",
     }

@@ -7,11 +7,15 @@
     line.textContent = "The viewers need WebGL2, which this browser does not support. See the slices below instead.";
     return;
   }
-  const load = (layer) => niivue.NVImage.loadFromBase64({
-    base64: layer.nifti, name: layer.name + ".nii.gz", colormap: layer.colormap,
-    cal_min: layer.low, cal_max: layer.high, opacity: layer.opacity,
-  });
-  const LESION = 1, HIDDEN = -1, NEARLY_CLEAR = 0.004;
+  const load = async (layer) => {
+    const image = await niivue.NVImage.loadFromBase64({
+      base64: layer.nifti, name: layer.name + ".nii.gz", colormap: layer.colormap,
+      cal_min: layer.low, cal_max: layer.high, opacity: layer.shown ? layer.opacity : 0,
+    });
+    if (layer.labels) image.setColormapLabel(layer.labels);
+    return image;
+  };
+  const LESION = 1, CHANGES = 2, HIDDEN = -1, NEARLY_CLEAR = 0.004;
   const viewers = [], values = ["", ""];
   for (const [k, layers] of sets.entries()) {
     const viewer = new niivue.Niivue({
@@ -46,11 +50,12 @@
     for (const viewer of viewers) {
       viewer.drawRimOpacity = shown && outlined ? 1 : HIDDEN;
       viewer.setDrawOpacity(shown && outlined ? NEARLY_CLEAR : 0);
+      viewer.setOpacity(CHANGES, control("changes-shown").checked ? Number(control("changes-opacity").value) : 0);
       viewer.setOpacity(LESION, shown && !outlined ? Number(control("opacity").value) : 0);
     }
   };
   const look = () => viewers.forEach((viewer) => viewer.setSliceType(Number(control("view").value)));
-  for (const id of ["shown", "opacity", "style"]) control(id).addEventListener("input", fade);
+  for (const id of ["shown", "opacity", "style", "changes-shown", "changes-opacity"]) control(id).addEventListener("input", fade);
   control("view").addEventListener("change", look);
   look();
   fade();

@@ -1,0 +1,139 @@
+"""Runs into a folder that has results of earlier runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from batches import Fake
+from brainseg_tf.prediction import cohort_tables
+from brainseg_tf.prediction.batch import plan_batch, run_all
+from brainseg_tf.prediction.progress import Progress
+from helpers import FAST, call, fails, make_brain, masks, rows, save
+
+
+def test_continue_keeps_complete_results_and_replaces_others(trained, scans, tmp_path):
+    out = tmp_path / "out"
+    assert call("predict", scans, "--out-dir", out, "--model", trained, *FAST).exit_code == 0
+    before = masks(out)
+    (out / "sub-01_FLAIR_report.json").unlink()
+    whole = (out / "sub-02_FLAIR_mask.nii.gz").read_bytes()
+    (out / "sub-02_FLAIR_mask.nii.gz").write_bytes(whole[: len(whole) // 2])
+    kept = (out / "sub-00_FLAIR_mask.nii.gz").stat().st_mtime_ns
+    result = call("predict", scans, "--out-dir", out, "--model", trained, "--continue", *FAST)
+    assert result.exit_code == 0, result.output
+    assert [line["status"] for line in rows(out)] == ["kept", "done", "done"]
+    assert (out / "sub-00_FLAIR_mask.nii.gz").stat().st_mtime_ns == kept
+    assert [line.partition("] ")[0] for line in result.stdout.splitlines()] == ["[1/3, kept", "[2/3", "[3/3"]
+    for name, mask in masks(out).items():
+        np.testing.assert_array_equal(mask, before[name])
+    assert len((out / "volumes.tsv").read_text().splitlines()) == 4
+    # Without --continue, existing files are not changed.
+    summary = (out / "summary.csv").read_text()
+    assert "give --continue to keep its results" in fails(
+        call("predict", scans, "--out-dir", out, "--model", trained, *FAST)
+    )
+    assert (out / "summary.csv").read_text() == summary
+    (out / "summary.csv").unlink()
+    result = call("predict", scans, "--out-dir", out, "--model", trained, *FAST)
+    assert result.exit_code == 1
+    assert "3 of 3 scans failed" in result.stderr
+
+
+def test_continue_refuses_results_of_other_options(trained, scans, tmp_path):
+    out = tmp_path / "out"
+    first = ("predict", scans / "sub-00_FLAIR.nii.gz", "--out-dir", out, "--model", trained, *FAST)
+    assert call(*first).exit_code == 0
+    before = (out / "sub-00_FLAIR_mask.nii.gz").read_bytes()
+    result = call("predict", scans, "--out-dir", out, "--model", trained, *FAST, "--closing-mm", 5, "--continue")
+    assert result.exit_code == 1
+    expected = "sub-00_FLAIR_mask.nii.gz: was written by another version or model or with other options; give"
+    assert f"{expected} --overwrite" in result.stderr
+    # The earlier result stays in the tables.
+    assert [line["status"] for line in rows(out)] == ["done", "done", "done"]
+    assert len((out / "volumes.tsv").read_text().splitlines()) == 4
+    assert (out / "sub-00_FLAIR_mask.nii.gz").read_bytes() == before
+
+
+def test_continue_refuses_results_of_other_files(trained, scan, tmp_path):
+    out = tmp_path / "out"
+    first, second = (tmp_path / place / "p1_flair.nii.gz" for place in "ab")
+    for number, file in enumerate((first, second)):
+        save(make_brain(number)[0], file)
+    brain = save((make_brain(0)[0] > 0).astype(np.uint8), first.with_name("p1_brain.nii.gz"))
+    options = ("--out-dir", out, "--model", trained, *FAST)
+    assert call("predict", first, *options).exit_code == 0
+    before = (out / "p1_flair_mask.nii.gz").read_bytes()
+    for changed in ((second,), (first, "--brain-mask", "{name}_brain.nii.gz")):
+        result = call("predict", *changed, *options, "--continue")
+        assert result.exit_code == 1
+        assert "p1_flair_mask.nii.gz: was written from other files; give --overwrite" in result.stderr
+        assert (out / "p1_flair_mask.nii.gz").read_bytes() == before
+    # A cohort can be moved.
+    moved = first.parent.rename(tmp_path / "moved")
+    assert call("predict", moved / first.name, *options, "--continue").exit_code == 0
+    assert brain.name == "p1_brain.nii.gz"
+
+
+def test_a_scan_has_one_row_however_its_path_is_typed(trained, scans, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.chdir(scans.parent)
+    options = ("--out-dir", out, "--model", trained, "--continue", *FAST)
+    for place in (scans.name, scans, f"./{scans.name}/../{scans.name}"):
+        assert call("predict", place, *options).exit_code == 0
+    assert len((out / "volumes.tsv").read_text().splitlines()) == 4
+    assert len({line["mask"] for line in rows(out)}) == 3
+
+
+@pytest.mark.parametrize("name", cohort_tables.NAMES[:4])
+def test_another_file_with_the_name_of_a_table_is_not_replaced(trained, scan, tmp_path, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    mine = {".tsv": "participant_id\tage\nsub-01\t40\n", ".json": '{"age": 40}'}[Path(name).suffix]
+    (out / name).write_text(mine)
+    message = fails(call("predict", scan, "--out-dir", out, "--model", trained, *FAST))
+    assert message.startswith(f"Error: {out / name}: would be replaced by a table of results, but is another file")
+    assert (out / name).read_text() == mine
+    assert not list(out.glob("*_mask.nii.gz"))
+
+
+def test_continue_needs_out_dir(scan, tmp_path):
+    message = fails(call("predict", scan, "--out", tmp_path / "mask.nii.gz", "--continue"), code=2)
+    assert "--continue and --scheduler go with --out-dir" in message
+
+
+def test_runs_with_the_same_output_folder_keep_each_others_scans(tmp_path):
+    out, index = tmp_path / "out", tmp_path / "out" / "index.html"
+    batches = [plan_batch([tmp_path / f"{name}.nii.gz"], out) for name in ("a", "memory", "b")]
+    both = [Progress(out, batch, index) for batch in batches]
+    for progress, batch in zip(both, batches, strict=True):
+        for outcome in run_all(Fake(), batch.jobs):
+            progress.add(outcome)
+    for progress in both:
+        progress.write_index()
+    assert {Path(line["scan"]).name: line["status"] for line in rows(out)} == {
+        "a.nii.gz": "done",
+        "memory.nii.gz": "failed",
+        "b.nii.gz": "done",
+    }
+    page = index.read_text()
+    assert all(f"{name}.nii.gz" in page for name in ("a", "memory", "b"))
+
+
+@pytest.mark.slow
+def test_two_commands_at_once_into_one_folder(trained, scans, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", "from brainseg_tf_cli.main import run; run()", "predict", "--model", trained]
+    running = [
+        subprocess.Popen(
+            [str(part) for part in (*command, scans / f"sub-0{number}_FLAIR.nii.gz", "--out-dir", out, *FAST)]
+        )
+        for number in (0, 1)
+    ]
+    assert [one.wait(120) for one in running] == [0, 0]
+    assert [(Path(line["scan"]).name, line["status"]) for line in sorted(rows(out), key=lambda line: line["scan"])] == [
+        ("sub-00_FLAIR.nii.gz", "done"),
+        ("sub-01_FLAIR.nii.gz", "done"),
+    ]
