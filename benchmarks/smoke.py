@@ -87,6 +87,8 @@ class Case:
 
 # Options of ``fit``: training on slices of 48 pixels takes a second.
 TRAINING = ("--epochs", "1", "--size", "48")
+# The others differ in what they load.
+FEW_ENGINES = ("c-api", "c-api, constants", "c-api, scale and shift")
 
 
 def small_recipe() -> dict[str, Any]:
@@ -109,6 +111,10 @@ def copied(scan: str) -> Callable[..., None]:
 
 CASES: dict[str, Case] = {
     "many": Case(lambda data: [["--scans", "3"]], lambda data: {"make_model": lambda folder, scan: Path(data.run)}),
+    "engines": Case(
+        lambda data: [["cvae", "--sizes", "32", "--engines", *FEW_ENGINES]],
+        lambda data: {"PHANTOM": Path(data.scan), "TURNS": 1, "TURN": 0.0, "PAUSE": 0.0, "LARGER_BATCHES": ()},
+    ),
     "serving": Case(lambda data: [["cvae"]], lambda data: {"REPEATS": 1}),
     "onednn": Case(lambda data: [["cvae"]], lambda data: {"REPEATS": 1, "SLICES": 2}),
     "training": Case(lambda data: [["cvae", "--sizes", "32", "--seconds", "0.01"]]),
