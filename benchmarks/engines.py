@@ -1,13 +1,16 @@
 """Engines for the inference of the shipped networks, compared with TensorFlow's C library, which ``predict`` uses.
 
     pip install '.[benchmarks,onnx]'
-    python benchmarks/engines.py [MODEL ...] [--sizes 128 240] [--engines c-api openvino ...] [--no-predict]
+    python benchmarks/engines.py [MODEL ...] [--sizes 128 240] [--engines c-api openvino ...] [--no-predict] [--busy]
 
 Prints three tables: images per second, the cold start, and the whole ``predict``. Each engine runs in a process of its
 own. The engines take turns, and the values are those of the fastest of several turns, so that other work on the machine
 affects all of them alike. The ratio is to ``c-api``; above 1 an engine is faster. Engines that are not installed are
 left out. PyTorch has no twin of ``selfseg-flair``, and no row for the start: its networks are built from the tables of
 this package, which imports TensorFlow.
+
+With --busy, for a machine that does other work, each engine has one thread, and the seconds are those of the processor:
+with two threads that wait for each other, the time depends on the other work more than on the engine.
 """
 
 import argparse
@@ -40,31 +43,35 @@ FIRST_SIZE = 128
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
-def tensorflow(folder: Path, name: str) -> Run:
+def tensorflow(folder: Path, name: str, threads: int | None) -> Run:
     """TensorFlow's Python package."""
+    import tensorflow as tf
+
     from brainseg_tf import saved_model
 
+    tf.config.threading.set_intra_op_parallelism_threads(threads or 0)
+    tf.config.threading.set_inter_op_parallelism_threads(threads or 0)
     return saved_model.signature_of_tensorflow(folder / name / "1")
 
 
-def c_api(folder: Path, name: str) -> Run:
+def c_api(folder: Path, name: str, threads: int | None) -> Run:
     """TensorFlow's C library."""
     from brainseg_tf import c_api
 
-    return c_api.open_signature(folder / name / "1")
+    return c_api.open_signature(folder / name / "1", threads)
 
 
-def frozen(folder: Path, name: str) -> Run:
+def frozen(folder: Path, name: str, threads: int | None) -> Run:
     """TensorFlow's C library with variables as constants, so that the graph's optimizer can fold them."""
-    return c_api(folder, f"{name}-frozen")
+    return c_api(folder, f"{name}-frozen", threads)
 
 
-def folded(folder: Path, name: str) -> Run:
+def folded(folder: Path, name: str, threads: int | None) -> Run:
     """As ``frozen``, with each batch norm as a scale and a shift."""
-    return c_api(folder, f"{name}-folded")
+    return c_api(folder, f"{name}-folded", threads)
 
 
-def one_thread(folder: Path, name: str) -> Run:
+def one_thread(folder: Path, name: str, threads: int | None) -> Run:
     """TensorFlow's C library with one thread, pinned to a core; images per second are doubled, as for two processes."""
     from brainseg_tf import c_api
 
@@ -72,16 +79,20 @@ def one_thread(folder: Path, name: str) -> Run:
     return c_api.open_signature(folder / name / "1", 1)
 
 
-def onnxruntime(folder: Path, name: str) -> Run:
+def onnxruntime(folder: Path, name: str, threads: int | None) -> Run:
     """The file of ``export --format onnx`` in onnxruntime."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(folder / f"{name}.onnx", providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    session = onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda images: dict(zip(names, session.run(names, {"images": images}), strict=True))
 
 
-def openvino(folder: Path, name: str, *, shape: tuple[int, ...] | None = None, **options: Any) -> Run:
+def openvino(
+    folder: Path, name: str, threads: int | None, *, shape: tuple[int, ...] | None = None, **options: Any
+) -> Run:
     """OpenVINO with the SavedModel, in float32 as TensorFlow: on CPUs with AMX its default is bfloat16."""
     import openvino
 
@@ -89,7 +100,8 @@ def openvino(folder: Path, name: str, *, shape: tuple[int, ...] | None = None, *
     network = core.read_model(folder / name / "1")
     if shape is not None:
         network.reshape(list(shape))
-    compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32", **options})
+    options |= {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads or 0}
+    compiled = core.compile_model(network, "CPU", options)
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
         answers = compiled({"images": images})
@@ -98,28 +110,29 @@ def openvino(folder: Path, name: str, *, shape: tuple[int, ...] | None = None, *
     return run
 
 
-def openvino_cached(folder: Path, name: str) -> Run:
+def openvino_cached(folder: Path, name: str, threads: int | None) -> Run:
     """The same with a folder for compiled networks, which shortens the second start."""
-    return openvino(folder, name, CACHE_DIR=str(folder / "openvino"))
+    return openvino(folder, name, threads, CACHE_DIR=str(folder / "openvino"))
 
 
-def openvino_fixed(folder: Path, name: str) -> Run:
+def openvino_fixed(folder: Path, name: str, threads: int | None) -> Run:
     """The same, compiled for each shape of the images."""
     by_shape: dict[tuple[int, ...], Run] = {}
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
         if images.shape not in by_shape:
-            by_shape[images.shape] = openvino(folder, name, shape=images.shape)
+            by_shape[images.shape] = openvino(folder, name, threads, shape=images.shape)
         return by_shape[images.shape](images)
 
     return run
 
 
-def pytorch(folder: Path, name: str, *, channels_last: bool = True) -> Run:
+def pytorch(folder: Path, name: str, threads: int | None, *, channels_last: bool = True) -> Run:
     """The same layers in PyTorch, with random weights."""
     import torch
     from training import pytorch_network
 
+    torch.set_num_threads(threads or torch.get_num_threads())
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network = pytorch_network(name).eval().to(memory_format=layout)
 
@@ -132,12 +145,12 @@ def pytorch(folder: Path, name: str, *, channels_last: bool = True) -> Run:
     return run
 
 
-def pytorch_contiguous(folder: Path, name: str) -> Run:
+def pytorch_contiguous(folder: Path, name: str, threads: int | None) -> Run:
     """The same in PyTorch's other memory format."""
-    return pytorch(folder, name, channels_last=False)
+    return pytorch(folder, name, threads, channels_last=False)
 
 
-ENGINES: dict[str, Callable[[Path, str], Run]] = {
+ENGINES: dict[str, Callable[[Path, str, int | None], Run]] = {
     BASE: c_api,
     "tensorflow": tensorflow,
     "onnxruntime": onnxruntime,
@@ -228,20 +241,23 @@ def fold_batch_norm(graph: Any) -> None:
         node.attr["T"].type = tf.float32.as_datatype_enum
 
 
-def serve(engine: str, folder: Path, name: str, batch: int) -> None:
-    """Answers on standard output, in a process of its own: the first result, and the seconds of each turn."""
-    run = ENGINES[engine](folder, name)
+def serve(engine: str, folder: Path, name: str, batch: int, *, busy: bool) -> None:
+    """Answers on standard output, in a process of its own: the processor's seconds until the first result, and the
+    seconds of each turn.
+    """
+    run = ENGINES[engine](folder, name, 1 if busy else None)
+    clock = time.process_time if busy else time.perf_counter
     random = np.random.default_rng(0)
     run(random.random((batch, FIRST_SIZE, FIRST_SIZE, 1), np.float32))
-    print("ready", flush=True)
+    print(time.process_time(), flush=True)
     for line in sys.stdin:
         images = random.random((batch, int(line), int(line), 1), np.float32)
         run(images)
-        best, end = float("inf"), time.perf_counter() + TURN
-        while time.perf_counter() < end or best == float("inf"):
-            start = time.perf_counter()
+        best, end = float("inf"), clock() + TURN
+        while clock() < end or best == float("inf"):
+            start = clock()
             run(images)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, clock() - start)
         print(best, flush=True)
 
 
@@ -252,14 +268,15 @@ class Process:
         start: seconds from its start to the first result.
     """
 
-    def __init__(self, engine: str, folder: Path, name: str, batch: int = BATCH) -> None:
+    def __init__(self, engine: str, folder: Path, name: str, batch: int = BATCH, *, busy: bool = False) -> None:
         started, self._batch = time.perf_counter(), batch
         command = [sys.executable, __file__, "--one", engine, "--folder", str(folder), "--batch", str(batch), name]
+        command += ["--busy"] if busy else []
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        self._answer()
-        self.start = time.perf_counter() - started
+        processor = float(self._answer())
+        self.start = processor if busy else time.perf_counter() - started
 
     def images_per_second(self, size: int) -> float:
         """The speed in one turn."""
@@ -281,14 +298,14 @@ class Process:
         self._process.communicate()
 
 
-def print_speeds(folder: Path, names: list[str], sizes: list[int], engines: list[str]) -> None:
+def print_speeds(folder: Path, names: list[str], sizes: list[int], engines: list[str], *, busy: bool) -> None:
     """Prints images per second and their ratio to those of the C library."""
     print("| engine, batch of 16 |" + "".join(f" {name}, {size} |" for name in names for size in sizes))
     print("|---|" + "---|" * (len(names) * len(sizes)))
     rows = {(engine, BATCH): {} for engine in engines} | {(BASE, count): {} for count in LARGER_BATCHES}
     for name in names:
         able = [row for row in rows if not (row[0].startswith("pytorch") and name == "selfseg-flair")]
-        processes = {row: Process(row[0], folder, name, row[1]) for row in able}
+        processes = {row: Process(row[0], folder, name, row[1], busy=busy) for row in able}
         for size in sizes:
             for _ in range(TURNS):
                 for row, process in processes.items():
@@ -305,12 +322,12 @@ def print_speeds(folder: Path, names: list[str], sizes: list[int], engines: list
         print(f"| {engine}{'' if batch == BATCH else f', batch of {batch}'} |{''.join(cells)}", flush=True)
 
 
-def print_starts(folder: Path, name: str, engines: list[str]) -> None:
+def print_starts(folder: Path, name: str, engines: list[str], *, busy: bool) -> None:
     """Prints the seconds from the start of Python to the first result."""
     starts: dict[str, list[float]] = {}
     for _ in range(TURNS):
         for engine in engines:
-            process = Process(engine, folder, name)
+            process = Process(engine, folder, name, busy=busy)
             starts.setdefault(engine, []).append(process.start)
             process.end()
     print(f"\n| engine, {name} | first result after, s | ratio |\n|---|---|---|")
@@ -324,7 +341,7 @@ def predict_with(engine: str, folder: Path, words: list[str]) -> None:
     from brainseg_tf_cli.main import main as command
 
     if engine not in (BASE, "tensorflow"):
-        saved_model._signature = lambda path, runtime: ENGINES[engine](folder, path.parent.name)
+        saved_model._signature = lambda path, runtime: ENGINES[engine](folder, path.parent.name, runtime.threads)
     command(["predict", *words, "--engine", "tensorflow" if engine == "tensorflow" else "c-api"])
 
 
@@ -332,25 +349,31 @@ def print_predictions(folder: Path, names: list[str], engines: list[str]) -> Non
     """Prints the seconds of ``predict``, and the voxels of its mask that differ."""
     import nibabel as nib
 
-    print("\n| `predict` | engine | seconds | ratio | different voxels |\n|---|---|---|---|---|")
+    print("\n| `predict` | engine | seconds | ratio | processor's seconds | ratio | different voxels |")
+    print("|---|---|---|---|---|---|---|")
     for name in names:
         seconds: dict[str, list[float]] = {engine: [] for engine in engines}
+        processor: dict[str, list[float]] = {engine: [] for engine in engines}
         masks: dict[str, np.ndarray] = {}
         for _ in range(TURNS):
             for engine in engines:
                 out = folder / "mask.nii.gz"
                 command = [sys.executable, __file__, "--predict-with", engine, "--folder", str(folder)]
                 words = [str(PHANTOM), "--model", name, "--out", str(out), "--overwrite"]
-                start = time.perf_counter()
+                start, before = time.perf_counter(), sum(os.times()[2:4])
                 subprocess.run(
                     [*command, "--", *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
                 )
                 seconds[engine].append(time.perf_counter() - start)
+                processor[engine].append(sum(os.times()[2:4]) - before)
                 masks[engine] = np.asarray(nib.load(out).dataobj)
         for engine in engines:
-            ratio = min(seconds[BASE]) / min(seconds[engine])
+            cells = [
+                f"{min(values[engine]):.1f} | {min(values[BASE]) / min(values[engine]):.2f}"
+                for values in (seconds, processor)
+            ]
             different = int((masks[engine] != masks[BASE]).sum())
-            print(f"| {name} | {engine} | {min(seconds[engine]):.1f} | {ratio:.2f} | {different} |", flush=True)
+            print(f"| {name} | {engine} | {' | '.join(cells)} | {different} |", flush=True)
 
 
 def versions() -> Iterator[str]:
@@ -369,13 +392,14 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 240])
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), metavar="ENGINE", default=list(ENGINES))
     parser.add_argument("--no-predict", action="store_true", help="leave out the third table")
+    parser.add_argument("--busy", action="store_true", help="one thread and the processor's seconds")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--predict-with", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        serve(given.one, given.folder, given.models[0], given.batch)
+        serve(given.one, given.folder, given.models[0], given.batch, busy=given.busy)
         return
     if given.predict_with:
         predict_with(given.predict_with, given.folder, given.models)
@@ -385,14 +409,17 @@ def main() -> None:
     from brainseg_tf.architectures import BRAIN
 
     engines = [BASE, *(one for one in given.engines if one != BASE and is_available(one))]
+    if given.busy:
+        # It is the first row then.
+        engines = [one for one in engines if not one.endswith("x 2")]
     print(f"{cpu()}; {', '.join(versions())}\n", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # Each prediction loads the brain network too.
         prepare(folder, [*given.models, BRAIN], with_onnx="onnxruntime" in engines)
-        print_speeds(folder, given.models, given.sizes, engines)
+        print_speeds(folder, given.models, given.sizes, engines, busy=given.busy)
         started = [engine for engine in engines if engine in STARTED]
-        print_starts(folder, given.models[0], started)
+        print_starts(folder, given.models[0], started, busy=given.busy)
         if not given.no_predict:
             print_predictions(folder, given.models, started)
 

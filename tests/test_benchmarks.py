@@ -2,8 +2,10 @@
 
 import sys
 
+import numpy as np
 import pytest
 
+from brainseg_tf import c_api, saved_model
 from helpers import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -61,3 +63,25 @@ def test_the_exit_code(smoke, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["smoke.py", "another"])
     with pytest.raises(SystemExit, match="no such benchmark: another; choose from broken"):
         smoke.main()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fold", [False, True])
+def test_constants_give_what_variables_give(trained, tmp_path, monkeypatch, fold):
+    import tensorflow as tf
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import engines
+
+    path = saved_model.find(str(trained)).path
+    loaded = tf.saved_model.load(str(path))
+    engines.save_constant(loaded.signatures["serving_default"], tmp_path / "1", fold=fold)
+    saved = SavedModel.FromString((tmp_path / "1" / "saved_model.pb").read_bytes())
+    kinds = {node.op for node in saved.meta_graphs[0].graph_def.node}
+    assert ("FusedBatchNormV3" in kinds) != fold and "VarHandleOp" not in kinds and "Conv2D" in kinds
+    images = np.random.default_rng(0).random((3, 48, 40, 1)).astype(np.float32)
+    ours, expected = (c_api.open_signature(folder)(images) for folder in (tmp_path / "1", path))
+    assert set(ours) == set(expected) == {"reconstruction", "residual"}
+    for name, values in expected.items():
+        np.testing.assert_allclose(ours[name], values, atol=1e-5)
