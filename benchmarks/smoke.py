@@ -113,7 +113,14 @@ CASES: dict[str, Case] = {
     "many": Case(lambda data: [["--scans", "3"]], lambda data: {"make_model": lambda folder, scan: Path(data.run)}),
     "engines": Case(
         lambda data: [["cvae", "--sizes", "32", "--engines", *FEW_ENGINES]],
-        lambda data: {"PHANTOM": Path(data.scan), "TURNS": 1, "TURN": 0.0, "PAUSE": 0.0, "LARGER_BATCHES": ()},
+        lambda data: {
+            "PHANTOM": Path(data.scan),
+            "TURNS": 1,
+            "PREDICTIONS": 1,
+            "TURN": 0.0,
+            "PAUSE": 0.0,
+            "LARGER_BATCHES": (),
+        },
     ),
     "serving": Case(lambda data: [["cvae"]], lambda data: {"REPEATS": 1}),
     "onednn": Case(lambda data: [["cvae"]], lambda data: {"REPEATS": 1, "SLICES": 2}),

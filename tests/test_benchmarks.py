@@ -28,7 +28,8 @@ def test_each_benchmark_is_run(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import smoke
 
-    assert set(smoke.CASES) == {file.stem for file in BENCHMARKS.glob("*.py")} - {"smoke"}
+    # ``inference`` is a part of ``engines``.
+    assert set(smoke.CASES) == {file.stem for file in BENCHMARKS.glob("*.py")} - {"smoke", "inference"}
     text = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
     assert [one for one in smoke.LEFT_OUT if f"`{one}`" not in text] == []
 
@@ -72,11 +73,11 @@ def test_constants_give_what_variables_give(trained, tmp_path, monkeypatch, fold
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import engines
+    import inference
 
     path = saved_model.find(str(trained)).path
     loaded = tf.saved_model.load(str(path))
-    engines.save_constant(loaded.signatures["serving_default"], tmp_path / "1", fold=fold)
+    inference.save_constant(loaded.signatures["serving_default"], tmp_path / "1", fold=fold)
     saved = SavedModel.FromString((tmp_path / "1" / "saved_model.pb").read_bytes())
     kinds = {node.op for node in saved.meta_graphs[0].graph_def.node}
     assert ("FusedBatchNormV3" in kinds) != fold and "VarHandleOp" not in kinds and "Conv2D" in kinds
