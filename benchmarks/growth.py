@@ -21,6 +21,10 @@ from scipy import ndimage
 # Factor of the number of voxels, and factors along the axes.
 FACTORS = {1: (1, 1, 1), 2: (1, 1, 2), 4: (2, 1, 2), 8: (2, 2, 2)}
 
+# Options of ``fit``.
+TRAINING = ("--epochs", "1")
+DECODED = ("no", "yes")
+
 
 def finer(image: nib.Nifti1Image, factors: tuple[int, int, int], file: Path) -> None:
     """Writes the image to ``file`` with smaller voxels, by repeating each voxel along the axes."""
@@ -64,9 +68,9 @@ def fit(folder: Path, counts: list[int]) -> None:
             (cohort / name).mkdir(parents=True)
             for kind in ("flair", "seg"):
                 shutil.copy(original / f"{kind}.nii.gz", cohort / name / f"{name}_{kind}.nii.gz")
-        for decoded in ("no", "yes"):
+        for decoded in DECODED:
             out, cache = folder / f"run{count}-{decoded}", folder / f"cache{count}"
-            usage = run(COMMAND, "fit", str(cohort), "--out", str(out), "--epochs", "1", "--cache", str(cache))
+            usage = run(COMMAND, "fit", str(cohort), "--out", str(out), "--cache", str(cache), *TRAINING)
             per_patient = usage.seconds / count
             print(
                 f"| {count} | {decoded} | {usage.seconds:.0f} | {per_patient:.2f} | {usage.peak:.2f} "

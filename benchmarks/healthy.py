@@ -40,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(given.heads):
             with contextlib.redirect_stdout(io.StringIO()):
-                make(Path(folder), seed, ())
+                make(Path(folder), seed, (), head=False)
             scan = read_volume(Path(folder) / "phantom_flair.nii.gz")
             masks = [segment([scan], m, one.card, options).mask for m, one in zip(models, found, strict=True)]
             flagged.append([float(mask.sum() * scan.voxel_ml) for mask in masks])

@@ -18,6 +18,8 @@ import psutil
 
 PHANTOM = Path(__file__).parents[1] / "examples" / "phantom" / "phantom_flair.nii.gz"
 COMMAND = str(Path(sys.executable).with_name("brainseg-tf"))
+REPEATS = 3
+IMPORTS = ("nibabel", "scipy.ndimage", "skimage.measure", "sklearn.mixture, sklearn.linear_model", "tensorflow")
 
 
 class Usage(NamedTuple):
@@ -50,9 +52,9 @@ def run(*command: str) -> Usage:
     return Usage(time.perf_counter() - start, peak / 1e9, private / 1e9)
 
 
-def shortest(repeats: int, *command: str) -> float:
+def shortest(*command: str) -> float:
     """The shortest time of several runs, in seconds."""
-    return min(run(*command).seconds for _ in range(repeats))
+    return min(run(*command).seconds for _ in range(REPEATS))
 
 
 def row(name: str, seconds: float, total: float, note: str = "") -> None:
@@ -74,19 +76,19 @@ def predict(model: str, folder: Path) -> None:
 
 def imports() -> None:
     """Prints the import time of each of the larger packages, in the order in which ``predict`` imports them."""
-    before = shortest(3, sys.executable, "-c", "pass")
+    before = shortest(sys.executable, "-c", "pass")
     statements: list[str] = []
-    for name in ("nibabel", "scipy.ndimage", "skimage.measure", "sklearn.mixture, sklearn.linear_model", "tensorflow"):
+    for name in IMPORTS:
         statements.append(f"import {name}")
-        after = shortest(3, sys.executable, "-c", "; ".join(statements))
+        after = shortest(sys.executable, "-c", "; ".join(statements))
         print(f"{'import ' + name:50} {after - before:6.2f} s more")
         before = after
 
 
 def main() -> None:
     """Runs the measurements and prints the tables."""
-    empty = shortest(5, sys.executable, "-c", "pass")
-    help_ = shortest(5, COMMAND, "--help")
+    empty = shortest(sys.executable, "-c", "pass")
+    help_ = shortest(COMMAND, "--help")
     print(f"{'--help':28} {help_:7.2f} s  {help_ / empty:6.1f} x an empty Python program, {empty:.2f} s")
     with tempfile.TemporaryDirectory() as folder:
         for model in sys.argv[1:] or ["selfseg-flair", "cvae", "dcvae", "dae"]:

@@ -137,7 +137,13 @@ def _error(brain: np.ndarray, affine: np.ndarray, movement: np.ndarray) -> float
 
 STEPS: dict[str, Callable[[], None]] = {"make": make, "regions": measure_regions, "alignment": measure_alignment}
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Runs the step that the command line names."""
     if sys.argv[1:2] == [] or sys.argv[1] not in STEPS:
         sys.exit(f"usage: python {sys.argv[0]} {'|'.join(STEPS)}")
     STEPS[sys.argv[1]]()
+
+
+if __name__ == "__main__":
+    main()

@@ -39,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name in names:
-            subprocess.run([COMMAND, "export", name, "--to", folder / "models"], check=True, capture_output=True)
+            run(COMMAND, "export", name, "--to", str(folder / "models"))
         command = [sys.executable, STAND_IN, folder / "models", "--port", "0", "--rest-port", "0"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
             grpc, rest = server.stdout.readline().split(": ", 1)[1].strip().split(", ")

@@ -6,11 +6,12 @@
 The batch has 16 images in float32; the number of threads is the default. The values are those of the fastest of several
 runs, with each library in a separate process. Training steps are measured without the corruption, which is not
 implemented in PyTorch; the last column includes it. PyTorch runs eagerly in both memory formats, and the faster one is
-used. GFLOP/s are those of the convolutions, counted by PyTorch. The peak is the speed of the product of two 2048 x 2048
-float32 matrices in TensorFlow.
+used; if it is not installed, only the speed of TensorFlow is printed. GFLOP/s are those of the convolutions, counted by
+PyTorch. The peak is the speed of the product of two 2048 x 2048 float32 matrices in TensorFlow.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -196,6 +197,13 @@ def measure(library: str, name: str, size: int, seconds: float) -> dict[str, flo
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
 
 
+def comparison(tensorflow: dict[str, float], pytorch: dict[str, float], stage: str) -> str:
+    """The cells of the table that need PyTorch, which also counts the operations."""
+    speed = tensorflow[stage] * pytorch[f"{stage}_flops"]
+    ratio = tensorflow[stage] / pytorch[stage]
+    return f" {pytorch[stage]:.1f} | {ratio:.2f} | {speed / 1e9:.1f} | {speed / tensorflow['peak']:.0%} "
+
+
 def main() -> None:
     """Runs the measurements and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -208,20 +216,17 @@ def main() -> None:
         rates = {"tensorflow": tensorflow_rates, "pytorch": pytorch_rates}[given.one]
         print(json.dumps(rates(given.models[0], given.sizes[0], given.seconds)))
         return
+    with_pytorch = importlib.util.find_spec("torch") is not None
     print("| model | size | stage | images/s | PyTorch | ratio | GFLOP/s | share of peak | with corruption |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in given.models or ["cvae", "dcvae", "dae"]:
         for size in given.sizes:
-            tensorflow, pytorch = (measure(library, name, size, given.seconds) for library in ("tensorflow", "pytorch"))
+            tensorflow = measure("tensorflow", name, size, given.seconds)
+            pytorch = measure("pytorch", name, size, given.seconds) if with_pytorch else None
             for stage in ("train", "infer"):
-                speed = tensorflow[stage] * pytorch[f"{stage}_flops"]
                 corrupted = f"{tensorflow['corrupted']:.1f}" if stage == "train" else ""
-                ratio = tensorflow[stage] / pytorch[stage]
-                print(
-                    f"| {name} | {size} | {stage} | {tensorflow[stage]:.1f} | {pytorch[stage]:.1f} | {ratio:.2f} "
-                    f"| {speed / 1e9:.1f} | {speed / tensorflow['peak']:.0%} | {corrupted} |",
-                    flush=True,
-                )
+                compared = " | | |" if pytorch is None else comparison(tensorflow, pytorch, stage)
+                print(f"| {name} | {size} | {stage} | {tensorflow[stage]:.1f} |{compared}| {corrupted} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -269,7 +269,9 @@ def try_variant(name: str, data: Path, out: Path, options: FitOptions, cohort: C
 def compare_scores(cohort: Cohort, run: str) -> None:
     """Prints a row for each score of a variational network."""
     found = saved_model.find(run)
-    model, development_set, card = found.load(), DevelopmentSet(cohort, found.card), found.card
+    model, development_set = found.load(), DevelopmentSet(cohort, found.card)
+    # No score of these networks is a probability; the level only decides what is suspected, which is not compared.
+    card = replace(found.card, healthy_levels={**found.card.healthy_levels, "probability": np.inf})
     signatures = tf.saved_model.load(str(found.path)).signatures
 
     def gradient(stack: Stack) -> np.ndarray:

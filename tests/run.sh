@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sets up a fresh virtual environment, installs the package as a user would, checks the format and the types, runs tests.
 #     bash tests/run.sh                          all tests but those marked slow
-#     bash tests/run.sh --all                    the slow ones too, and the part marked cpu without oneDNN: what CI runs
+#     bash tests/run.sh --all                    the slow ones too, the part marked cpu without oneDNN, and each benchmark
+#                                                on tiny scans: what CI runs
 #     bash tests/run.sh [arguments for pytest]   these only
 # The environment is kept in .venv-tests and made anew when setup.py changes. PYTHON names another interpreter.
 set -euo pipefail
@@ -32,4 +33,6 @@ if [ "${1:-}" = --all ]; then
     # What TensorFlow can do depends on the CPU: every network and every shipped model has to work on both kinds.
     echo "== the networks and the shipped models without oneDNN =="
     TF_ENABLE_ONEDNN_OPTS=0 "${tests[@]}" --dist load -m cpu
+    echo "== the benchmarks on tiny scans =="
+    "$venv/bin/python" benchmarks/smoke.py
 fi
