@@ -103,7 +103,7 @@ def bids(
 
     participant writes masks, probabilities, brain masks and pages of the FLAIR scans as a BIDS derivative. Scans that
     an earlier run finished are kept, so subjects can be run one by one or at the same time. group writes lesions.tsv,
-    volumes.tsv and index.html for all scans that are finished.
+    suspects.tsv, volumes.tsv and index.html for all scans that are finished.
 
     Options of brainseg-tf predict can follow, for instance --contrast t2, --model NAME, --preset small or --workers 4.
     """

@@ -1,4 +1,4 @@
-"""Tables for statistics in an output folder: ``lesions.tsv`` (lesions and suspects) and ``volumes.tsv`` (scans).
+"""Tables for statistics in an output folder: ``lesions.tsv``, ``suspects.tsv`` and ``volumes.tsv`` (a row per scan).
 
 They are made from the reports of all scans in ``summary.csv``, so they are complete after each run, whether it was
 continued, ran beside others or was interrupted. Each table has a data dictionary as BIDS describes it (``.json``).
@@ -19,15 +19,15 @@ from brainseg_tf.images.modality_names import without_modality
 from brainseg_tf.postprocessing.suspicion import REASONS
 from brainseg_tf.prediction import results_table
 
-LESIONS, VOLUMES = "lesions.tsv", "volumes.tsv"
+LESIONS, SUSPECTS, VOLUMES = "lesions.tsv", "suspects.tsv", "volumes.tsv"
 # Names of all files that ``write`` makes; the last is the lock.
-NAMES = (LESIONS, VOLUMES, "lesions.json", "volumes.json", f".{VOLUMES}.lock")
+NAMES = (LESIONS, SUSPECTS, VOLUMES, "lesions.json", "suspects.json", "volumes.json", f".{VOLUMES}.lock")
 # How BIDS writes a value that is not known.
 _UNKNOWN = "n/a"
 _YES_NO = {"yes": "it is", "no": "it is not"}
 # What a report says about a lesion and the table takes as it is.
 _MEASURED = (
-    *("reason", "side", "region", "ventricle_mm"),
+    *("side", "region", "ventricle_mm"),
     *("intensity_ratio", "mean_probability", "mean_score", "mean_residual"),
 )
 
@@ -56,15 +56,7 @@ _SCAN_COLUMNS = (
     Column("session_id", "Session of the subject."),
     Column("scan", "Path of the scan."),
 )
-LESION_COLUMNS = (
-    *_SCAN_COLUMNS,
-    Column("lesion", "Number of the component among those of the scan with this in_mask; 1 is the largest."),
-    Column(
-        "in_mask",
-        "Whether it is a lesion, or a suspected component that is not in the mask.",
-        levels={"yes": "a lesion", "no": "suspected only"},
-    ),
-    Column("reason", "Why a suspected component is not in the mask; n/a for a lesion.", levels=REASONS),
+_COMPONENT_COLUMNS = (
     Column("volume_ml", "Volume.", "ml"),
     *(Column(f"{axis}_mm", f"Centroid, {axis} in the world space of the scan (RAS).", "mm") for axis in "xyz"),
     *(
@@ -107,6 +99,17 @@ LESION_COLUMNS = (
     ),
     Column("mean_residual", "Mean of input minus reconstruction; the brain's median in the input is 0.3."),
 )
+LESION_COLUMNS = (
+    *_SCAN_COLUMNS,
+    Column("lesion", "Number of the lesion in the scan; 1 is the largest."),
+    *_COMPONENT_COLUMNS,
+)
+SUSPECT_COLUMNS = (
+    *_SCAN_COLUMNS,
+    Column("suspect", "Number of the suspected component in the scan; 1 is the largest."),
+    Column("reason", "Why the component is not in the mask.", levels=REASONS),
+    *_COMPONENT_COLUMNS,
+)
 VOLUME_COLUMNS = (
     *_SCAN_COLUMNS,
     Column("brain_ml", "Volume of the brain mask.", "ml"),
@@ -139,11 +142,13 @@ VOLUME_COLUMNS = (
     Column("warnings", "Number of warnings; the report has their texts."),
 )
 
+_COLUMNS = {LESIONS: LESION_COLUMNS, SUSPECTS: SUSPECT_COLUMNS, VOLUMES: VOLUME_COLUMNS}
+
 Row = dict[str, Any]
 
 
 def write(out: Path) -> None:
-    """Writes both tables with their data dictionaries for all scans in the ``summary.csv`` of an output folder.
+    """Writes the tables with their data dictionaries for all scans in the ``summary.csv`` of an output folder.
 
     Reports that cannot be read, or were written by a version without these values, give rows with unknown values.
 
@@ -157,12 +162,14 @@ def write(out: Path) -> None:
         # Of several runs in one folder, the last to write has read the rows of the others.
         file_lock(out / VOLUMES),
         _writing(out / LESIONS, LESION_COLUMNS) as lesions,
+        _writing(out / SUSPECTS, SUSPECT_COLUMNS) as suspects,
         _writing(out / VOLUMES, VOLUME_COLUMNS) as volumes,
     ):
         for report in _reports(out):
             lesions.writerows(map(_cells, lesion_rows(report)))
+            suspects.writerows(map(_cells, suspect_rows(report)))
             volumes.writerow(_cells(volume_row(report)))
-    for name, columns in ((LESIONS, LESION_COLUMNS), (VOLUMES, VOLUME_COLUMNS)):
+    for name, columns in _COLUMNS.items():
         write_json((out / name).with_suffix(".json"), {column.name: column.entry for column in columns})
 
 
@@ -177,7 +184,7 @@ def check(out: Path, inputs: Collection[Path] = ()) -> None:
         InputError: a file with the name of a table is not one of these tables, or is read.
     """
     read = {file.absolute() for file in inputs}
-    for name, columns in ((LESIONS, LESION_COLUMNS), (VOLUMES, VOLUME_COLUMNS)):
+    for name, columns in _COLUMNS.items():
         table = out / name
         first = ",".join(column.name for column in columns[:3])
         for file, start in ((table, first.replace(",", "\t")), (table.with_suffix(".json"), "{")):
@@ -193,25 +200,28 @@ def check(out: Path, inputs: Collection[Path] = ()) -> None:
 
 
 def lesion_rows(report: Mapping[str, Any]) -> Iterator[Row]:
-    """The rows of a scan in ``lesions.tsv``: its lesions, and then what is suspected.
+    """The rows of a scan in ``lesions.tsv``.
 
     Args:
         report: of ``Predictor.run``.
     """
-    for in_mask, key in (("yes", "lesions"), ("no", "suspects")):
-        for number, lesion in enumerate(report.get(key, []), start=1):
-            distance = lesion.get("ventricle_mm")
-            periventricular = None if distance is None else "yes" if distance <= PERIVENTRICULAR_MM else "no"
-            yield {
-                **_scan_cells(report),
-                "lesion": number,
-                "in_mask": in_mask,
-                "volume_ml": round(lesion["ml"], 4),
-                **_point("{}_mm", lesion.get("centroid_mm")),
-                **_point("mni_{}_mm", lesion.get("mni_mm")),
-                "periventricular": periventricular,
-                **{name: lesion.get(name) for name in _MEASURED},
-            }
+    for number, lesion in enumerate(report.get("lesions", []), start=1):
+        yield {**_scan_cells(report), "lesion": number, **_component_cells(lesion)}
+
+
+def suspect_rows(report: Mapping[str, Any]) -> Iterator[Row]:
+    """The rows of a scan in ``suspects.tsv``.
+
+    Args:
+        report: of ``Predictor.run``.
+    """
+    for number, suspect in enumerate(report.get("suspects", []), start=1):
+        yield {
+            **_scan_cells(report),
+            "suspect": number,
+            "reason": suspect.get("reason"),
+            **_component_cells(suspect),
+        }
 
 
 def volume_row(report: Mapping[str, Any]) -> Row:
@@ -268,6 +278,17 @@ def _scan_cells(report: Mapping[str, Any]) -> Row:
         "participant_id": report.get("subject") or without_modality(Path(scan)) or stem(Path(scan)),
         "session_id": report.get("session"),
         "scan": scan,
+    }
+
+
+def _component_cells(component: Mapping[str, Any]) -> Row:
+    distance = component.get("ventricle_mm")
+    return {
+        "volume_ml": round(component["ml"], 4),
+        **_point("{}_mm", component.get("centroid_mm")),
+        **_point("mni_{}_mm", component.get("mni_mm")),
+        "periventricular": None if distance is None else "yes" if distance <= PERIVENTRICULAR_MM else "no",
+        **{name: component.get(name) for name in _MEASURED},
     }
 
 

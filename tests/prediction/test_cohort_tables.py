@@ -89,20 +89,20 @@ def test_each_suspected_component_has_a_row_with_the_reason(tmp_path):
     suspects = [suspect(4.5, region="temporal"), suspect(3.0, "min_size")]
     add(tmp_path, "a.nii", report("sub-01", "", [lesion(12.5)], suspects))
     cohort_tables.write(tmp_path)
-    found = table(tmp_path / "lesions.tsv")
-    columns = ("in_mask", "lesion", "reason", "volume_ml", "region")
-    assert [tuple(row[name] for name in columns) for row in found] == [
-        ("yes", "1", "n/a", "12.5", "parietal"),
-        ("no", "1", "faint", "4.5", "temporal"),
-        ("no", "2", "min_size", "3.0", "parietal"),
+    (row,) = table(tmp_path / "lesions.tsv")
+    assert (row["lesion"], row["volume_ml"]) == ("1", "12.5")
+    found = table(tmp_path / "suspects.tsv")
+    assert [tuple(row[name] for name in ("suspect", "reason", "volume_ml", "region")) for row in found] == [
+        ("1", "faint", "4.5", "temporal"),
+        ("2", "min_size", "3.0", "parietal"),
     ]
     (scan,) = table(tmp_path / "volumes.tsv")
     assert (scan["lesion_ml"], scan["lesions"], scan["suspected_ml"]) == ("12.5", "1", "7.5")
 
 
-@pytest.mark.parametrize("name", ["lesions", "volumes"])
+@pytest.mark.parametrize("name", ["lesions", "suspects", "volumes"])
 def test_each_column_is_in_the_data_dictionary(tmp_path, name):
-    add(tmp_path, "a.nii", report("sub-01", "", [], [suspect(3.0)]))
+    add(tmp_path, "a.nii", report("sub-01", "", [lesion(4.0)], [suspect(3.0)]))
     cohort_tables.write(tmp_path)
     (row,) = table(tmp_path / f"{name}.tsv")
     dictionary = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
