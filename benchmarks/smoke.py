@@ -144,7 +144,7 @@ CASES: dict[str, Case] = {
         lambda data: {"GRIDS": {"coarse": ((6.0, 6.0, 8.0), 20, (1, 2, 0))}},
     ),
     "heads": Case(lambda data: [[data.run, "--heads", data.heads, "--brain", "network"]]),
-    # tests/test_examples.py makes a head, which takes half a minute.
+    # Making a head takes half a minute, so the scan of the phantom is copied instead.
     "healthy": Case(lambda data: [[data.run, "--heads", "1"]], lambda data: {"make": copied(data.scan)}),
     "mixture": Case(lambda data: [[data.scan, data.truth]]),
     "regions": Case(lambda data: [["make"], ["alignment"]], lambda data: {"ROOT": Path(data.root)}),

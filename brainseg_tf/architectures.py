@@ -51,7 +51,15 @@ _DIVERSE = CorruptionOptions(
         radius=(2 / 128, 36 / 128), contrast=(0.12, 1.6), faint=0.4, own_core=0.4, foreign=0.15, scattered=0.25
     ),
     augmentation=AugmentationOptions(
-        curve=0.06, bias=0.25, shading=0.35, noise=0.04, blurred=0.15, resolution=0.3, windowed=0.3, ragged=0.3
+        curve=0.06,
+        bias=0.25,
+        shading=0.35,
+        noise=0.04,
+        blurred=0.15,
+        resolution=0.3,
+        smoothed=0.4,
+        windowed=0.3,
+        ragged=0.3,
     ),
 )
 _SELFSEG = FitOptions(

@@ -174,6 +174,12 @@ class AugmentationOptions:
     resolution: float = option(
         0.0, "Share of the slices that are blurred or sharpened, along each axis by itself.", least=0, most=1
     )
+    smoothed: float = option(
+        0.0,
+        "Share of the slices that are smoothed within the brain, as resampled, denoised and low-resolution scans are.",
+        least=0,
+        most=1,
+    )
     windowed: float = option(0.0, "Share of the slices whose bright intensities are clipped.", least=0, most=1)
     ragged: float = option(
         0.0,

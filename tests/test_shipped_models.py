@@ -51,7 +51,7 @@ def test_cards_are_complete(place):
 def test_cards_hold_what_was_measured_beside_the_baseline(place):
     card, name = saved_model.find(str(place)).card, place.parent.name
     tested, baseline = card.metrics["network"]["mixture"], card.metrics["no network"]
-    # Version 2 of selfseg-flair was tested on a hospital that is not in its cohorts.
+    # selfseg-flair was tested on a hospital that is not in its cohorts.
     others = 17 if name == "selfseg-flair" else len(card.data.test)
     assert tested["patients"] == baseline["patients"] == (30 if card.metrics["folds"] else others)
     assert tested["dice"] > baseline["dice"]

@@ -14,6 +14,8 @@ _PIVOT = 0.3
 _CURVE_INTERVALS = 9
 # Weights of the neighbours' mean in a change of resolution: below 0 sharpens, above 0 blurs. It is applied twice.
 _SHARPEST, _BLURRIEST = -0.3, 0.6
+# Largest standard deviation of the smoothing in pixels, and the pixels to which its kernel reaches.
+_SMOOTHEST, _REACH = 2.2, 6
 # Range of the intensity at which a window clips.
 _WINDOW = (0.45, 1.0)
 # Width in pixels of what a ragged brain mask leaves out or includes.
@@ -80,8 +82,15 @@ def roughen_mask(
     return images, remaining, remaining + gained
 
 
-def degrade(images: tf.Tensor, draws: Draws, options: AugmentationOptions) -> tf.Tensor:
-    """Changes the resolution of some of the images (N, H, W, C), adds white noise to all, and clips some of them."""
+def degrade(images: tf.Tensor, brain: tf.Tensor, draws: Draws, options: AugmentationOptions) -> tf.Tensor:
+    """Changes the resolution of some of the images, adds white noise to all, and clips some of them.
+
+    Args:
+        images: (N, H, W, C).
+        brain: (N, H, W), 1 in the brain mask, else 0.
+        draws: random numbers.
+        options: shares of the images, and the noise.
+    """
     blurred = draws.bernoulli(options.blurred, rank=4)
     images = blurred * tf.nn.avg_pool2d(images, 3, 1, "SAME") + (1 - blurred) * images
     if options.resolution:
@@ -90,12 +99,38 @@ def degrade(images: tf.Tensor, draws: Draws, options: AugmentationOptions) -> tf
             weight = changed * draws.uniform(_SHARPEST, _BLURRIEST, rank=4)
             for _ in range(2):
                 images = images + weight * (_mean_of_neighbours(images, axis) - images)
+    if options.smoothed:
+        stddev = draws.bernoulli(options.smoothed, rank=4) * draws.uniform(0.0, _SMOOTHEST, rank=4)
+        # The division by the share of brain removes the contribution of what is outside.
+        share = tf.maximum(_gaussian(brain[..., None], stddev), 0.1)
+        images = _gaussian(images, stddev) / share * brain[..., None]
     images = images + draws.uniform(0.0, options.noise, rank=4) * draws.noise(images)
     if options.windowed:
         windowed = draws.bernoulli(options.windowed, rank=4)
         limit = draws.uniform(*_WINDOW, rank=4)
         images = tf.where(windowed > 0, tf.minimum(images, limit), images)
     return images
+
+
+def _gaussian(images: tf.Tensor, stddev: tf.Tensor) -> tf.Tensor:
+    """A Gaussian filter of images (N, H, W, C), with a standard deviation (N, 1, 1, 1) in pixels for each image."""
+    offsets = range(-_REACH, _REACH + 1)
+    weights = [tf.exp(-(offset**2) / (2 * tf.maximum(stddev, 0.05) ** 2)) for offset in offsets]
+    total = tf.add_n(weights)
+    for axis in (1, 2):
+        size, ends = images.shape[axis], [[0, 0] for _ in range(4)]
+        ends[axis] = [_REACH, _REACH]
+        padded = tf.pad(images, ends)
+        shifted = (_part(padded, axis, number, size) for number in range(len(weights)))
+        images = tf.add_n([weight / total * image for weight, image in zip(weights, shifted, strict=True)])
+    return images
+
+
+def _part(images: tf.Tensor, axis: int, start: int, size: int) -> tf.Tensor:
+    """``size`` pixels from ``start`` on along an axis of images (N, H, W, C)."""
+    index = [slice(None)] * 4
+    index[axis] = slice(start, start + size)
+    return images[tuple(index)]
 
 
 def _mean_of_neighbours(images: tf.Tensor, axis: int) -> tf.Tensor:

@@ -88,7 +88,7 @@ def corrupt(images: tf.Tensor, seed: tf.Tensor, options: CorruptionOptions) -> T
             corrupted, shapes_seed, options.shapes, options.smallest, options.largest, options.spread
         )
     if options.augment:
-        corrupted = degrade(corrupted, draws, augmentation) * mask[..., None]
+        corrupted = degrade(corrupted, mask, draws, augmentation) * mask[..., None]
     return Task(tf.clip_by_value(corrupted, 0, 1), tf.clip_by_value(clean, 0, 1), lesion)
 
 

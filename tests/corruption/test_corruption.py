@@ -251,16 +251,43 @@ def test_shading_is_exponential_along_a_line():
 
 def test_windows_clip_and_resolution_blurs_or_sharpens():
     images = tf.constant(np.random.default_rng(0).uniform(0, 1, (200, 32, 32, 1)), tf.float32)
-    draws = Draws(tf.constant([5, 2]), tf.constant(200))
-    clipped = degrade(images, draws, AugmentationOptions(noise=0, blurred=0, windowed=0.5)).numpy()
+    draws, brain = Draws(tf.constant([5, 2]), tf.constant(200)), tf.ones([200, 32, 32])
+    clipped = degrade(images, brain, draws, AugmentationOptions(noise=0, blurred=0, windowed=0.5)).numpy()
     limits = clipped.max(axis=(1, 2, 3))
     assert 0.35 < (limits < 0.98).mean() < 0.6 and limits.min() > 0.44
     np.testing.assert_allclose(clipped, np.minimum(images, limits[:, None, None, None]), atol=1e-6)
     draws = Draws(tf.constant([6, 2]), tf.constant(200))
-    changed = degrade(images, draws, AugmentationOptions(noise=0, blurred=0, resolution=0.5)).numpy()
+    changed = degrade(images, brain, draws, AugmentationOptions(noise=0, blurred=0, resolution=0.5)).numpy()
     spread = changed[:, 4:-4, 4:-4].std(axis=(1, 2, 3)) / images.numpy()[:, 4:-4, 4:-4].std(axis=(1, 2, 3))
     assert 0.4 < np.mean(np.abs(spread - 1) < 1e-6) < 0.6
     assert spread.min() < 0.7 and spread.max() > 1.2
+
+
+def test_some_slices_are_smoothed_within_the_brain():
+    images = tf.constant(np.random.default_rng(0).uniform(0.2, 0.6, (60, 48, 40, 1)), tf.float32)
+    brain = np.zeros((60, 48, 40), np.float32)
+    brain[:, 6:40, 5:33] = 1
+    images = images * brain[..., None]
+    draws = Draws(tf.constant([8, 2]), tf.constant(60))
+    options = AugmentationOptions(noise=0, blurred=0, smoothed=0.5)
+    smoothed = degrade(images, tf.constant(brain), draws, options).numpy()[..., 0]
+    assert not smoothed[brain == 0].any()
+    # No darker near the edge of the brain than in its middle.
+    assert smoothed[:, 6, 5:33].mean() == pytest.approx(smoothed[:, 20, 5:33].mean(), abs=0.02)
+    changed = np.abs(smoothed - images.numpy()[..., 0]).max(axis=(1, 2)) > 1e-3
+    assert 0.3 < changed.mean() < 0.7
+    # Each is a Gaussian filter with a standard deviation below 2.2 pixels; the independent one reaches as far.
+    widths = np.linspace(0.05, 2.2, 200)
+    for one in np.flatnonzero(changed)[:5]:
+        errors = []
+        for width in widths:
+            part, share = (
+                ndimage.gaussian_filter(values, width, mode="constant", radius=6)
+                for values in (images.numpy()[one, ..., 0], brain[one])
+            )
+            expected = part / np.maximum(share, 0.1) * brain[one]
+            errors.append(np.abs(smoothed[one] - expected).max())
+        assert min(errors) < 0.01
 
 
 def test_a_ragged_mask_loses_tissue_in_some_places_and_gains_it_in_others():
