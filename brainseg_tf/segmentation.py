@@ -1,5 +1,6 @@
 """The main road (section 5.3): from scans and a model to a mask and the maps that it was made from."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from brainseg_tf.brain.mask import Brain, find_brain
 from brainseg_tf.brain.template import TemplateAlignment, to_template
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import Volume
+from brainseg_tf.masks import bounding_box, centre
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import Score, SegmentationOptions
 from brainseg_tf.postprocessing.bias_field import correct_bias_field
@@ -151,7 +153,7 @@ def segment(
             suspected = remove_small(suspected, scan.voxel_ml, options.min_size_ml)
     with _clock(seconds, "location"):
         alignment = to_template(brain.mask, scan.affine)
-        middle = nib.affines.apply_affine(scan.affine, ndimage.center_of_mass(brain.mask))[0]
+        middle = nib.affines.apply_affine(scan.affine, centre(brain.mask))[0]
         place = Place(scan.affine, float(middle), alignment.matrix if alignment.is_reliable else None)
         abnormal = mask | suspected
         maps = Maps(
@@ -332,8 +334,9 @@ def suspected_pixels(
         (N, H, W) bool.
     """
     candidates = candidates & stack.brain & ~found
-    if found.any() and candidates.any():
-        candidates &= ndimage.distance_transform_edt(~found, stack.spacing) > options.boundary_mm
+    if found.any():
+        box = bounding_box(found, [math.ceil(options.boundary_mm / step) for step in stack.spacing])
+        candidates[box] &= ndimage.distance_transform_edt(~found[box], stack.spacing) > options.boundary_mm
     return remove_small(candidates, stack.voxel_ml, options.min_size_ml)
 
 

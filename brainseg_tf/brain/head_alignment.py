@@ -12,6 +12,8 @@ import nibabel as nib
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from brainseg_tf.masks import some_voxels
+
 # Number of voxels on which the symmetry is measured.
 _SAMPLES = 6_000
 # The largest rotation of the search, and its step sizes from coarse to fine, in degrees.
@@ -58,10 +60,9 @@ def head_rotation(brain: np.ndarray, affine: np.ndarray) -> tuple[float, float]:
         The rotation about the superior axis (yaw) and about the posterior axis (roll). Both are 0 if the rotation is
         below 6 degrees, or if the brain is not symmetric about any plane.
     """
-    size = np.count_nonzero(brain)
-    if size < 1000:
+    if np.count_nonzero(brain) < 1000:
         return 0.0, 0.0
-    indices = np.argwhere(brain)[:: max(1, size // _SAMPLES)]
+    indices = some_voxels(brain, _SAMPLES)
     axes = scan_axes(affine)
     world = nib.affines.apply_affine(affine, indices)
     centre = world.mean(axis=0)

@@ -8,11 +8,12 @@ import numpy as np
 from scipy import ndimage
 
 from brainseg_tf.brain.checks import LARGEST_BRAIN_ML, mask_warnings
-from brainseg_tf.brain.network import BrainNetwork, NetworkMask, largest_component, network_mask
+from brainseg_tf.brain.network import BrainNetwork, NetworkMask, network_mask
 from brainseg_tf.brain.tools import strip
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.background import find_background, foreground_mask, head_mask
 from brainseg_tf.images.volume import Volume
+from brainseg_tf.masks import fill_holes, largest_component
 
 # How the brain is found without a mask or a tool, see ``find_brain``.
 METHODS = ("auto", "stripped", "network")
@@ -109,7 +110,7 @@ def brain_mask(volume: Volume) -> np.ndarray:
     Raises:
         InputError: no brain was found.
     """
-    mask = ndimage.binary_fill_holes(largest_component(foreground_mask(volume.data)))
+    mask = fill_holes(largest_component(foreground_mask(volume.data)))
     if mask.sum() < 8:
         raise InputError(f"{volume.path}: no brain found in the scan; give a brain mask with --brain-mask")
     return mask
