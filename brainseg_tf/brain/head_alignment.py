@@ -68,15 +68,15 @@ def head_rotation(brain: np.ndarray, affine: np.ndarray) -> tuple[float, float]:
     centre = world.mean(axis=0)
     local = (world - centre) @ axes
     to_index = np.linalg.inv(affine)
-    shape = np.array(brain.shape)
+    shape, origin = np.array(brain.shape), nib.affines.apply_affine(to_index, centre)
 
     def symmetric_share(yaw: float, roll: float) -> float:
         """The share of the brain's voxels whose mirror images are in the brain too."""
         normal = _rotation(yaw, roll)[:, 0]
-        mirrored = local - 2 * (local @ normal)[:, None] * normal
-        index = np.rint(nib.affines.apply_affine(to_index, mirrored @ axes.T + centre)).astype(int)
+        mirror = np.eye(3) - 2 * np.outer(normal, normal)
+        index = np.rint(local @ (to_index[:3, :3] @ axes @ mirror).T + origin).astype(int)
         inside = ((index >= 0) & (index < shape)).all(axis=1)
-        return float(brain[tuple(index[inside].T)].sum() / len(local))
+        return np.count_nonzero(brain[tuple(index[inside].T)]) / len(local)
 
     unrotated = symmetric_share(0.0, 0.0)
     best, angles, reach = unrotated, (0.0, 0.0), _LARGEST
