@@ -186,7 +186,11 @@ def _relative_intensity(data: np.ndarray, abnormal: np.ndarray, brain: np.ndarra
     """
     healthy = brain & ~abnormal
     median = np.median(data[healthy if healthy.any() else brain])
-    return np.divide(data, median, out=np.zeros_like(data), where=abnormal) if median > 0 else None
+    if median <= 0:
+        return None
+    relative = np.zeros_like(data)
+    relative[abnormal] = data[abnormal] / median
+    return relative
 
 
 def suspicion_warning(scan: Volume, found: Sequence[Lesion], suspects: Sequence[Lesion]) -> str | None:

@@ -245,8 +245,9 @@ def _resample(
     """Resamples (X, Y, Z) to the common grid, (N, H, W); axes on which the grid is coarser are blurred first."""
     # The standard deviation that skimage.transform.resize uses against aliasing.
     stddev = np.maximum(0, (_ratio(grid, affine) - 1) / 2)
-    # Around what is not 0, the filter and the splines reach as far as float32 can tell.
-    box = bounding_box(data != 0, np.ceil(4 * stddev).astype(int) + _SPLINE_REACH)
+    # So far from the voxels that are not 0, the filter and the interpolation have an effect.
+    reach = np.ceil(4 * stddev).astype(int) + (1 if order == 1 else _SPLINE_REACH)
+    box = bounding_box(data != 0, reach)
     blurred = ndimage.gaussian_filter(np.asarray(data[box], np.float32), stddev)
     origin = affine @ nib.affines.from_matvec(np.eye(3), [one.start for one in box])
     return _interpolate(nib.Nifti1Image(blurred, origin), shape[::-1], grid, order).T

@@ -95,9 +95,10 @@ def stripped_brain(scan: Volume) -> np.ndarray | None:
 
     A stripped scan has a constant background, and not more tissue than a brain.
     """
-    if find_background(scan.data) is None:
+    background = find_background(scan.data)
+    if background is None:
         return None
-    mask = brain_mask(scan)
+    mask = _largest_foreground(scan, background)
     return mask if np.count_nonzero(mask) * scan.voxel_ml <= LARGEST_BRAIN_ML else None
 
 
@@ -110,7 +111,12 @@ def brain_mask(volume: Volume) -> np.ndarray:
     Raises:
         InputError: no brain was found.
     """
-    mask = fill_holes(largest_component(foreground_mask(volume.data)))
+    return _largest_foreground(volume, find_background(volume.data))
+
+
+def _largest_foreground(volume: Volume, background: tuple[float, float] | None) -> np.ndarray:
+    """As ``brain_mask``, with what ``find_background`` found."""
+    mask = fill_holes(largest_component(foreground_mask(volume.data, background)))
     if mask.sum() < 8:
         raise InputError(f"{volume.path}: no brain found in the scan; give a brain mask with --brain-mask")
     return mask

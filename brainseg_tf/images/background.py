@@ -36,9 +36,13 @@ def head_mask(data: np.ndarray) -> np.ndarray:
     return fill_holes(np.abs(data - value) > tolerance)
 
 
-def foreground_mask(data: np.ndarray) -> np.ndarray:
-    """Mask of the voxels that are not background, (X, Y, Z) bool; an Otsu threshold if the border is not uniform."""
-    background = find_background(data)
+def foreground_mask(data: np.ndarray, background: tuple[float, float] | None) -> np.ndarray:
+    """Mask of the voxels that are not background, (X, Y, Z) bool; those above an Otsu threshold if there is none.
+
+    Args:
+        data: (X, Y, Z), the intensities.
+        background: of ``find_background``.
+    """
     if background is None:
         from skimage.filters import threshold_otsu
 
