@@ -188,10 +188,17 @@ def segment(
 
 
 def _relative_intensity(data: np.ndarray, abnormal: np.ndarray, brain: np.ndarray) -> np.ndarray | None:
-    """The scan in units of its median in healthy brain; None if that is not positive, for instance after a z-score."""
+    """What is abnormal in units of the scan's median in healthy brain, 0 elsewhere; None if that is not positive.
+
+    It is not positive, for instance, after a z-score.
+    """
     healthy = brain & ~abnormal
     median = np.median(data[healthy if healthy.any() else brain])
-    return data / median if median > 0 else None
+    if median <= 0:
+        return None
+    relative = np.zeros_like(data)
+    relative[abnormal] = data[abnormal] / median
+    return relative
 
 
 def segment_slices(

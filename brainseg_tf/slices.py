@@ -8,7 +8,9 @@ on the scanner's grid. A result is resampled once to return to the scan's grid.
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +19,7 @@ from scipy import ndimage
 from brainseg_tf.brain.head_alignment import head_axes
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import Volume
+from brainseg_tf.masks import bounding_box, within_box
 from brainseg_tf.options import Normalisation, SliceOptions
 
 # Pixels between the brain and the edge of trimmed slices, so that border effects of the network do not reach the brain.
@@ -26,6 +29,8 @@ _EDGE_MARGIN = 8
 _SMALLEST_MEDIAN = 0.02
 # Robust normalisation maps the brain's median to this value. Values above 1 / 0.3 = 3.3 times the median are clipped.
 MEDIAN_LEVEL = 0.3
+# Voxels over which a cubic spline falls to 0.268 ** 16, below the precision of float32.
+_SPLINE_REACH = 16
 
 
 @dataclass(frozen=True)
@@ -82,16 +87,20 @@ def to_stack(
     # detect blurred tissue as lesion. Cubic splines do not blur. If the scan's voxels are smaller, the image is blurred
     # against aliasing first, and linear interpolation is sufficient.
     order = 3 if (_ratio(affine, volumes[0].affine) < 0.95).any() else 1
-    share = _resample(brain.astype(np.float32), volumes[0].affine, affine, shape, order)
+    with ThreadPoolExecutor() as pool:
+        share, *images = pool.map(
+            lambda data, origin: _resample(data, origin, affine, shape, order),
+            [brain, *(np.where(brain, volume.data, 0) for volume in volumes)],
+            [volume.affine for volume in (volumes[0], *volumes)],
+        )
     inside = share > 0.5
     if not inside.any():
         raise InputError(
             f"{volumes[0].path}: the brain is thinner than a voxel of the model's grid; check --brain-mask"
         )
     channels = []
-    for volume in volumes:
+    for volume, image in zip(volumes, images, strict=True):
         # The division by the share of brain removes the contribution of the background at the brain's surface.
-        image = _resample(np.where(brain, volume.data, 0), volume.affine, affine, shape, order)
         image = np.where(inside, image / np.maximum(share, 0.5), 0)
         try:
             channels.append(normalise(image, inside, options.normalisation))
@@ -177,8 +186,18 @@ def from_stack(values: np.ndarray, stack: Stack, volume: Volume) -> np.ndarray:
     Returns:
         (X, Y, Z) float32, 0 outside the stack.
     """
-    image = nib.Nifti1Image(np.ascontiguousarray(values.T, dtype=np.float32), stack.affine)
-    return _interpolate(image, volume.data.shape, volume.affine)
+    whole = np.zeros(volume.data.shape, np.float32)
+    to_scan = np.linalg.inv(volume.affine) @ stack.affine
+    # Linear interpolation extends a value by less than one voxel.
+    ends = [(one.start - 1, one.stop) for one in bounding_box(values.T != 0)]
+    corners = nib.affines.apply_affine(to_scan, list(product(*ends)))
+    start = np.clip(np.floor(corners.min(axis=0)), 0, whole.shape).astype(int)
+    stop = np.clip(np.ceil(corners.max(axis=0)) + 1, start, whole.shape).astype(int)
+    box = tuple(map(slice, start, stop))
+    if whole[box].size:
+        image = nib.Nifti1Image(np.ascontiguousarray(values.T, dtype=np.float32), stack.affine)
+        whole[box] = _interpolate(image, whole[box].shape, volume.affine @ nib.affines.from_matvec(np.eye(3), start))
+    return whole
 
 
 def sample(values: np.ndarray, stack: Stack, volume: Volume, where: np.ndarray, order: int = 1) -> np.ndarray:
@@ -207,7 +226,7 @@ def _common_grid(
     """
     # The extent of the brain is measured along the axes of the grid. They can differ from those of the scan, so all
     # voxels of the surface are needed, not only the bounding box.
-    surface = brain & ~ndimage.binary_erosion(brain)
+    surface = within_box(brain, lambda part: part & ~ndimage.binary_erosion(part))
     positions = nib.affines.apply_affine(affine, np.argwhere(surface)) @ axes
     low, high = positions.min(axis=0), positions.max(axis=0)
     step = np.array([options.pixel, options.pixel, options.spacing])
@@ -227,8 +246,12 @@ def _resample(
     """Resamples (X, Y, Z) to the common grid, (N, H, W); axes on which the grid is coarser are blurred first."""
     # The standard deviation that skimage.transform.resize uses against aliasing.
     stddev = np.maximum(0, (_ratio(grid, affine) - 1) / 2)
-    blurred = ndimage.gaussian_filter(np.asarray(data, np.float32), stddev)
-    return _interpolate(nib.Nifti1Image(blurred, affine), shape[::-1], grid, order).T
+    # So far from the voxels that are not 0, the filter and the interpolation have an effect.
+    reach = np.ceil(4 * stddev).astype(int) + (1 if order == 1 else _SPLINE_REACH)
+    box = bounding_box(data != 0, reach)
+    blurred = ndimage.gaussian_filter(np.asarray(data[box], np.float32), stddev)
+    origin = affine @ nib.affines.from_matvec(np.eye(3), [one.start for one in box])
+    return _interpolate(nib.Nifti1Image(blurred, origin), shape[::-1], grid, order).T
 
 
 def _ratio(grid: np.ndarray, affine: np.ndarray) -> np.ndarray:

@@ -167,7 +167,12 @@ def model_loader(found: "ModelFolder", given: dict[str, Any]) -> "Callable[[], R
 
     def load() -> "Reconstructor":
         if given["server"] is None:
-            return found.load(_runtime(given))
+            from brainseg_tf.resources import limit_threads
+
+            model = found.load(_runtime(given))
+            # It imports scikit-learn, which is not needed before: the brain network runs meanwhile.
+            limit_threads()
+            return model
         prepare_tensorflow(given["device"], given["threads"])
         from brainseg_tf.serving.remote import connect
 

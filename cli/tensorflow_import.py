@@ -41,7 +41,7 @@ def prepare_runtime(engine: Engine, device: str, threads: int | None) -> "Runtim
         InputError: the engine is not there, or does not go with the device.
     """
     from brainseg_tf import c_api
-    from brainseg_tf.resources import Runtime, choose_engine, limit_threads
+    from brainseg_tf.resources import Runtime, choose_engine
 
     chosen = choose_engine(engine, device)
     if chosen == "tensorflow":
@@ -49,7 +49,6 @@ def prepare_runtime(engine: Engine, device: str, threads: int | None) -> "Runtim
     else:
         with _LOCK:
             _silently(c_api.library)
-        limit_threads()
     return Runtime(chosen, threads)
 
 

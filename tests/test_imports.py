@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "schema",
         "json_file",
         "metrics",
+        "masks",
         "installation",
         "resources",
         "c_api",

@@ -3,6 +3,7 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.processing import resample_from_to
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -225,6 +226,28 @@ def test_a_header_that_is_oblique_changes_no_slice(tmp_path, degrees):
     # Maps are resampled to the same voxels of the scan.
     on_scan = from_stack(stack.brain.astype(np.float32), stack, oblique)
     np.testing.assert_allclose(on_scan, from_stack(expected.brain.astype(np.float32), expected, straight), atol=1e-3)
+
+
+@pytest.mark.parametrize("where", [np.s_[5:9, 20:31, 3:17], np.s_[:4, :25, -25:], np.s_[20:, 30:, :30], np.s_[:0]])
+def test_maps_are_those_of_the_whole_grid(scan, where):
+    volume = read_volume(scan)
+    turned = volume.affine.copy()
+    turned[:3, :3] = Rotation.from_euler("xyz", (3, 8, -5), degrees=True).as_matrix() @ turned[:3, :3]
+    volume = replace(volume, affine=turned)
+    stack = to_stack([volume], brain_mask(volume), OPTIONS)
+    values = np.zeros(stack.brain.shape, np.float32)
+    values[where] = np.random.default_rng(0).random(values[where].shape)
+    whole = resample_from_to(nib.Nifti1Image(values.T, stack.affine), (volume.data.shape, volume.affine), order=1)
+    found = from_stack(values, stack, volume)
+    assert found.any() == values.any()
+    np.testing.assert_allclose(found, whole.get_fdata(), atol=1e-6)
+
+
+def test_maps_beside_the_scan_are_empty(scan):
+    volume = read_volume(scan)
+    stack = to_stack([volume], brain_mask(volume), OPTIONS)
+    beside = replace(stack, affine=nib.affines.from_matvec(np.eye(3), [900, 0, 0]) @ stack.affine)
+    assert not from_stack(np.ones(stack.brain.shape), beside, volume).any()
 
 
 def test_a_brain_of_few_voxels_is_refused(tmp_path, scan):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from brainseg_tf.images.volume import Volume
+from brainseg_tf.masks import some_voxels
 
 # Brain volumes that were measured in adults and children are between these.
 SMALLEST_BRAIN_ML, LARGEST_BRAIN_ML = 600.0, 2200.0
@@ -66,10 +67,9 @@ def _about_volume(scan: Volume, brain: np.ndarray) -> str | None:
 
 def _about_shape(scan: Volume, brain: np.ndarray) -> str | None:
     """A sentence about a mask with the shape of a phantom, or of a head that lies on its side; None for a brain's."""
-    size = np.count_nonzero(brain)
-    if size < 1000:
+    if np.count_nonzero(brain) < 1000:
         return None
-    index = np.argwhere(brain)[:: max(1, size // _SAMPLES)]
+    index = some_voxels(brain, _SAMPLES)
     left_right, *others = (_mirrored_share(brain, index, axis) for axis in range(3))
     if min(left_right, *others) > _SYMMETRIC:
         return "what was found has the shape of a phantom, not of a brain; check that the scan shows a head"

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from brainseg_tf.images.background import head_mask
+from brainseg_tf.masks import bounding_box
 from brainseg_tf.options import HeadGridOptions
 
 # The brightest and the darkest voxels, in percent, are clipped.
@@ -57,9 +58,19 @@ def from_head_grid(values: np.ndarray, grid: HeadGrid, shape: tuple[int, ...]) -
     Returns:
         (X, Y, Z) float32.
     """
-    return ndimage.affine_transform(
-        values.astype(np.float32), 1 / grid.step, -grid.start / grid.step, shape, order=1, mode="nearest"
+    whole = np.zeros(shape, np.float32)
+    # Linear interpolation extends a value by less than one voxel of the grid, but beyond its ends without limit.
+    box = bounding_box(values != 0)
+    first = [-np.inf if one.start == 0 else one.start - 1 for one in box]
+    last = [np.inf if one.stop == size else one.stop for one, size in zip(box, values.shape, strict=True)]
+    start = np.clip(np.floor(grid.start + grid.step * first), 0, shape).astype(int)
+    stop = np.clip(np.ceil(grid.start + grid.step * last), start, shape).astype(int)
+    part = whole[tuple(map(slice, start, stop))]
+    offset = (start - grid.start) / grid.step
+    ndimage.affine_transform(
+        values.astype(np.float32), 1 / grid.step, offset, part.shape, output=part, order=1, mode="nearest"
     )
+    return whole
 
 
 def normalise(data: np.ndarray) -> np.ndarray:

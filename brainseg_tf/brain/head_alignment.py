@@ -12,6 +12,8 @@ import nibabel as nib
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from brainseg_tf.masks import some_voxels
+
 # Number of voxels on which the symmetry is measured.
 _SAMPLES = 6_000
 # The largest rotation of the search, and its step sizes from coarse to fine, in degrees.
@@ -58,24 +60,23 @@ def head_rotation(brain: np.ndarray, affine: np.ndarray) -> tuple[float, float]:
         The rotation about the superior axis (yaw) and about the posterior axis (roll). Both are 0 if the rotation is
         below 6 degrees, or if the brain is not symmetric about any plane.
     """
-    size = np.count_nonzero(brain)
-    if size < 1000:
+    if np.count_nonzero(brain) < 1000:
         return 0.0, 0.0
-    indices = np.argwhere(brain)[:: max(1, size // _SAMPLES)]
+    indices = some_voxels(brain, _SAMPLES)
     axes = scan_axes(affine)
     world = nib.affines.apply_affine(affine, indices)
     centre = world.mean(axis=0)
     local = (world - centre) @ axes
     to_index = np.linalg.inv(affine)
-    shape = np.array(brain.shape)
+    shape, origin = np.array(brain.shape), nib.affines.apply_affine(to_index, centre)
 
     def symmetric_share(yaw: float, roll: float) -> float:
         """The share of the brain's voxels whose mirror images are in the brain too."""
         normal = _rotation(yaw, roll)[:, 0]
-        mirrored = local - 2 * (local @ normal)[:, None] * normal
-        index = np.rint(nib.affines.apply_affine(to_index, mirrored @ axes.T + centre)).astype(int)
+        mirror = np.eye(3) - 2 * np.outer(normal, normal)
+        index = np.rint(local @ (to_index[:3, :3] @ axes @ mirror).T + origin).astype(int)
         inside = ((index >= 0) & (index < shape)).all(axis=1)
-        return float(brain[tuple(index[inside].T)].sum() / len(local))
+        return np.count_nonzero(brain[tuple(index[inside].T)]) / len(local)
 
     unrotated = symmetric_share(0.0, 0.0)
     best, angles, reach = unrotated, (0.0, 0.0), _LARGEST

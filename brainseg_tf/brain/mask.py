@@ -8,11 +8,12 @@ import numpy as np
 from scipy import ndimage
 
 from brainseg_tf.brain.checks import LARGEST_BRAIN_ML, mask_warnings
-from brainseg_tf.brain.network import BrainNetwork, NetworkMask, largest_component, network_mask
+from brainseg_tf.brain.network import BrainNetwork, NetworkMask, network_mask
 from brainseg_tf.brain.tools import strip
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.background import find_background, foreground_mask, head_mask
 from brainseg_tf.images.volume import Volume
+from brainseg_tf.masks import fill_holes, largest_component
 
 # How the brain is found without a mask or a tool, see ``find_brain``.
 METHODS = ("auto", "stripped", "network")
@@ -94,9 +95,10 @@ def stripped_brain(scan: Volume) -> np.ndarray | None:
 
     A stripped scan has a constant background, and not more tissue than a brain.
     """
-    if find_background(scan.data) is None:
+    background = find_background(scan.data)
+    if background is None:
         return None
-    mask = brain_mask(scan)
+    mask = _largest_foreground(scan, background)
     return mask if np.count_nonzero(mask) * scan.voxel_ml <= LARGEST_BRAIN_ML else None
 
 
@@ -109,7 +111,12 @@ def brain_mask(volume: Volume) -> np.ndarray:
     Raises:
         InputError: no brain was found.
     """
-    mask = ndimage.binary_fill_holes(largest_component(foreground_mask(volume.data)))
+    return _largest_foreground(volume, find_background(volume.data))
+
+
+def _largest_foreground(volume: Volume, background: tuple[float, float] | None) -> np.ndarray:
+    """As ``brain_mask``, with what ``find_background`` found."""
+    mask = fill_holes(largest_component(foreground_mask(volume.data, background)))
     if mask.sum() < 8:
         raise InputError(f"{volume.path}: no brain found in the scan; give a brain mask with --brain-mask")
     return mask

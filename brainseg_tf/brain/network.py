@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy import ndimage
 
 from brainseg_tf.brain.grid import from_head_grid, to_head_grid
 from brainseg_tf.images.volume import Volume
+from brainseg_tf.masks import bounding_box, fill_holes, largest_component
 from brainseg_tf.options import HeadGridOptions
 
 # The network's images and probabilities are bytes: a whole head then fits in one message to a server.
@@ -67,11 +67,9 @@ def network_mask(scan: Volume, network: BrainNetwork) -> NetworkMask:
     certainty = float(probability[found].mean()) / _LARGEST_BYTE
     # Other components must not grow together with the largest one when they are interpolated.
     separate = np.where(found | (probability <= _LARGEST_BYTE / 2), probability, 0)
-    mask = from_head_grid(separate, grid, scan.data.shape) > _LARGEST_BYTE / 2
-    return NetworkMask(ndimage.binary_fill_holes(largest_component(mask)), certainty)
-
-
-def largest_component(mask: np.ndarray) -> np.ndarray:
-    """The largest component of a mask (X, Y, Z) bool; the mask itself if it is empty."""
-    labels, count = ndimage.label(mask)
-    return mask if count < 2 else labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    # Only what is next to a voxel of the component can be more probably brain than not after interpolation.
+    near = np.zeros_like(separate)
+    box = bounding_box(found, (1, 1, 1))
+    near[box] = separate[box]
+    mask = from_head_grid(near, grid, scan.data.shape) > _LARGEST_BYTE / 2
+    return NetworkMask(fill_holes(largest_component(mask)), certainty)

@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from brainseg_tf.brain.template import LARGEST_ERROR_MM, TemplateAlignment, coverage
 from brainseg_tf.images.volume import Volume
+from brainseg_tf.masks import bounding_box
 
 # Second difference along an axis. The product of two along both axes of a slice responds to noise and to hardly any
 # structure; its standard deviation is that of the noise times the last number (Immerkaer 1996).
@@ -59,7 +60,7 @@ def noise_stddev(scan: Volume, brain: np.ndarray) -> float:
     """
     across = int(np.argmax(scan.spacing))
     rows, columns = (axis for axis in range(3) if axis != across)
-    box = ndimage.find_objects(brain.astype(np.uint8))[0]
+    box = bounding_box(brain)
     data, inside = scan.data[box].astype(np.float32), brain[box]
     response = ndimage.correlate1d(ndimage.correlate1d(data, _SECOND_DIFFERENCE, rows), _SECOND_DIFFERENCE, columns)
     neighbours = np.ones([1 if axis == across else 3 for axis in range(3)])

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
-from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
 from brainseg_tf.brain.head_alignment import head_axes
+from brainseg_tf.masks import some_voxels
 
 FILE = "template.npz"
 # Limits of a reliable alignment: the error in millimetres, and the share of the surface that is cut off.
@@ -87,8 +87,9 @@ def to_template(brain: np.ndarray, affine: np.ndarray) -> TemplateAlignment:
     Args:
         brain: (X, Y, Z) bool, with axes that are LPS as nearly as the grid allows. Not empty.
         affine: (4, 4), voxel indices to millimetres in RAS world space.
-
     """
+    from scipy.optimize import least_squares
+
     steps = np.maximum(1, _COARSE_MM // nib.affines.voxel_sizes(affine) + 0.01).astype(int)
     coarse = brain[tuple(slice(None, None, step) for step in steps)]
     if coarse.any():
@@ -98,7 +99,7 @@ def to_template(brain: np.ndarray, affine: np.ndarray) -> TemplateAlignment:
     target = template()
     # From left, posterior, superior to right, anterior, superior.
     axes = head_axes(brain, affine) * [-1, -1, 1]
-    inside = nib.affines.apply_affine(affine, np.argwhere(brain)[:: max(1, np.count_nonzero(brain) // _POINTS)])
+    inside = nib.affines.apply_affine(affine, some_voxels(brain, _POINTS))
     centre = inside.mean(axis=0)
     local = (surface - centre) @ axes
     middle = nib.affines.apply_affine(target.affine, np.argwhere(target.brain)).mean(axis=0)

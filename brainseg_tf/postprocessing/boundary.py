@@ -4,8 +4,13 @@ Network, median filter and closing locate a lesion and blur its boundary. The im
 each voxel is classified by an intensity threshold between the lesion and the brain.
 """
 
+import math
+
 import numpy as np
 from scipy import ndimage
+
+from brainseg_tf.masks import bounding_box, fill_holes
+from brainseg_tf.postprocessing.residual import median_exceeds
 
 # Position of the threshold between the brain's intensity (0) and the lesion's (1). Lesions fade into the tissue around
 # them, so it is less than half.
@@ -38,14 +43,7 @@ def refine_boundary(
     if reach_mm <= 0 or not mask.any() or not healthy.any():
         return mask
     level = np.median(image[healthy])
-    box = tuple(
-        slice(max(0, place.start - margin), place.stop + margin)
-        for place, margin in zip(
-            ndimage.find_objects(mask.astype(np.uint8))[0],
-            (int(np.ceil(reach_mm / step)) + 1 for step in spacing),
-            strict=True,
-        )
-    )
+    box = bounding_box(mask, [math.ceil(reach_mm / step) + 1 for step in spacing])
     near, bright = mask[box], image[box]
     components, count = ndimage.label(near, np.ones((3, 3, 3)))
     medians = np.array([0.0, *ndimage.median(bright, components, np.arange(1, count + 1))])
@@ -55,8 +53,8 @@ def refine_boundary(
     uncertain = (inwards + outwards <= reach_mm) & (lesion > level)
     inside = np.where(uncertain, bright > level + _SHARE * (lesion - level), near)
     refined = mask.copy()
-    refined[box] = np.where(uncertain, ndimage.median_filter(inside, 3), near)
-    return ndimage.binary_fill_holes(refined & brain) & brain
+    refined[box] = np.where(uncertain, median_exceeds(inside, 0.5, np.ones_like(inside), (3, 3, 3)), near)
+    return fill_holes(refined & brain) & brain
 
 
 def local_contrast(

@@ -5,11 +5,11 @@ from typing import Literal, NamedTuple
 
 import nibabel as nib
 import numpy as np
-from scipy import ndimage
 from skimage.measure import label, regionprops
 
 from brainseg_tf.brain.regions import main_region, ventricle_distance_mm
 from brainseg_tf.brain.template import TemplateAlignment
+from brainseg_tf.masks import bounding_box, centre
 
 Side = Literal["left", "right", "midline"]
 Point = tuple[float, float, float]
@@ -86,7 +86,7 @@ def place_of(brain: np.ndarray, affine: np.ndarray, alignment: TemplateAlignment
         affine: (4, 4) of the scan.
         alignment: of the brain with the template.
     """
-    middle_mm = float(nib.affines.apply_affine(affine, ndimage.center_of_mass(brain))[0])
+    middle_mm = float(nib.affines.apply_affine(affine, centre(brain))[0])
     return Place(affine, middle_mm, alignment.matrix if alignment.is_reliable else None)
 
 
@@ -113,11 +113,14 @@ def numbered_components(mask: np.ndarray) -> np.ndarray:
     Returns:
         (X, Y, Z), 1 in the largest component, 2 in the next one and so on, 0 outside; uint8 for up to 255 components.
     """
-    components = label(mask, connectivity=3)
+    box = bounding_box(mask)
+    components = label(mask[box], connectivity=3)
     sizes = np.bincount(components.ravel())[1:]
     numbers = np.zeros(len(sizes) + 1, np.min_scalar_type(len(sizes)))
     numbers[1 + np.argsort(-sizes, kind="stable")] = np.arange(1, len(sizes) + 1)
-    return numbers[components]
+    numbered = np.zeros(mask.shape, numbers.dtype)
+    numbered[box] = numbers[components]
+    return numbered
 
 
 def lesions(mask: np.ndarray, maps: Maps, place: Place) -> list[Lesion]:

@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
+from brainseg_tf.masks import bounding_box
 from brainseg_tf.options import MixtureOptions, Spread
 
 # The initial mixture is fitted to at most this many voxels; more of them change the third digit of the means.
@@ -48,7 +48,7 @@ def fit_mixture(
     ``where``. EM alternates between posterior, neighbourhood mean and parameters. It starts from an ordinary mixture.
     ``with_background`` says that the component with the lowest mean is the background, which cannot be the lesion.
     """
-    box = ndimage.find_objects(where.astype(np.uint8))[0]
+    box = bounding_box(where)
     inside, values = where[box], score[box].astype(np.float32)
     means, stddevs, weights = _start(values[inside], components, options.spread)
     volume = _Slabs(values, inside)

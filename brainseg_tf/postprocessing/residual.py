@@ -1,12 +1,13 @@
 """The score: from slices and their reconstruction to how abnormal each pixel is (section 5.3, steps 1 and 2)."""
 
 import math
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy import ndimage
 
 from brainseg_tf.errors import InputError
+from brainseg_tf.masks import bounding_box
 from brainseg_tf.options import Score
 
 
@@ -85,8 +86,27 @@ def erode(brain: np.ndarray, spacing: tuple[float, float, float], radius_mm: flo
 
 
 def smooth(score: np.ndarray, brain: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
-    """Median filter over (slices, rows, columns); 0 outside ``brain``."""
-    return _filtered(score, brain, size, lambda part: ndimage.median_filter(part, size))
+    """Median filter over (slices, rows, columns); 0 outside ``brain``.
+
+    The result is that of ``ndimage.median_filter``. NumPy sorts the windows with vector instructions, in a fraction of
+    the time, and only those in ``brain`` are sorted.
+    """
+    filtered = np.zeros_like(score)
+    if not brain.any():
+        return filtered
+    box = bounding_box(brain)
+    padded = np.pad(score[box], [(n // 2, (n - 1) // 2) for n in size], mode="symmetric")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, size)
+
+    def filter_slice(windows: np.ndarray, inside: np.ndarray, result: np.ndarray) -> None:
+        values = windows[inside].reshape(-1, math.prod(size))
+        values.sort(axis=1)
+        result[inside] = values[:, math.prod(size) // 2]
+
+    # The windows of one slice fit into the processor's cache.
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(filter_slice, windows, brain[box], filtered[box]))
+    return filtered
 
 
 def median_exceeds(score: np.ndarray, threshold: float, brain: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
@@ -94,20 +114,9 @@ def median_exceeds(score: np.ndarray, threshold: float, brain: np.ndarray, size:
 
     The median exceeds a threshold where half of the window does. Counting is several times as fast as sorting.
     """
-    share = _filtered(
-        (score > threshold).astype(np.float32), brain, size, lambda part: ndimage.uniform_filter(part, size)
-    )
+    exceeds = np.zeros_like(brain)
+    box = bounding_box(brain)
+    share = ndimage.uniform_filter((score[box] > threshold).astype(np.float32), size)
     # Half, minus the rounding error of a single voxel's share.
-    return share > 0.5 - 0.25 / math.prod(size)
-
-
-def _filtered(
-    values: np.ndarray, brain: np.ndarray, size: tuple[int, int, int], apply: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """Filters the box around ``brain``; 0 outside ``brain``."""
-    if max(size) > 1:
-        box = ndimage.find_objects(brain.astype(np.uint8))[0] if brain.any() else (slice(0, 0),) * 3
-        filtered = np.zeros_like(values)
-        filtered[box] = apply(values[box])
-        values = filtered
-    return np.where(brain, values, 0)
+    exceeds[box] = share > 0.5 - 0.25 / math.prod(size)
+    return exceeds & brain

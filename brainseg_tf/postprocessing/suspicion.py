@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from brainseg_tf.images.volume import Volume
+from brainseg_tf.masks import bounding_box
 from brainseg_tf.postprocessing.lesions import Lesion, numbered_components
 from brainseg_tf.postprocessing.morphology import remove_small
 
@@ -163,8 +164,9 @@ def suspected_pixels(
         (N, H, W) bool.
     """
     candidates = candidates & ~found
-    if found.any() and candidates.any():
-        candidates &= ndimage.distance_transform_edt(~found, spacing) > margin_mm
+    if found.any():
+        box = bounding_box(found, [math.ceil(margin_mm / step) for step in spacing])
+        candidates[box] &= ndimage.distance_transform_edt(~found[box], spacing) > margin_mm
     return remove_small(candidates, math.prod(spacing) / 1000.0, min_size_ml)
 
 

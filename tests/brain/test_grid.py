@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from brainseg_tf.brain.grid import HeadGrid, block_means, from_head_grid, normalise, to_head_grid
 from brainseg_tf.options import HeadGridOptions
@@ -37,6 +38,19 @@ def test_positions_on_the_grid_become_positions_in_the_scan():
         index = np.indices(back.shape)[axis]
         inside = (index >= position[0]) & (index <= position[-1])
         np.testing.assert_allclose(back[inside], index[inside], atol=1e-4)
+
+
+@pytest.mark.parametrize("where", [np.s_[2:5, 3:4, 5:9], np.s_[:3, 6:, :4], np.s_[:, :2, 9:], np.s_[:0]])
+def test_values_are_interpolated_where_they_are_not_zero(where):
+    grid = HeadGrid(np.zeros((9, 8, 12), np.float32), np.array([0.4, 1.0, -0.3]), np.array([2.0, 3.0, 0.4]))
+    values = np.zeros(grid.data.shape, np.float32)
+    values[where] = 1 + np.random.default_rng(0).random(values[where].shape)
+    shape = (18, 25, 6)
+    index = [(np.arange(n) - start) / step for n, start, step in zip(shape, grid.start, grid.step, strict=True)]
+    expected = ndimage.map_coordinates(values, np.meshgrid(*index, indexing="ij"), order=1, mode="nearest")
+    found = from_head_grid(values, grid, shape)
+    assert found.any() == values.any()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_a_large_field_gets_larger_voxels():

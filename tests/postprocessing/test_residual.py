@@ -72,6 +72,19 @@ def test_the_median_filter_removes_specks():
 
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (3, 5, 5), (13, 3, 3), (3, 4, 4)])
+def test_the_median_filter_is_that_of_scipy_in_the_box_of_the_brain(size):
+    random = np.random.default_rng(0)
+    score = random.random((9, 17, 14)).astype(np.float32)
+    brain = np.zeros(score.shape, bool)
+    brain[2:8, 3:15, 1:11] = random.random((6, 12, 10)) > 0.3
+    box = np.s_[2:8, 3:15, 1:11]
+    smoothed = smooth(score, brain, size)
+    np.testing.assert_array_equal(smoothed[box][brain[box]], ndimage.median_filter(score[box], size)[brain[box]])
+    assert not smoothed[~brain].any()
+    assert smoothed.dtype == np.float32
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (3, 5, 5), (13, 3, 3), (3, 4, 4)])
 def test_above_is_a_smoothed_score_above_a_threshold(size):
     random = np.random.default_rng(0)
     score = random.random((9, 17, 14)).astype(np.float32)
