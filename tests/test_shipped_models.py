@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 PHANTOM = ROOT / "examples" / "phantom"
 PAPER = ("cvae", "dcvae", "dae")
 # Numbers of patients in the cards that are not 30.
-PATIENTS = {"selfseg-flair": 68}
+PATIENTS = {"selfseg-flair": 76}
 SELF = {"selfseg-flair": ("flair",), "selfseg-flair-t2": ("flair", "t2"), "selfseg-t2": ("t2",)}
 VERSIONS = sorted(file.parent for file in (ROOT / "saved_models").glob("*/*/saved_model.pb") if file.parts[-3] != BRAIN)
 
