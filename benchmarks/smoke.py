@@ -147,6 +147,7 @@ CASES: dict[str, Case] = {
     # Making a head takes half a minute, so the scan of the phantom is copied instead.
     "healthy": Case(lambda data: [[data.run, "--heads", "1"]], lambda data: {"make": copied(data.scan)}),
     "mixture": Case(lambda data: [[data.scan, data.truth]]),
+    "processor_time": Case(lambda data: [[data.scan]]),
     "regions": Case(lambda data: [["make"], ["alignment"]], lambda data: {"ROOT": Path(data.root)}),
     "stages": Case(lambda data: [[data.cohort, data.runs, "shipped", "start at the ends", "--others"]]),
     "two_time_points": Case(lambda data: [[data.scan, "--copies", "2", "--model", data.run]]),

@@ -31,6 +31,8 @@ _SMALLEST_MEDIAN = 0.02
 MEDIAN_LEVEL = 0.3
 # Voxels over which a cubic spline falls to 0.268 ** 16, below the precision of float32.
 _SPLINE_REACH = 16
+# By which share of its size a stack is made larger when a map is resampled to the scan, far below float32's precision.
+_INWARDS = 1e-11
 
 
 @dataclass(frozen=True)
@@ -194,9 +196,14 @@ def from_stack(values: np.ndarray, stack: Stack, volume: Volume) -> np.ndarray:
     start = np.clip(np.floor(corners.min(axis=0)), 0, whole.shape).astype(int)
     stop = np.clip(np.ceil(corners.max(axis=0)) + 1, start, whole.shape).astype(int)
     box = tuple(map(slice, start, stop))
-    if whole[box].size:
-        image = nib.Nifti1Image(np.ascontiguousarray(values.T, dtype=np.float32), stack.affine)
-        whole[box] = _interpolate(image, whole[box].shape, volume.affine @ nib.affines.from_matvec(np.eye(3), start))
+    part = whole[box]
+    if part.size:
+        to_stack = np.linalg.inv(stack.affine) @ volume.affine
+        matrix, offset = to_stack[:3, :3], to_stack[:3, 3] + to_stack[:3, :3] @ start
+        # Towards the middle by a tiny share, so that rounding errors do not lose voxels at the ends of the stack.
+        middle = (np.array(values.T.shape) - 1) / 2
+        matrix, offset = (1 - _INWARDS) * matrix, middle + (1 - _INWARDS) * (offset - middle)
+        ndimage.affine_transform(values.T.astype(np.float32), matrix, offset, part.shape, part, order=1)
     return whole
 
 
