@@ -27,8 +27,13 @@ _UNKNOWN = "n/a"
 _YES_NO = {"yes": "it is", "no": "it is not"}
 # What a report says about a lesion and the table takes as it is.
 _MEASURED = (
-    *("side", "region", "ventricle_mm"),
-    *("intensity_ratio", "mean_probability", "mean_score", "mean_residual"),
+    "side",
+    "region",
+    "ventricle_mm",
+    "intensity_ratio",
+    "mean_probability",
+    "mean_score",
+    "mean_residual",
 )
 
 
