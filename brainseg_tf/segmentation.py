@@ -27,6 +27,7 @@ from brainseg_tf.postprocessing.suspicion import (
     suspected_pixels,
     suspects,
     suspicion_warning,
+    threshold_clause,
 )
 from brainseg_tf.reconstruction import Reconstruction, Reconstructor
 from brainseg_tf.slices import Stack, from_stack, sample, to_stack
@@ -330,22 +331,8 @@ def outline(
             margin_mm=options.boundary_mm,
             min_size_ml=options.min_size_ml,
         )
-        suspicion = history.suspicion(suspected, score, _threshold(mixture, threshold))
+        suspicion = history.suspicion(suspected, score, threshold_clause(mixture, threshold))
     return Outline(kind, score, inside, mixture, threshold, found, suspicion)
-
-
-def _threshold(mixture: Mixture, healthy_threshold: float) -> str:
-    """A clause that says what the score of a lesion must exceed."""
-    lesion = float(mixture.means[mixture.lesion])
-    if lesion <= healthy_threshold:
-        return (
-            f"the mean of the mixture's lesion component, {lesion:.3f}, does not exceed {healthy_threshold:.3g} "
-            "(--healthy-threshold)"
-        )
-    means = [f"{mean:.2f}" for number, mean in enumerate(mixture.means) if number != mixture.lesion]
-    return (
-        f"the mixture assigns it to healthy tissue (mean {' and '.join(means)}) and not to lesion (mean {lesion:.2f})"
-    )
 
 
 def lesion_posterior(mixture: Mixture, healthy_threshold: float) -> np.ndarray:

@@ -11,6 +11,7 @@ from scipy import ndimage
 from brainseg_tf.images.volume import Volume
 from brainseg_tf.masks import bounding_box
 from brainseg_tf.postprocessing.lesions import Lesion, numbered_components
+from brainseg_tf.postprocessing.mixture import Mixture
 from brainseg_tf.postprocessing.morphology import remove_small
 
 Reason = Literal["below_threshold", "bias_field", "min_size", "boundary", "faint"]
@@ -142,6 +143,20 @@ class History:
         }
         largest_ml = float(np.bincount(parts[there]).max() * self._voxel_ml)
         return Explanation(removal.reason, _TEXTS[removal.reason].format(**values, **texts, largest_ml=largest_ml))
+
+
+def threshold_clause(mixture: Mixture, healthy_threshold: float) -> str:
+    """A clause that says what the score of a lesion must exceed."""
+    lesion = float(mixture.means[mixture.lesion])
+    if lesion <= healthy_threshold:
+        return (
+            f"the mean of the mixture's lesion component, {lesion:.3f}, does not exceed {healthy_threshold:.3g} "
+            "(--healthy-threshold)"
+        )
+    means = [f"{mean:.2f}" for number, mean in enumerate(mixture.means) if number != mixture.lesion]
+    return (
+        f"the mixture assigns it to healthy tissue (mean {' and '.join(means)}) and not to lesion (mean {lesion:.2f})"
+    )
 
 
 def suspected_pixels(
