@@ -110,7 +110,10 @@ def copied(scan: str) -> Callable[..., None]:
 
 
 CASES: dict[str, Case] = {
-    "many": Case(lambda data: [["--scans", "3"]], lambda data: {"make_model": lambda folder, scan: Path(data.run)}),
+    "many": Case(
+        lambda data: [["--scans", "3"], ["--scans", "3", "--dask"]],
+        lambda data: {"make_model": lambda folder, scan: Path(data.run)},
+    ),
     "engines": Case(
         lambda data: [["cvae", "--sizes", "32", "--engines", *FEW_ENGINES]],
         lambda data: {
