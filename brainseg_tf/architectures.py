@@ -35,12 +35,14 @@ class Architecture:
         title: what it is, for readers.
         recipe: the training options that were found best (docs/experiments.md).
         min_modalities: the smallest number of channels.
+        finds_lesions: whether it has a lesion probability.
     """
 
     class_path: str
     title: str
     recipe: FitOptions
     min_modalities: int = 1
+    finds_lesions: bool = False
 
 
 # What differs between scanners, hospitals and lesions, as far as it is known (docs/experiments.md).
@@ -96,12 +98,15 @@ ARCHITECTURES: dict[str, Architecture] = {
         "denoising U-Net",
         FitOptions("unet", epochs=30, patience=30, corruption=CorruptionOptions("noise", augment=True)),
     ),
-    "selfseg": Architecture("brainseg_tf.models.selfseg:SelfSegmenter", "self-supervised U-Net", _SELFSEG),
+    "selfseg": Architecture(
+        "brainseg_tf.models.selfseg:SelfSegmenter", "self-supervised U-Net", _SELFSEG, finds_lesions=True
+    ),
     "fusion": Architecture(
         "brainseg_tf.models.fusion:FusionSegmenter",
         "two fused self-supervised U-Nets",
         replace(_SELFSEG, architecture="fusion", modalities=("flair", "t2")),
         min_modalities=2,
+        finds_lesions=True,
     ),
 }
 

@@ -143,6 +143,8 @@ def check_options(options: Any, name: str) -> None:
     network = _BRAIN_NETWORK if options["architecture"] == BRAIN else _LESION_NETWORK
     training = training_of(options["architecture"])
     Record({**network, **training.required, **training.optional}).check(options, "")
+    if options.get("labels") == "voxels" and not ARCHITECTURES[options["architecture"]].finds_lesions:
+        raise MismatchError(f"labels: voxels needs a network with a lesion probability, not {options['architecture']}")
 
 
 def training_of(architecture: str) -> Record:

@@ -66,8 +66,8 @@ class TrainingData:
 
     Attributes:
         patients: number of patients.
-        slices: number of their slices; ``chosen``: selected for training; ``healthy``: selected and without a lesion,
-            as far as known.
+        slices: number of their slices; ``chosen``: selected for training; ``healthy``: those of the selected slices
+            that were used, which are without a lesion, as far as known, unless the option ``labels`` is ``voxels``.
         train, validation, test: names of the patients.
     """
 
@@ -216,7 +216,8 @@ class ModelCard(Card):
 
     def _data_sections(self) -> dict[str, list[str]]:
         data = self.data
-        healthy = "assumed lesion-free" if self.training.get("labels") == "none" else "tumour-free"
+        kinds = {"none": "assumed lesion-free", "voxels": "of them used, with and without lesions"}
+        healthy = kinds.get(self.training.get("labels", ""), "tumour-free")
         return {
             "Data": [
                 f"- {data.patients} patients, {data.slices} slices; {data.chosen} selected, {data.healthy} {healthy}",

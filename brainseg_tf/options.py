@@ -19,7 +19,7 @@ MixtureRegion = Literal["brain", "slice"]
 Strategy = Literal["single", "mirrored", "multi-worker"]
 Fluid = Literal["dark", "bright"]
 Precision = Literal["float32", "mixed"]
-Labels = Literal["slices", "none"]
+Labels = Literal["slices", "none", "voxels"]
 # What a training starts from if it is not the weights of a model.
 RANDOM_WEIGHTS = "random weights"
 
@@ -274,7 +274,9 @@ class FitOptions:
     labels: Labels = option(
         "slices",
         "What is known of the scans. slices: a segmentation, which is used to leave out slices with a lesion; none: "
-        "nothing; slices that the network itself flags are left out, see --rounds.",
+        "nothing; slices that the network itself flags are left out, see --rounds; voxels: a segmentation, which is "
+        "what the network learns to find instead of synthetic lesions, as an upper bound for comparisons (selfseg and "
+        "fusion only).",
     )
     precision: Precision = option(
         "float32",
@@ -313,6 +315,11 @@ class FitOptions:
     def screens_first(self) -> bool:
         """Whether abnormal slices are looked for before the first epoch too: a trained network knows them already."""
         return self.labels == "none" and self.rounds > 0 and self.initial != RANDOM_WEIGHTS
+
+    @property
+    def given_lesions(self) -> bool:
+        """Whether the network learns from the lesions of segmentations, see ``corruption.corrupt``."""
+        return self.labels == "voxels"
 
     @property
     def counted_from(self) -> int:

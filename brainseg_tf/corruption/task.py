@@ -13,7 +13,7 @@ from brainseg_tf.corruption.noise import add_noise
 from brainseg_tf.corruption.random_fields import Draws, stream
 from brainseg_tf.corruption.shapes import paint_shapes
 from brainseg_tf.keras_backend import keras
-from brainseg_tf.options import CorruptionOptions, corruption_options
+from brainseg_tf.options import CorruptionKind, CorruptionOptions, corruption_options
 
 # Number of the random stream of the shapes. With the seed of the augmentation, flips and sizes would be correlated.
 _SHAPES_STREAM = 2
@@ -25,7 +25,7 @@ class Task(NamedTuple):
     Attributes:
         corrupted: (N, H, W, C), the input of the network.
         clean: (N, H, W, C), the target of the reconstruction.
-        lesion: (N, H, W), 1 in synthetic lesions, else 0.
+        lesion: (N, H, W), 1 in lesions, which are synthetic unless they are given, else 0.
     """
 
     corrupted: tf.Tensor
@@ -42,47 +42,56 @@ class CorruptionTask:
 
     Args:
         options: of the corruption.
+        given_lesions: see ``corrupt``.
     """
 
-    def __init__(self, options: CorruptionOptions) -> None:
-        self.options = options
+    def __init__(self, options: CorruptionOptions, *, given_lesions: bool = False) -> None:
+        self.options, self.given_lesions = options, given_lesions
         with_xla = os.environ.get("BRAINSEG_XLA", "1") != "0"
-        self._compiled = tf.function(partial(corrupt, options=options), jit_compile=with_xla)
+        call = partial(corrupt, options=options, given_lesions=given_lesions)
+        self._compiled = tf.function(call, jit_compile=with_xla)
 
     def __call__(self, images: tf.Tensor, seed: tf.Tensor) -> Task:
         return self._compiled(images, seed)
 
     def get_config(self) -> dict[str, Any]:
-        return {"options": asdict(self.options)}
+        return {"options": asdict(self.options), "given_lesions": self.given_lesions}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "CorruptionTask":
-        return cls(corruption_options(config["options"]))
+        # Models of version 0.15 or earlier were saved without it.
+        return cls(corruption_options(config["options"]), given_lesions=config.get("given_lesions", False))
 
 
-def corrupt(images: tf.Tensor, seed: tf.Tensor, options: CorruptionOptions) -> Task:
-    """The task of a batch of healthy slices; a pure function of the batch and the seed.
+def corrupt(images: tf.Tensor, seed: tf.Tensor, options: CorruptionOptions, *, given_lesions: bool = False) -> Task:
+    """The task of a batch of slices; a pure function of the batch and the seed.
 
     Args:
         images: (N, H, W, C) float32 in [0, 1], 0 outside the brain. H and W must be static, unless ``kind`` is
             ``shapes`` without ``augment``.
         seed: (2,) int32, both parts at least 0.
         options: of the corruption.
+        given_lesions: whether the last channel is 1 in the lesions of the slices, else 0. Then nothing is painted, and
+            the target is the slice with its lesions; ``kind`` is not used.
     """
     draws = Draws(seed, tf.shape(images)[0])
     clean = flip(images, draws) if options.augment else images
+    kind: CorruptionKind | None = options.kind
+    given = tf.zeros_like(clean[..., 0])
+    if given_lesions:
+        clean, given, kind = clean[..., :-1], clean[..., -1], None
     brain = _brain(clean)
     mask, augmentation = brain, options.augmentation
     if options.augment:
         clean = vary_contrast(clean, draws, augmentation) * brain[..., None]
         if augmentation.ragged:
             clean, brain, mask = roughen_mask(clean, brain, draws, augmentation.ragged)
-    corrupted, lesion = clean, tf.zeros_like(brain)
-    if options.kind == "lesions":
+    corrupted, lesion = clean, given * brain
+    if kind == "lesions":
         corrupted, lesion = add_lesions(corrupted, brain, draws, options.lesions)
-    if options.kind in ("noise", "both"):
+    if kind in ("noise", "both"):
         corrupted = add_noise(corrupted, brain, draws, options.noise_cells, options.noise_stddev)
-    if options.kind in ("shapes", "both"):
+    if kind in ("shapes", "both"):
         shapes_seed = stream(seed, _SHAPES_STREAM)
         corrupted = paint_shapes(
             corrupted, shapes_seed, options.shapes, options.smallest, options.largest, options.spread

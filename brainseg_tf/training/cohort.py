@@ -142,7 +142,7 @@ def read_cohort(
         modalities: the modalities that each patient must have.
         labels: see ``FitOptions``. With ``none``, segmentations are ignored; if it is None, it is ``slices`` if there
             is a segmentation, else ``none``.
-        requires_truth: whether ``slices`` leaves out patients without a segmentation.
+        requires_truth: whether patients without a segmentation are left out, unless ``labels`` is ``none``.
 
     Raises:
         InputError: a folder does not exist or cannot be read; no patient of a folder is complete; or a patient is
@@ -162,12 +162,12 @@ def read_cohort(
     for folder, of_folder in zip(folders, found, strict=True):
         complete = []
         for candidate in of_folder.candidates:
-            needs_truth = labels == "slices" and requires_truth
+            needs_truth = labels != "none" and requires_truth
             no_truth = (candidate.no_truth,) if needs_truth and not candidate.truth else ()
             if missing := (*candidate.missing, *no_truth):
                 problems.append(f"{printable(candidate.place)}: left out, {' and '.join(missing)}")
             else:
-                complete.append(_patient(candidate, folder, with_truth=labels == "slices"))
+                complete.append(_patient(candidate, folder, with_truth=labels != "none"))
         problems += of_folder.problems
         patients += complete
         _check_files(patients)
@@ -191,7 +191,7 @@ def _patient(candidate: Candidate, folder: Path, *, with_truth: bool) -> Patient
 
 def _nobody(folder: Path, modalities: Sequence[str], labels: Labels, problems: Sequence[str]) -> str:
     """The message about a folder without complete patients."""
-    wanted = ", ".join((*modalities, *((TRUTH,) if labels == "slices" else ())))
+    wanted = ", ".join((*modalities, *((TRUTH,) if labels != "none" else ())))
     reason = f"; the first of {len(problems)} that were left out: {problems[0]}" if problems else ""
     return (
         f"{printable(folder)}: no patient with {wanted} in it{reason}; expected [HGG|LGG]/<id>/<id>_<modality>.nii.gz "

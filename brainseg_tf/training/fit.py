@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -86,10 +87,10 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
             say(line)
     sides = {"training": _slices_of(cached, split.train), "validation": _slices_of(cached, split.validation)}
     for name, side in sides.items():
-        count = sum(slices.healthy for slices in side)
-        say(f"{name}: {len(side)} patients, {count} healthy slices")
+        count = sum(slices.used for slices in side)
+        say(f"{name}: {len(side)} patients, {count} slices")
         if count == 0:
-            raise InputError(f"{cohort.title}: no healthy slice for {name}; lower --min-brain or raise --central")
+            raise InputError(f"{cohort.title}: no slice for {name}; lower --min-brain or raise --central")
     writes_files = workers is None or workers.chief
     if record and record.epochs != options.epochs:
         say(
@@ -250,7 +251,7 @@ def _left_out(
     if rounds and (rounds[-1].epochs == start or done > start):
         return rounds[-1]
     found = find_abnormal(cached, KerasReconstructor(model), model.score, start)
-    count, total = sum(len(rows) for rows in found.rows.values()), sum(one.healthy for one in cached)
+    count, total = sum(len(rows) for rows in found.rows.values()), sum(one.used for one in cached)
     say(
         f"after {start} epochs: {count} of {total} slices ({count / total:.0%}) are left out as abnormal, in "
         f"{len(found.rows)} of {len(cached)} scans"
@@ -306,7 +307,7 @@ def compiled(options: FitOptions, steps: int) -> ContextModel:
     schedule = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps * options.epochs, alpha=0.01)
     model.compile(
         optimizer=keras.optimizers.Adam(schedule),
-        corruption=CorruptionTask(options.corruption),
+        corruption=CorruptionTask(options.corruption, given_lesions=options.given_lesions),
         objective=options.objective,
         # XLA makes these networks several times slower on a CPU, and faster on a GPU.
         jit_compile=on_gpu,
@@ -332,36 +333,40 @@ def _cache_cohort(
 ) -> list[CachedSlices]:
     """Caches the slices of all patients; several workers decode different patients first."""
     say = settings.say
+    cache = partial(
+        cache_slices, options=options.slices, folder=folder, views=options.views, lesions=options.given_lesions
+    )
     for problem in cohort.problems:
         say(problem)
     if workers:
-        for _ in cache_slices(workers.share(cohort.patients), options.slices, folder, options.views):
+        for _ in cache(workers.share(cohort.patients)):
             pass
         workers.barrier()  # After this the slices of all patients are in the cache.
     cached: list[CachedSlices] = []
     progress = keras.utils.Progbar(len(cohort.patients), unit_name="patient") if settings.verbose == 1 else None
-    for done, result in enumerate(cache_slices(cohort.patients, options.slices, folder, options.views), start=1):
+    for done, result in enumerate(cache(cohort.patients), start=1):
         if isinstance(result, str):
             say(result)
         else:
             cached.append(result)
         if progress:
             progress.update(done)
-    slices, chosen, healthy = (sum(getattr(one, key) for one in cached) for key in ("slices", "chosen", "healthy"))
-    if not healthy:
+    slices, chosen, used = (sum(getattr(one, key) for one in cached) for key in ("slices", "chosen", "used"))
+    if not used:
         raise InputError(
             f"{cohort.title}: no healthy slice in {len(cached)} readable patients; training needs slices without "
             "lesions, so lower --min-brain, raise --central or add patients"
         )
     say(
-        f"{len(cached)} patients, {slices} slices, {chosen} selected ({chosen / slices:.0%}), {healthy} of them healthy"
+        f"{len(cached)} patients, {slices} slices, {chosen} selected ({chosen / slices:.0%}), {used} of them "
+        f"{'used' if options.given_lesions else 'healthy'}"
     )
     return cached
 
 
 def _slices_of(cached: Sequence[CachedSlices], names: Sequence[str]) -> list[CachedSlices]:
-    """The patients with these names that have healthy slices."""
-    return [slices for slices in cached if slices.patient in set(names) and slices.healthy]
+    """The patients with these names that have slices for the training."""
+    return [slices for slices in cached if slices.patient in set(names) and slices.used]
 
 
 def _describe(cached: Sequence[CachedSlices], split: Split) -> TrainingData:

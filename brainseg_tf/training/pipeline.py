@@ -1,4 +1,4 @@
-"""Input pipeline: the healthy slices of a cohort are cached on disk, and batches are read from the cache."""
+"""Input pipeline: the slices of a cohort are cached on disk, and batches are read from the cache."""
 
 import hashlib
 import json
@@ -19,24 +19,25 @@ from brainseg_tf.training.cohort import Patient
 from brainseg_tf.training.scans import View, random_views, read_patient
 
 # Part of the cache key. Increase it when the same options give other slices than before.
-_FORMAT = 5
-# Of a view with more healthy slices than this, evenly spaced ones are used. No scan of 1 mm has so many; a scan with a
+_FORMAT = 6
+# Of a view with more slices than this, evenly spaced ones are used. No scan of 1 mm has so many; a scan with a
 # wrong slice thickness in its header can have a multiple.
 _MOST_OF_A_VIEW = 128
 # Content of the JSON file that belongs to each file of slices.
-_COUNTS = Record(dict.fromkeys(("slices", "chosen", "healthy"), Integer()))
+_COUNTS = Record(dict.fromkeys(("slices", "chosen", "used"), Integer()))
 
 
 @dataclass(frozen=True)
 class CachedSlices:
-    """The healthy slices of one patient, on disk.
+    """The slices of one patient for the training, on disk.
 
     Attributes:
         patient: the patient's name.
-        file: a .npy file with an array (healthy, H, W, C) float32.
+        file: a .npy file with an array (used, H, W, C) float32.
         slices: number of slices of the scan.
         chosen: number of those that ``select_slices`` selects.
-        healthy: number of slices in the file: those of the selected slices without a lesion pixel, as far as known.
+        used: number of slices in the file: those of the selected slices without a lesion pixel, as far as known; with
+            ``lesions`` all of them.
         left_out: rows of the file that are not used, because the network flagged them (``screening``).
     """
 
@@ -44,13 +45,13 @@ class CachedSlices:
     file: Path
     slices: int
     chosen: int
-    healthy: int
+    used: int
     left_out: tuple[int, ...] = ()
 
     @property
     def rows(self) -> np.ndarray:
         """The rows of the file that are used."""
-        return np.setdiff1d(np.arange(self.healthy), np.array(self.left_out, int))
+        return np.setdiff1d(np.arange(self.used), np.array(self.left_out, int))
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,19 @@ _ALONE = Part()
 
 
 def cache_slices(
-    patients: Iterable[Patient], options: SliceOptions, folder: Path, views: int = 1
+    patients: Iterable[Patient], options: SliceOptions, folder: Path, views: int = 1, *, lesions: bool = False
 ) -> Iterator[CachedSlices | str]:
-    """Decodes patients one at a time and caches their healthy slices in ``folder``.
+    """Decodes patients one at a time and caches their slices in ``folder``.
 
     Patients whose slices are in the cache already are not decoded again, unless the options or their files changed.
+
+    Args:
+        patients: the patients.
+        options: how volumes become slices.
+        folder: of the cache.
+        views: see ``FitOptions``.
+        lesions: whether slices with lesions are cached too. Then each has one more channel, which is 1 in the lesions
+            of the segmentation, else 0.
 
     Yields:
         The cached slices of a patient, or one line that says why the patient is left out.
@@ -84,19 +93,19 @@ def cache_slices(
     make_folder(folder)
     for patient in patients:
         try:
-            yield _cache_patient(patient, options, folder, views)
+            yield _cache_patient(patient, options, folder, views, lesions=lesions)
         except InputError as error:
             yield f"{patient.name}: left out, {error}"
 
 
-def _cache_patient(patient: Patient, options: SliceOptions, folder: Path, views: int) -> CachedSlices:
+def _cache_patient(patient: Patient, options: SliceOptions, folder: Path, views: int, *, lesions: bool) -> CachedSlices:
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in patient.files]
-    key = hashlib.sha256(json.dumps([_FORMAT, asdict(options), views, stamps]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([_FORMAT, asdict(options), views, lesions, stamps]).encode()).hexdigest()[:16]
     file = folder / f"{patient.name}-{key}.npy"
     counts = file.with_suffix(".json")
     if not (file.exists() and counts.exists()):
         scans = read_patient(patient)
-        straight, *rotated = (_healthy_slices(view, options) for view in random_views(scans, views))
+        straight, *rotated = (_slices_of(view, options, lesions=lesions) for view in random_views(scans, views))
         # A rotated head can be too large for the grid, which then grows; such a view is left out.
         parts = [straight, *(part for part in rotated if part[0].shape[1:] == straight[0].shape[1:])]
         with replacing(file) as temporary:
@@ -108,19 +117,23 @@ def _cache_patient(patient: Patient, options: SliceOptions, folder: Path, views:
     return CachedSlices(patient.name, file, **numbers)
 
 
-def _healthy_slices(view: View, options: SliceOptions) -> tuple[np.ndarray, dict[str, int]]:
-    """The healthy slices of a view, (n, H, W, C), and the counts of ``CachedSlices``."""
+def _slices_of(view: View, options: SliceOptions, *, lesions: bool) -> tuple[np.ndarray, dict[str, int]]:
+    """The slices of a view as ``cache_slices`` stores them, (n, H, W, C), and the counts of ``CachedSlices``."""
     scans = view.scans
     stack = to_stack(scans.volumes, scans.brain, options, rotation=view.rotation)
-    keep = select_slices(stack.brain, options)
-    healthy = keep
+    images, selected = stack.images, select_slices(stack.brain, options)
+    keep = selected
     if scans.truth is not None:
-        healthy = keep & ~(onto_stack(scans.truth, scans.volumes[0], stack) > 0).any(axis=(1, 2))
-    chosen = np.flatnonzero(healthy)
+        share = onto_stack(scans.truth, scans.volumes[0], stack)
+        if lesions:
+            images = np.concatenate([images, (share > 0.5)[..., None]], axis=-1, dtype=np.float32)
+        else:
+            keep = selected & ~(share > 0).any(axis=(1, 2))
+    chosen = np.flatnonzero(keep)
     if len(chosen) > _MOST_OF_A_VIEW:
         chosen = chosen[np.arange(_MOST_OF_A_VIEW) * len(chosen) // _MOST_OF_A_VIEW]
-    counts = {"slices": len(keep), "chosen": int(keep.sum()), "healthy": len(chosen)}
-    return stack.images[chosen], counts
+    counts = {"slices": len(selected), "chosen": int(selected.sum()), "used": len(chosen)}
+    return images[chosen], counts
 
 
 def batches(

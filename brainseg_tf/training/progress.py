@@ -76,14 +76,15 @@ def draw_figures(
 ) -> None:
     """Draws losses.png and reconstructions.png of a run, with the network as it is at the time."""
     # Eagerly: for a single batch the XLA compilation takes longer than it saves.
-    task = corrupt(tf.constant(_samples(validation)), tf.zeros(2, tf.int32), options.corruption)
+    samples, seed = tf.constant(_samples(validation)), tf.zeros(2, tf.int32)
+    task = corrupt(samples, seed, options.corruption, given_lesions=options.given_lesions)
     reconstructed = model.outputs(task.corrupted)["reconstruction"].numpy()
     figures.history(history, out / "losses.png")
     figures.reconstructions(task.clean.numpy(), task.corrupted.numpy(), reconstructed, out / "reconstructions.png")
 
 
 def _samples(cached: Sequence[CachedSlices], count: int = 4) -> np.ndarray:
-    """Healthy slices at increasing height, from different patients if possible, (count, H, W, C)."""
+    """Slices at increasing height, from different patients if possible, (count, H, W, C)."""
     samples = []
     for k in range(count):
         slices = cached[k % len(cached)]

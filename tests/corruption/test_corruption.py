@@ -103,6 +103,34 @@ def test_only_pixels_of_the_lesion_mask_are_changed():
     assert not lesion[untouched].any()
 
 
+def test_given_lesions_are_the_target_and_nothing_is_painted():
+    images, lesions = heads(64, channels=1).numpy(), np.zeros((64, 64, 64), np.float32)
+    lesions[:, 20:30, 12:22] = lesions[:, 0:4, 0:4] = 1  # The second square is outside the brain.
+    images[:, 20:30, 12:22] = 0.9
+    both = tf.constant(np.concatenate([images, lesions[..., None]], axis=-1))
+    brain = images[..., 0] > 0
+    plain = corrupt(both, tf.constant([3, 4]), CorruptionOptions("lesions"), given_lesions=True)
+    np.testing.assert_array_equal(plain.corrupted, images)
+    np.testing.assert_array_equal(plain.clean, images)
+    np.testing.assert_array_equal(plain.lesion, lesions * brain)
+    # A flipped slice has a flipped lesion.
+    only_flips = AugmentationOptions(bias=0, noise=0, blurred=0)
+    flipped = corrupt(
+        both, tf.constant([3, 4]), CorruptionOptions("lesions", True, augmentation=only_flips), given_lesions=True
+    )
+    sides = {bool(one[25, 17]) for one in flipped.lesion.numpy()}
+    assert sides == {True, False}
+    bright = flipped.corrupted.numpy()[..., 0] > 1.5 * np.median(flipped.corrupted.numpy()[:, 32:40, 28:36])
+    assert np.mean((bright > 0) == (flipped.lesion.numpy() > 0)) > 0.99
+
+
+def test_a_task_with_given_lesions_is_saved_and_loaded():
+    task = CorruptionTask(CorruptionOptions("lesions"), given_lesions=True)
+    assert CorruptionTask.from_config(task.get_config()).given_lesions
+    old = {"options": task.get_config()["options"]}
+    assert not CorruptionTask.from_config(old).given_lesions
+
+
 def test_the_share_of_clean_slices_is_an_option():
     for clean, second in ((1.0, 0.0), (0.0, 0.0), (0.0, 1.0)):
         options = CorruptionOptions("lesions", lesions=LesionOptions(clean, second, radius=(0.08, 0.1)))

@@ -44,11 +44,13 @@ def test_the_labels_decide_whether_a_segmentation_is_needed(brats_like, tmp_path
     without = read_cohort(folder, ("flair",), "none")
     assert len(without.patients) == 8 and not any(one.truth for one in without.patients)
     # If nobody says it, the segmentations that there are decide.
-    assert [read_cohort(folder, ("flair",), one).labels for one in (None, "slices", "none")] == [
+    assert [read_cohort(folder, ("flair",), one).labels for one in (None, "slices", "none", "voxels")] == [
         "slices",
         "slices",
         "none",
+        "voxels",
     ]
+    assert all(one.truth for one in read_cohort(folder, ("flair",), "voxels").patients)
     assert len(read_cohort(folder, ("flair",), None).patients) == 7
     for file in folder.glob("*/*/*_seg.nii.gz"):
         file.unlink()

@@ -37,7 +37,7 @@ def test_patients_are_divided_evenly_and_none_twice():
     patients = cached(40, 10, 31, 22, 9, 30)
     parts = patients_of(patients, 3)
     assert sorted(one.patient for part in parts for one in part) == sorted(one.patient for one in patients)
-    sums = [sum(one.healthy for one in part) for part in parts]
+    sums = [sum(one.used for one in part) for part in parts]
     # The bound of the longest-first rule relative to the optimum (Graham 1969); here the mean is near the optimum.
     assert max(sums) <= 4 / 3 * np.mean(sums)
     assert patients_of(list(reversed(patients)), 3) == parts

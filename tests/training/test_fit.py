@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from brainseg_tf import models, saved_model
+from brainseg_tf.architectures import ARCHITECTURES
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import read_mask, read_volume
 from brainseg_tf.metrics import dice
 from brainseg_tf.options import SegmentationOptions
 from brainseg_tf.segmentation import segment
+from brainseg_tf.slices import onto_stack, to_stack
 from brainseg_tf.training import fit as training
 from brainseg_tf.training import runs
 from brainseg_tf.training.fit import RunSettings, fit, read_history
@@ -143,6 +145,31 @@ def test_the_other_architectures_train_with_two_modalities(brats_like, tmp_path,
     assert found.card.modalities == ("flair", "t2")
     images = np.zeros((2, 40, 44, 2), np.float32)
     assert found.load().reconstruct(images).images.shape == images.shape
+
+
+@pytest.mark.slow
+def test_a_network_learns_from_segmentations(brats_like, tmp_path):
+    recipe = ARCHITECTURES["selfseg"].recipe
+    options = small_options(
+        labels="voxels", architecture="selfseg", epochs=8, corruption=recipe.corruption, objective=recipe.objective
+    )
+    exported, lines = run(brats_like, tmp_path / "run", options)
+    assert any(line.endswith("of them used") for line in lines)
+    found = saved_model.find(str(exported))
+    assert found.card.data.healthy == found.card.data.chosen
+    assert "with and without lesions" in (exported / "assets.extra/model_card.md").read_text()
+    data, truth = make_brain(101)
+    scan = read_volume(save(data, tmp_path / "scan.nii"))
+    stack = to_stack([scan], scan.data > 0, found.card.slices)
+    probability = found.load().reconstruct(stack.images).probability
+    lesion = onto_stack(read_mask(save(truth, tmp_path / "truth.nii"), scan), scan, stack) > 0.5
+    assert np.median(probability[lesion]) > 0.5 > np.quantile(probability[stack.brain & ~lesion], 0.9)
+
+
+def test_a_network_without_a_lesion_probability_does_not_learn_from_segmentations(brats_like, tmp_path):
+    with pytest.raises(InputError, match="labels: voxels needs a network with a lesion probability, not cvae"):
+        run(brats_like, tmp_path / "run", replace(SHORT, labels="voxels"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_runs_are_neither_overwritten_nor_mixed(brats_like, trained, tmp_path):

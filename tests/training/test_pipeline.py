@@ -19,10 +19,25 @@ def test_only_healthy_slices_are_kept(cached):
     for slices in cached:
         images = np.load(slices.file)
         assert images.shape[1:] == (32, 32, 2) or images.shape[1] > 32
-        assert len(images) == slices.healthy
-        assert 0 < slices.healthy < slices.chosen < slices.slices
+        assert len(images) == slices.used
+        assert 0 < slices.used < slices.chosen < slices.slices
         # Lesions have intensities of 0.9 and above, healthy tissue about 0.3.
         assert np.mean(images > 0.8, axis=(1, 2, 3)).max() < 0.002
+
+
+def test_slices_with_lesions_have_the_lesions_as_a_channel(brats_like, cached, tmp_path):
+    patients = read_cohort(brats_like, ("flair", "t2"), "voxels").patients
+    folder = cached[0].file.parent
+    for healthy, one in zip(cached, cache_slices(patients, OPTIONS, folder, lesions=True), strict=True):
+        assert one.used == one.chosen == healthy.chosen and one.file != healthy.file
+        images = np.load(one.file)
+        assert images.shape[-1] == 3 and set(np.unique(images[..., 2])) == {0.0, 1.0}
+        lesion = images[..., 2] > 0
+        # A slice that a lesion covers in part of a pixel only is not healthy, but has no lesion pixel.
+        tumours = one.chosen - healthy.used
+        assert 0.5 * tumours < lesion.any(axis=(1, 2)).sum() <= tumours
+        # Lesions have intensities of 0.9 and above, healthy tissue about 0.3.
+        assert np.median(images[lesion][:, 0]) > 0.8 > np.median(images[~lesion & (images[..., 0] > 0)][:, 0])
 
 
 def test_views_add_slices_and_those_that_do_not_fit_are_left_out(brats_like, tmp_path):
@@ -34,8 +49,8 @@ def test_views_add_slices_and_those_that_do_not_fit_are_left_out(brats_like, tmp
         for views in (1, 4):
             cached = list(cache_slices(patients, options, tmp_path / f"{field}", views))
             assert all(isinstance(one, CachedSlices) for one in cached), cached
-            assert all(len(np.load(one.file)) == one.healthy for one in cached)
-            counts[field, views] = sum(one.healthy for one in cached)
+            assert all(len(np.load(one.file)) == one.used for one in cached)
+            counts[field, views] = sum(one.used for one in cached)
     assert counts[240.0, 4] > 2 * counts[240.0, 1]
     assert counts[120.0, 1] <= counts[120.0, 4] < 3 * counts[120.0, 1]
 
@@ -99,7 +114,7 @@ def test_a_resumed_run_gets_the_same_batches(cached):
 
 def test_validation_batches_are_always_the_same(cached):
     first, second = (contents(ordered_batches(cached[:2], 5)) for _ in range(2))
-    assert sum(len(images) for images, _ in first) == sum(slices.healthy for slices in cached[:2])
+    assert sum(len(images) for images, _ in first) == sum(slices.used for slices in cached[:2])
     for (images, seed), (expected, expected_seed) in zip(first, second, strict=True):
         np.testing.assert_array_equal(images, expected)
         assert seed == expected_seed
