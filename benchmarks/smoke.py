@@ -151,6 +151,7 @@ CASES: dict[str, Case] = {
     "healthy": Case(lambda data: [[data.run, "--heads", "1"]], lambda data: {"make": copied(data.scan)}),
     "mixture": Case(lambda data: [[data.scan, data.truth]]),
     "processor_time": Case(lambda data: [[data.scan]]),
+    "registration": Case(lambda data: [[data.cohort, "--modality", "flair", "--patients", "1"]]),
     "regions": Case(lambda data: [["make"], ["alignment"]], lambda data: {"ROOT": Path(data.root)}),
     "stages": Case(lambda data: [[data.cohort, data.runs, "shipped", "start at the ends", "--others"]]),
     "two_time_points": Case(lambda data: [[data.scan, "--copies", "2", "--model", data.run]]),
