@@ -15,8 +15,8 @@ from brainseg_tf.training import figures
 from brainseg_tf.training.pipeline import CachedSlices
 from brainseg_tf.training.runs import Say, check_tensorboard
 
-# Epochs between two drawings of the figures.
-DRAWING_INTERVAL = 5
+# Shortest time in seconds between two drawings of the figures, each of which takes about one second.
+DRAWING_INTERVAL_S = 30.0
 
 
 class Progress(keras.callbacks.Callback):
@@ -25,13 +25,13 @@ class Progress(keras.callbacks.Callback):
     Args:
         epochs: number of epochs of the run.
         say: called with each line.
-        draw: called every ``DRAWING_INTERVAL`` epochs; None if nothing is drawn.
+        draw: called after an epoch if the last call is ``DRAWING_INTERVAL_S`` ago; None if nothing is drawn.
     """
 
     def __init__(self, epochs: int, say: Say, draw: Callable[[], None] | None = None) -> None:
         super().__init__()
         self.epochs, self.say, self.draw = epochs, say, draw
-        self._started = time.monotonic()
+        self._started = self._drawn = time.monotonic()
         self._seconds: list[float] = []
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -45,8 +45,9 @@ class Progress(keras.callbacks.Callback):
         losses = {name: value for name, value in (logs or {}).items() if name in ("loss", "val_loss")}
         values = ", ".join(f"{name.replace('val_', 'validation ')} {value:.4f}" for name, value in losses.items())
         self.say(f"epoch {epoch + 1} of {self.epochs}: {values}; {duration(left)} left")
-        if self.draw and (epoch + 1) % DRAWING_INTERVAL == 0:
+        if self.draw and time.monotonic() - self._drawn >= DRAWING_INTERVAL_S:
             self.draw()
+            self._drawn = time.monotonic()
 
 
 def duration(seconds: float) -> str:

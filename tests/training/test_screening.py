@@ -121,6 +121,7 @@ def train(data: Path, out: Path, say, **more) -> Path:
     return fit(data, out, OPTIONS, RunSettings(say=say, verbose=0, **more))
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_leaves_out_the_same_slices(tmp_path):
     data = healthy_archive(tmp_path / "data")
     lines: list[str] = []
