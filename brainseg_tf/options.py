@@ -156,6 +156,12 @@ class LesionOptions:
         most=1,
     )
     scattered: float = option(0.0, "Share of the slices with many small lesions.", least=0, most=1)
+    periventricular: float = option(
+        0.5,
+        "Share of the slices with many small lesions in which they surround the ventricles, and can be confluent.",
+        least=0,
+        most=1,
+    )
 
 
 @dataclass(frozen=True)

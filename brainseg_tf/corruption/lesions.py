@@ -8,6 +8,8 @@ bright tumour. Options add faint lesions, cores of the tissue itself, lesions th
 many small lesions.
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from brainseg_tf.corruption.random_fields import Draws
@@ -19,6 +21,10 @@ _FOREIGN_GAIN = (0.9, 1.5)
 _SCATTERED_CONTRAST = (0.2, 1.5)
 # Edge in pixels of the square that lies in the brain around a pixel of the ventricles.
 _VENTRICLE_DEPTH = 17
+# Edges in pixels of the means that give the surroundings of the ventricles, near and wide.
+_NEAR, _WIDE = (7, 5), (15, 9)
+# Slices without ventricles have less fluid than this in the mean of any such square.
+_LEAST_FLUID = 0.05
 # Tissue is between these, as a share of the brain's mean; fluid is not.
 _DARKEST_TISSUE, _BRIGHTEST_TISSUE = 0.6, 1.6
 # How completely a lesion leaves out fluid. Fluid that is bright itself must not be part of a bright lesion.
@@ -113,13 +119,20 @@ def _add_scattered(
     spots = (coarse * draws.field(size, 20) + (1 - coarse) * draws.field(size, 44)) / tf.sqrt(
         coarse**2 + (1 - coarse) ** 2
     )
-    # Half of them are around the ventricles instead, the fluid that is far from the brain's edge.
+    # Some of them are around the ventricles instead, the fluid that is far from the brain's edge. They can be confluent.
     deep = -tf.nn.max_pool2d(-brain[..., None], _VENTRICLE_DEPTH, 1, "SAME")
     fluid = tf.sigmoid((_fluid_excess(images, mean, options.fluid) - 0.05) / 0.06) * brain
-    near = tf.nn.avg_pool2d(tf.nn.avg_pool2d(fluid[..., None] * deep, 7, 1, "SAME"), 5, 1, "SAME")[..., 0]
-    around = (near * (1 + 0.4 * draws.field(size, 16)) - draws.uniform(0.02, 0.3)) * 10 + 1.8
-    spots = tf.where(draws.bernoulli(0.5) > 0, spots, around * (1 - fluid))
+    ventricles, wide = fluid * deep[..., 0], draws.uniform(0.0, 1.0)
+    surroundings = (1 - wide) * _blurred(ventricles, _NEAR) + wide * _blurred(ventricles, _WIDE)
+    surroundings /= tf.maximum(tf.reduce_max(surroundings, axis=(1, 2), keepdims=True), _LEAST_FLUID)
+    around = (surroundings * (1 + 0.4 * draws.field(size, 16)) - draws.uniform(0.05, 0.6)) * 6 + 1.8
+    periventricular = draws.bernoulli(options.periventricular)
+    # Half of the others are deep in the white matter.
+    spots -= 3 * draws.bernoulli(0.5) * (1 - deep[..., 0])
+    spots = tf.where(periventricular > 0, around * (1 - fluid), spots)
     region = tf.sigmoid((draws.field(size, 4) - draws.uniform(-2.5, 1.0)) / 0.2)
+    # Those around the ventricles are often on both sides alike.
+    region = tf.maximum(region, periventricular * draws.bernoulli(0.5))
     share = tf.sigmoid((spots - draws.uniform(1.3, 2.4)) / draws.uniform(0.08, 0.3)) * region * brain
     contrast = draws.log_uniform(*_SCATTERED_CONTRAST)
     channels = []
@@ -128,6 +141,14 @@ def _add_scattered(
         lesion = image + gain * mean[..., number]
         channels.append(image + share * (lesion - image))
     return tf.stack(channels, axis=-1), tf.cast(share > 0.5, tf.float32)
+
+
+def _blurred(values: tf.Tensor, edges: Sequence[int]) -> tf.Tensor:
+    """Means of ``values`` (N, H, W) over squares, one after the other."""
+    values = values[..., None]
+    for edge in edges:
+        values = tf.nn.avg_pool2d(values, edge, 1, "SAME")
+    return values[..., 0]
 
 
 def _mean(images: tf.Tensor, brain: tf.Tensor) -> tf.Tensor:

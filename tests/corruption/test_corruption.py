@@ -352,20 +352,38 @@ def test_scattered_lesions_are_many_and_small():
     assert abs(gain[lesion == 0]).mean() < 0.01
 
 
-def test_half_of_the_scattered_lesions_are_around_the_ventricles():
+def scattered_lesions(images, periventricular):
+    """The masks of many small lesions, without the single lesion of a radius of one pixel."""
+    options = LesionOptions(
+        0, 0, bright=0, dark=0, scattered=1.0, periventricular=periventricular, radius=(0.01, 0.011)
+    )
+    task = corrupt(tf.constant(images, tf.float32), tf.constant([5, 6]), CorruptionOptions("lesions", lesions=options))
+    return [mask for mask in (ndimage.binary_opening(one > 0) for one in task.lesion.numpy()) if mask.any()]
+
+
+@pytest.mark.parametrize("ventricle", [3, 8])
+def test_a_share_of_the_scattered_lesions_is_around_the_ventricles(ventricle):
     y, x = np.mgrid[:128, :128] - 63.5
     radius = np.hypot(y, x)
-    images = np.where(radius[None, ..., None] < 8, 0.05, heads(100, 128, 1))
-    options = LesionOptions(clean=0, second=0, bright=0, dark=0, scattered=1.0, radius=(0.01, 0.011))
-    task = corrupt(tf.constant(images, tf.float32), tf.constant([5, 6]), CorruptionOptions("lesions", lesions=options))
-    # Without the single lesion of a radius of one pixel.
-    lesions = [ndimage.binary_opening(one > 0) for one in task.lesion.numpy()]
-    near = np.array([np.mean(radius[one] < 16) for one in lesions if one.any()])
-    # A ring of 8 pixels around the ventricles is 8 % of the brain.
-    assert 0.2 < np.mean(near > 0.9) < 0.6
-    assert 0.3 < np.mean(near < 0.3) < 0.75
-    inside = np.array([np.mean(radius[one] < 6) for one in lesions if one.any()])
-    assert np.mean(inside) < 0.05
+    images = np.where(radius[None, ..., None] < ventricle, 0.05, heads(100, 128, 1))
+    for share, least, most in ((0.0, 0.0, 0.1), (0.5, 0.2, 0.6), (1.0, 0.65, 1.0)):
+        lesions = scattered_lesions(images, share)
+        # A ring of 8 pixels around the ventricles is 4 to 8 % of the brain. In some slices the small single lesion is
+        # the only one.
+        near = np.array([np.mean(radius[one] < ventricle + 10) for one in lesions])
+        assert least <= np.mean(near > 0.9) <= most
+        assert np.mean([np.mean(radius[one] < ventricle - 2) for one in lesions]) < 0.05
+
+
+def test_lesions_around_the_ventricles_can_be_on_both_sides_alike_and_confluent():
+    y, x = np.mgrid[:128, :128] - 63.5
+    two = np.minimum(np.hypot(y, x - 14), np.hypot(y, x + 14))
+    lesions = scattered_lesions(np.where(two[None, ..., None] < 6, 0.05, heads(200, 128, 1)), 1.0)
+    left = np.array([one[:, :64].sum() / one.sum() for one in lesions])
+    assert 0.3 < np.mean(abs(left - 0.5) < 0.15) < 0.9
+    # A closed ring around a ventricle of 6 pixels has at least 100 pixels.
+    largest = [np.bincount(ndimage.label(one)[0].ravel())[1:].max() for one in lesions]
+    assert np.quantile(largest, 0.75) > 100 > np.quantile(largest, 0.25)
 
 
 def test_the_share_of_faint_lesions_is_an_option():
