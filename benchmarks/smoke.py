@@ -139,6 +139,7 @@ CASES: dict[str, Case] = {
         lambda data: [["--patients", "4"]],
         lambda data: {"FACTORS": {2: (1, 1, 2)}, "TRAINING": TRAINING, "DECODED": ("no",)},
     ),
+    "planning": Case(lambda data: [["--scans", "2"]], lambda data: {"make_model": lambda folder, scan: Path(data.run)}),
     "predict": Case(lambda data: [[data.run]], lambda data: {"REPEATS": 1, "IMPORTS": ("nibabel",)}),
     "batch": Case(lambda data: [[data.run, "--scans", "2"]], lambda data: {"FEW": 1}),
     "brain": Case(lambda data: [[data.heads]]),
