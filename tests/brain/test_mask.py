@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from brainseg_tf.brain.checks import cut_sides, mask_warnings
 from brainseg_tf.brain.mask import find_brain, stripped_brain
+from brainseg_tf.brain.template import template
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import read_volume
 from brainseg_tf.metrics import dice
@@ -124,3 +125,21 @@ def test_volumes_and_sides(scan):
     assert cut_sides(middle, brain[20:, :, :12]) == ["right", "superior"]
     (warning,) = mask_warnings(middle, brain[20:, :, :12])[1:]
     assert warning.endswith("the field of view cuts off the brain (right, superior)")
+
+
+@pytest.mark.parametrize(
+    ("axes", "name"),
+    [
+        ((), None),
+        ((0,), None),
+        ((1,), "back to front"),
+        ((2,), "upside down"),
+        ((1, 2), "back to front and upside down"),
+    ],
+)
+def test_a_brain_that_is_turned_over_gets_a_warning(tmp_path, axes, name):
+    brain, affine, _ = template()
+    data = np.flip(np.pad(brain, 4), axes).astype(np.uint8)
+    scan = read_volume(save(data, tmp_path / "scan.nii", affine))
+    warnings = [text for text in mask_warnings(scan, scan.data > 0) if "orientation" in text]
+    assert [text.split("seems to be ")[1].split(";")[0] for text in warnings] == ([name] if name else [])
