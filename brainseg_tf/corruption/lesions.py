@@ -119,7 +119,7 @@ def _add_scattered(
     spots = (coarse * draws.field(size, 20) + (1 - coarse) * draws.field(size, 44)) / tf.sqrt(
         coarse**2 + (1 - coarse) ** 2
     )
-    # Some of them are around the ventricles instead, the fluid that is far from the brain's edge. They can be confluent.
+    # Some of them are around the ventricles instead, the fluid that is far from the brain's edge, and can be confluent.
     deep = -tf.nn.max_pool2d(-brain[..., None], _VENTRICLE_DEPTH, 1, "SAME")
     fluid = tf.sigmoid((_fluid_excess(images, mean, options.fluid) - 0.05) / 0.06) * brain
     ventricles, wide = fluid * deep[..., 0], draws.uniform(0.0, 1.0)
