@@ -16,9 +16,9 @@ _SYMMETRIC, _MARGIN = 0.95, 0.03
 # A brain is longer (from anterior to posterior) than high, by a factor of about 1.2.
 _LENGTH_TO_HEIGHT = 0.95
 # Where the centre of a brain is between its ends: from anterior to posterior at 0.51 to 0.55 of the length, from
-# inferior to superior at 0.50 to 0.57 of the height (30 BraTS patients and 59 heads). The ends are the first and the last
-# section with at least a fiftieth of the largest area. 90 % of the brains that are turned over are beyond the second
-# limit, all of those that are turned back to front beyond the first.
+# inferior to superior at 0.50 to 0.57 of the height (30 BraTS patients and 59 heads). The ends are the first and the
+# last section with at least a fiftieth of the largest area. 90 % of the brains that are turned over are beyond the
+# second limit, all of those that are turned back to front beyond the first.
 _LEAST_POSTERIOR, _LEAST_SUPERIOR, _END_SECTION = 0.5, 0.485, 0.02
 # Air in CT images has about -1000 Hounsfield units.
 _AIR_HU, _HU_TOLERANCE = -1000.0, 100.0
