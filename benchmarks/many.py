@@ -60,9 +60,14 @@ def killed(command: list[str], summary: Path, count: int) -> None:
 @contextlib.contextmanager
 def dask_cluster() -> Iterator["LocalCluster"]:
     """A Dask cluster with one worker process that has two threads."""
+    import dask
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster:
+    # The profiler of a worker keeps a record of each second, for up to an hour.
+    with (
+        dask.config.set({"distributed.worker.profile.enabled": False}),
+        LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster,
+    ):
         yield cluster
 
 

@@ -1,6 +1,7 @@
 """Segmentation of many scans on a Dask cluster."""
 
 import importlib.util
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -62,7 +63,8 @@ def run_on_cluster(
         ) from error
     with client:
         _check_workers(client, address)
-        pending = []
+        # Results are released as soon as they are here, so that neither the workers nor the client keep all of them.
+        pending: deque[tuple[Job, Any]] = deque()
         for job in jobs:
             failure = None if options.overwrite or proceed else _existing_outputs(job)
             # Existing outputs are refused here. If they exist when the job runs on a worker, they are the results of a
@@ -70,13 +72,17 @@ def run_on_cluster(
             call = (_run, _absolute(job), model, options)
             pending.append((job, failure or client.submit(*call, pure=False)))
         try:
-            for job, future in pending:
+            while pending:
+                job, future = pending[0]
                 try:
-                    yield replace(future if isinstance(future, Outcome) else future.result(), job=job)
+                    outcome = replace(future if isinstance(future, Outcome) else future.result(), job=job)
                 except KilledWorker:
-                    yield Outcome(
+                    outcome = Outcome(
                         job, error=f"{job.scan}: all workers that processed it died; give the workers more memory"
                     )
+                pending.popleft()
+                del future
+                yield outcome
         finally:
             client.cancel([future for _, future in pending if not isinstance(future, Outcome)])
 
