@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from distributed import LocalCluster
 
 
+def coarse_phantom() -> nib.Nifti1Image:
+    """The phantom with voxels of 5 mm."""
+    scan = resample_to_output(nib.load(PHANTOM), 5.0, order=1)
+    return nib.Nifti1Image(np.maximum(np.asarray(scan.dataobj), 0).astype(np.float32), scan.affine)
+
+
 def make_model(folder: Path, scan: nib.Nifti1Image) -> Path:
     """Trains a small network on copies of a scan; returns the run folder."""
     brain = np.asarray(scan.dataobj) > 0
@@ -126,8 +132,7 @@ def main() -> None:
     print("|---" * len(columns) + "|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        scan = resample_to_output(nib.load(PHANTOM), 5.0, order=1)
-        scan = nib.Nifti1Image(np.maximum(np.asarray(scan.dataobj), 0).astype(np.float32), scan.affine)
+        scan = coarse_phantom()
         nib.save(scan, folder / "scan.nii.gz")
         model = make_model(folder, scan)
         for count in given.scans:

@@ -17,10 +17,8 @@ import time
 from pathlib import Path
 
 import nibabel as nib
-import numpy as np
-from many import make_model
-from nibabel.processing import resample_to_output
-from predict import COMMAND, PHANTOM, run
+from many import coarse_phantom, make_model
+from predict import COMMAND, run
 
 from brainseg_tf.prediction.batch import SUMMARY, plan_batch
 from brainseg_tf.prediction.jobs import Outcome
@@ -31,8 +29,7 @@ _INDEX = "index.html"
 
 def report_of_one_scan(folder: Path) -> Path:
     """Segments a coarse copy of the phantom; returns the report."""
-    scan = resample_to_output(nib.load(PHANTOM), 5.0, order=1)
-    scan = nib.Nifti1Image(np.maximum(np.asarray(scan.dataobj), 0).astype(np.float32), scan.affine)
+    scan = coarse_phantom()
     nib.save(scan, folder / "scan.nii.gz")
     model = make_model(folder, scan)
     report = folder / "report.json"

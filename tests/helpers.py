@@ -116,6 +116,15 @@ def make_two_sessions(folder: Path, degrees: float = 12.0) -> TwoSessions:
     return TwoSessions(files[0], files[2], files[1], files[3], matrix)
 
 
+def heads(count: int = 16, size: int = 64, channels: int = 2) -> "object":
+    """Circular brains with a homogeneous texture; 0 outside."""
+    import tensorflow as tf
+
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    texture = 0.3 + 0.03 * np.random.default_rng(0).standard_normal((count, size, size, channels))
+    return tf.constant(texture * ((x**2 + y**2) < (0.4 * size) ** 2)[None, ..., None], tf.float32)
+
+
 def small_options(**changes: object) -> "object":
     """Options of a run that takes seconds."""
     from brainseg_tf.options import FitOptions, SliceOptions

@@ -21,11 +21,11 @@ parser.add_argument("--nodes", type=int, default=20)
 parser.add_argument("--walltime", default="04:00:00")
 given = parser.parse_args()
 
-# Each worker is a process with two cores, which determine the number of threads. A scan needs 1.5 GB of memory. Without
-# the second line the profiler of a worker takes up to 0.6 GB within an hour.
-options = {"cores": 2, "processes": 1, "memory": "4GB", "walltime": given.walltime}
-options["job_script_prologue"] = ["export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False"]
-with SLURMCluster(**options) as cluster:
+# The profiler of a worker would take up to 0.6 GB within an hour.
+PROLOGUE = ["export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False"]
+
+# Each worker is a process with two cores, which determine the number of threads. A scan needs 1.5 GB of memory.
+with SLURMCluster(cores=2, processes=1, memory="4GB", walltime=given.walltime, job_script_prologue=PROLOGUE) as cluster:
     cluster.scale(jobs=given.nodes)
     cluster.wait_for_workers(1)
     command = Path(sys.executable).with_name("brainseg-tf")
