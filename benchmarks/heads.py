@@ -1,6 +1,6 @@
 """Dice of the models on raw heads: low-grade gliomas, multiple sclerosis, white-matter lesions.
 
-    python benchmarks/heads.py [MODEL ...] [--heads FOLDER] [--kinds glioma,ms,wmh,healthy] [--faintest 0.24]
+    python benchmarks/heads.py [MODEL ...] [--heads FOLDER] [--kinds glioma,ms,wmh,healthy] [--min-conspicuity 0.7]
                                [--brain given|network]
 
 The folder has KIND/ID/ID_flair.nii.gz with ID_seg.nii.gz (lesions; if missing, none are expected) and ID_brain.nii.gz
@@ -71,12 +71,12 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=["selfseg-flair"])
     parser.add_argument("--heads", type=Path, default=os.environ.get("BRAINSEG_HEADS"))
     parser.add_argument("--kinds", default="glioma,ms,wmh,healthy")
-    parser.add_argument("--faintest", type=float, default=SegmentationOptions().faintest)
+    parser.add_argument("--min-conspicuity", type=float, default=SegmentationOptions().min_conspicuity)
     parser.add_argument("--brain", choices=["given", "network"], default="given")
     given = parser.parse_args()
     if given.heads is None:
         sys.exit("give --heads FOLDER or set BRAINSEG_HEADS")
-    options = replace(SegmentationOptions(), faintest=given.faintest)
+    options = replace(SegmentationOptions(), min_conspicuity=given.min_conspicuity)
     network = saved_model.shipped_brain_network().load() if given.brain == "network" else None
     cases: list[tuple[str, str, Case]] = []
     for name in given.models:

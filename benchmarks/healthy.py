@@ -1,7 +1,7 @@
 """False positives of the models in simulated healthy heads, which are made like the phantom but without lesions.
 
     pip install '.[examples]'
-    python benchmarks/healthy.py [MODEL ...] [--heads 10] [--faintest 0.3]
+    python benchmarks/healthy.py [MODEL ...] [--heads 10] [--min-conspicuity 0.7]
 
 Each head has a different anatomy (a random deformation of the template), bias field and noise. The heads are smoother
 than real scans and have another contrast than the training data, like scans from another source.
@@ -31,9 +31,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=["selfseg-flair", "cvae", "dcvae"])
     parser.add_argument("--heads", type=int, default=10)
-    parser.add_argument("--faintest", type=float, default=SegmentationOptions().faintest)
+    parser.add_argument("--min-conspicuity", type=float, default=SegmentationOptions().min_conspicuity)
     given = parser.parse_args()
-    options = replace(SegmentationOptions(), faintest=given.faintest)
+    options = replace(SegmentationOptions(), min_conspicuity=given.min_conspicuity)
     found = [saved_model.find(name) for name in given.models]
     models = [one.load() for one in found]
     flagged: list[list[float]] = []

@@ -429,18 +429,11 @@ class SegmentationOptions:
         "How far the mask's boundary may move towards an edge in the image, in millimetres; 0 turns it off.",
         least=0,
     )
-    faintest: float = option(
-        0.24,
-        "Remove components whose local contrast, weighted by their probability, is below this share (62.5 % of it next "
-        "to a component that reaches it). Only if the score is a probability; 0 turns it off.",
+    min_conspicuity: float = option(
+        0.7,
+        "Remove components whose conspicuity is below this: the mean of p (1 + c / 2), with the lesion probability p "
+        "and the contrast c to the surroundings. Only if the score is a probability; 0 keeps all.",
         least=0,
-    )
-    certain: float = option(
-        0.62,
-        "Keep components for which the network's mean probability is at least this, whatever their contrast "
-        "(--faintest).",
-        least=0,
-        most=1,
     )
     min_size_ml: float = option(2.0, "Remove components smaller than this, in millilitres.", least=0)
 
@@ -506,7 +499,7 @@ class CompareOptions:
 # The stages for many small lesions, as of multiple sclerosis or in the white matter of old people: no median over many
 # slices, which removes them, and no smallest size but a few voxels.
 SMALL_LESION_SEGMENTATION = SegmentationOptions(
-    median=(3, 3, 3), closing_mm=0.0, boundary_mm=2.0, faintest=0.0, min_size_ml=0.05
+    median=(3, 3, 3), closing_mm=0.0, boundary_mm=2.0, min_conspicuity=0.5, min_size_ml=0.05
 )
 # The stages as in section 5.3: min-max matched absolute residual, three components in whole slices (healthy tissue,
 # tumour, background), the smaller one of the first two is the tumour.
@@ -521,7 +514,7 @@ PAPER_SEGMENTATION = SegmentationOptions(
     mixture_region="slice",
     healthy_threshold=0.0,
     boundary_mm=0.0,
-    faintest=0.0,
+    min_conspicuity=0.0,
 )
 
 # What ``--preset`` stands for.

@@ -15,7 +15,8 @@ from brainseg_tf.images.volume import Volume
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import Score, SegmentationOptions
 from brainseg_tf.postprocessing.bias_field import correct_bias_field
-from brainseg_tf.postprocessing.boundary import local_contrast, refine_boundary
+from brainseg_tf.postprocessing.boundary import refine_boundary
+from brainseg_tf.postprocessing.conspicuity import conspicuity, local_contrast
 from brainseg_tf.postprocessing.lesions import Lesion, Maps, lesions, place_of
 from brainseg_tf.postprocessing.mixture import Mixture, fit_mixture
 from brainseg_tf.postprocessing.morphology import close, remove_low, remove_small
@@ -36,10 +37,6 @@ from brainseg_tf.slices import Stack, from_stack, sample, to_stack
 _SUSPICIOUS_SHARE = 0.5
 # The bias field is smooth: every third slice is enough to find what is suspicious.
 _SLICE_STEP = 3
-# Components of which less than this share was suspicious before the bias field was corrected are artefacts of it.
-_SUSPICIOUS_BEFORE = 0.25
-# Next to a component of sufficient contrast, this share of the contrast is sufficient: 0.15 of 0.24.
-_NEIGHBOUR_SHARE = 0.625
 
 
 @dataclass(frozen=True)
@@ -274,9 +271,8 @@ def outline(
         stack, reconstruction: the slices and their reconstruction.
         card: of the model.
         options: of these stages.
-        suspicious_mask: (N, H, W) bool, what was suspicious before the bias field was corrected; None if it was not
-            corrected. A field that is fitted badly brightens healthy tissue: the correction may remove lesions, but
-            must not add any.
+        suspicious_mask: (N, H, W) bool, what was suspicious before the bias field was corrected, None if it was not
+            corrected: it does not count as healthy tissue around a lesion.
         seconds: receives the seconds of each stage.
 
     Raises:
@@ -297,9 +293,6 @@ def outline(
         # Closing also bridges gaps in the brain's surface; what lies outside the brain must not count for the size.
         found = close(found, stack.spacing, options.closing_mm) & stack.brain
         candidates, history = found, History(found, stack.voxel_ml)
-        if suspicious_mask is not None:
-            kept = remove_low(found, suspicious_mask, _SUSPICIOUS_BEFORE)
-            found = history.keep(kept, "bias_field", before=suspicious_mask, least=_SUSPICIOUS_BEFORE)
         kept = remove_small(found, stack.voxel_ml, options.min_size_ml)
         found = history.keep(kept, "min_size", least=options.min_size_ml, when="")
     with _clock(seconds, "boundary"):
@@ -313,14 +306,10 @@ def outline(
             healthy = stack.brain & ~found
             if suspicious_mask is not None:
                 healthy &= ~suspicious_mask
-            contrast = score * local_contrast(found, image, healthy, stack.spacing)
-            visible = remove_low(found, contrast, options.faintest, neighbour_share=_NEIGHBOUR_SHARE)
-            # What the network is sure of stays, however faint it is.
-            kept = visible | remove_low(found, score, options.certain) if options.faintest else found
-            # Next to a visible component, less contrast is enough.
-            share = _NEIGHBOUR_SHARE if visible.any() else 1.0
-            least = f"{options.faintest * share:.3g} ({f'{share:.1%} of ' if share < 1 else ''}--faintest)"
-            found = history.keep(kept, "faint", contrast=contrast, least=least, score=score, certain=options.certain)
+            contrast = local_contrast(found, image, healthy, stack.spacing)
+            values, least = conspicuity(score, contrast), options.min_conspicuity
+            kept = remove_low(found, values, least)
+            found = history.keep(kept, "inconspicuous", conspicuity=values, least=least, score=score, contrast=contrast)
             # Half the card's healthy threshold is rare in healthy tissue, whatever threshold the user gives. For a
             # residual it is not rare: only what a rule removed is suspected then.
             candidates = candidates | (score > _SUSPICIOUS_SHARE * card.healthy_levels[kind])

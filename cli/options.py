@@ -85,8 +85,7 @@ post_processing = apply(
             "min_size_ml",
             group=POST,
         ),
-        from_field(SegmentationOptions, "faintest", group=POST),
-        from_field(SegmentationOptions, "certain", group=POST, advanced=True),
+        from_field(SegmentationOptions, "min_conspicuity", group=POST),
         from_field(
             SegmentationOptions,
             "score",

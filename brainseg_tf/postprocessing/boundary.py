@@ -1,4 +1,4 @@
-"""The boundary of a mask, and its contrast to the tissue around it. Not in the paper.
+"""The boundary of a mask. Not in the paper.
 
 Network, median filter and closing locate a lesion and blur its boundary. The image is sharp there: near the boundary,
 each voxel is classified by an intensity threshold between the lesion and the brain.
@@ -15,10 +15,6 @@ from brainseg_tf.postprocessing.residual import median_exceeds
 # Position of the threshold between the brain's intensity (0) and the lesion's (1). Lesions fade into the tissue around
 # them, so it is less than half.
 _SHARE = 0.4
-# The surroundings of a lesion: from and to this distance, in millimetres, and the fewest voxels that are enough.
-_NEAR_MM, _FAR_MM, _FEWEST = 3.0, 10.0, 50
-# No tissue is darker; avoids a division by 0.
-_DARKEST = 1e-3
 
 
 def refine_boundary(
@@ -55,35 +51,3 @@ def refine_boundary(
     refined = mask.copy()
     refined[box] = np.where(uncertain, median_exceeds(inside, 0.5, np.ones_like(inside), (3, 3, 3)), near)
     return fill_holes(refined & brain) & brain
-
-
-def local_contrast(
-    mask: np.ndarray, image: np.ndarray, healthy: np.ndarray, spacing: tuple[float, float, float]
-) -> np.ndarray:
-    """Relative contrast of a mask's voxels to the tissue around them: intensity / surroundings - 1.
-
-    The surroundings of a connected component (26 neighbours) are the healthy voxels 3 to 10 mm away from it. Their
-    median is used, or that of all healthy voxels if there are fewer than 50.
-
-    Args:
-        mask: (N, H, W) bool.
-        image: (N, H, W).
-        healthy: (N, H, W) bool, brain outside the mask. Leave out what else is suspicious: the tissue around a partly
-            outlined tumour is tumour too.
-        spacing: millimetres along each axis.
-
-    Returns:
-        (N, H, W); 0 outside the mask.
-    """
-    components, _ = ndimage.label(mask, np.ones((3, 3, 3)))
-    usual = float(np.median(image[healthy])) if healthy.any() else np.inf
-    contrast = np.zeros(image.shape)
-    margin = [int(np.ceil(_FAR_MM / step)) for step in spacing]
-    for number, place in enumerate(ndimage.find_objects(components), start=1):
-        box = tuple(slice(max(0, one.start - m), one.stop + m) for one, m in zip(place, margin, strict=True))
-        here = components[box] == number
-        distance = ndimage.distance_transform_edt(~here, spacing)
-        around = image[box][healthy[box] & (distance >= _NEAR_MM) & (distance <= _FAR_MM)]
-        level = max(float(np.median(around)) if around.size >= _FEWEST else usual, _DARKEST)
-        contrast[box][here] = image[box][here] / level - 1
-    return contrast

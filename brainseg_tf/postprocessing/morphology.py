@@ -31,19 +31,18 @@ def remove_small(mask: np.ndarray, voxel_ml: float, smallest_ml: float) -> np.nd
     return within_box(mask, lambda part: remove_small_objects(part, max_size=voxels - 1, connectivity=3))
 
 
-def remove_low(mask: np.ndarray, values: np.ndarray, least: float, neighbour_share: float = 1.0) -> np.ndarray:
+def remove_low(mask: np.ndarray, values: np.ndarray, least: float) -> np.ndarray:
     """Removes connected components (26 neighbours) in which the mean of ``values`` is below a limit.
 
     Args:
         mask: (N, H, W) bool; ``values``: (N, H, W).
         least: the limit.
-        neighbour_share: the share of the limit that is sufficient if another component reaches the limit.
     """
     box = bounding_box(mask)
 
     def remove(part: np.ndarray) -> np.ndarray:
         components, count = ndimage.label(part, np.ones((3, 3, 3)))
         means = ndimage.mean(values[box], components, np.arange(1, count + 1))
-        return np.array([False, *(means >= (least * neighbour_share if means.max() >= least else least))])[components]
+        return np.array([False, *(means >= least)])[components]
 
     return within_box(mask, remove)

@@ -14,26 +14,22 @@ from brainseg_tf.postprocessing.lesions import Lesion, numbered_components
 from brainseg_tf.postprocessing.mixture import Mixture
 from brainseg_tf.postprocessing.morphology import remove_small
 
-Reason = Literal["below_threshold", "bias_field", "min_size", "boundary", "faint"]
+Reason = Literal["below_threshold", "min_size", "boundary", "inconspicuous"]
 # Why a component is not in the mask, in the order of the rules.
 REASONS: dict[str, str] = {
     "below_threshold": "below the detection threshold",
-    "bias_field": "suspicious only after the correction of the bias field",
     "min_size": "above the detection threshold, but smaller than --min-size-ml",
     "boundary": "not bright enough in the image when the boundary was refined (--boundary-mm)",
-    "faint": "too faint compared with its surroundings (--faintest), and the network is not certain (--certain)",
+    "inconspicuous": "not conspicuous enough: the network is not sure, and the contrast is low (--min-conspicuity)",
 }
 # The same as clauses, with the values that the rule compared.
 _TEXTS: dict[str, str] = {
     "below_threshold": "{most} is below the detection threshold: the network's mean probability is {score:.3f}, and "
     "{threshold}",
-    "bias_field": "{part} is suspicious only after the correction of the bias field: {before:.1%} of it was suspicious "
-    "before, at least {least:.0%} is needed",
     "min_size": "{part} is too small: {largest_ml:.3f} ml{when}, less than {least:g} ml (--min-size-ml)",
     "boundary": "{part} is not bright enough in the image: the refinement of the boundary removed it (--boundary-mm)",
-    "faint": "{part} is too faint compared with its surroundings: after the refinement of its boundary the contrast is "
-    "{contrast:.3f}, less than {least}, and the network's mean probability {score:.3f}, less than {certain:g} "
-    "(--certain)",
+    "inconspicuous": "{part} is not conspicuous enough: {conspicuity:.3f}, less than {least:g} (--min-conspicuity); "
+    "after the refinement of its boundary the network's mean probability is {score:.3f}, the contrast {contrast:.3f}",
 }
 # A rule explains a component if it removed at least this share of it.
 _LEAST_SHARE = 0.1

@@ -96,7 +96,7 @@ _COMPONENT_COLUMNS = (
         "Mean intensity of the scan, divided by the median of the brain outside lesions and suspected tissue.",
     ),
     Column(
-        "mean_probability", "Mean posterior probability of a lesion in the mixture. --certain does not refer to it."
+        "mean_probability", "Mean posterior probability of a lesion in the mixture, not what --min-conspicuity limits."
     ),
     Column(
         "mean_score",

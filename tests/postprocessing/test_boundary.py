@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from brainseg_tf.metrics import dice
-from brainseg_tf.postprocessing.boundary import local_contrast, refine_boundary
+from brainseg_tf.postprocessing.boundary import refine_boundary
 
 SPACING = (1.0, 1.9, 1.9)
 SHAPE = (60, 40, 44)
@@ -74,33 +74,3 @@ def test_a_mask_without_boundary_is_not_refined():
     drawn = ball((30, 38, 42), 10)
     assert refine_boundary(drawn, image, BRAIN, SPACING, 0.0) is drawn
     assert refine_boundary(BRAIN, image, BRAIN, SPACING, 4.0) is BRAIN
-
-
-def test_local_contrast_is_relative_to_the_surroundings_of_each_lesion():
-    first, second = ball((20, 38, 30), 8), ball((42, 38, 55), 6)
-    image = np.where(BRAIN, 0.3, 0)
-    # Half of the brain is brighter, as a coil leaves it.
-    image[30:] *= 1.5
-    image[first], image[second] = 0.6, 0.6
-    found = local_contrast(first | second, image, BRAIN & ~(first | second), SPACING)
-    np.testing.assert_allclose(found[first], 1.0)
-    np.testing.assert_allclose(found[second], 0.6 / 0.45 - 1)
-    assert not found[~(first | second)].any()
-
-
-def test_local_contrast_without_surroundings_is_relative_to_the_brain():
-    image = np.where(BRAIN, 0.3, 0)
-    lesion = ball((20, 38, 30), 8)
-    island = lesion | ~ball((20, 38, 30), 30) & BRAIN
-    image[lesion] = 0.6
-    np.testing.assert_allclose(local_contrast(lesion, image, island & ~lesion, SPACING)[lesion], 1.0)
-    assert (local_contrast(BRAIN, image, np.zeros(SHAPE, bool), SPACING)[BRAIN] <= 0).all()
-    assert not local_contrast(np.zeros(SHAPE, bool), image, BRAIN, SPACING).any()
-
-
-def test_the_contrast_of_a_partly_outlined_lesion_is_to_healthy_tissue():
-    """The outlined core of a large lesion has no contrast to the rest of it."""
-    lesion, core = ball((28, 38, 40), 20), ball((28, 38, 40), 8)
-    image = np.where(lesion, 0.6, np.where(BRAIN, 0.3, 0))
-    np.testing.assert_allclose(local_contrast(core, image, BRAIN & ~core, SPACING)[core], 0.0)
-    np.testing.assert_allclose(local_contrast(core, image, BRAIN & ~lesion, SPACING)[core], 1.0)

@@ -44,7 +44,5 @@ def test_components_with_a_low_mean_are_removed():
     seen[1, 1, 1:3] = seen[5, 5, 5] = seen[8] = True  # a quarter of the first, half of the second
     assert remove_low(mask, seen, 0.5).sum() == 2
     np.testing.assert_array_equal(remove_low(mask, seen, 0.25), mask)
-    np.testing.assert_array_equal(remove_low(mask, seen, 0.5, neighbour_share=0.5), mask)
-    assert not remove_low(mask, seen, 0.6, neighbour_share=0.5).any()
     assert not remove_low(mask, np.zeros_like(mask), 0.25).any()
     assert not remove_low(np.zeros_like(mask), seen, 0.25).any()

@@ -39,25 +39,27 @@ def test_each_component_is_explained_by_the_rule_that_removed_it():
     """Also by the values that this rule compared, averaged over what it removed."""
     everything = boxes(FIRST, SECOND, THIRD)
     history = History(everything, VOXEL_ML)
-    before = np.where(boxes(FIRST), 0.125, 1.0)
-    history.keep(boxes(SECOND, THIRD), "bias_field", before=before, least=0.25)
+    history.keep(boxes(SECOND, THIRD), "boundary")
     score = np.where(boxes(THIRD), 0.5, 0.0)
-    contrast = np.where(boxes(THIRD), 0.0625, 9.0)
+    values = {"contrast": np.where(boxes(THIRD), 0.0625, 9.0), "conspicuity": np.where(boxes(THIRD), 0.5156, 9.0)}
     kept = boxes(SECOND)
-    assert history.keep(kept, "faint", contrast=contrast, least="0.24 (--faintest)", score=score, certain=0.62) is kept
+    assert history.keep(kept, "inconspicuous", least=0.7, score=score, **values) is kept
     history.keep(boxes(), "min_size", least=5.0, when="")
     suspicion = history.suspicion(everything, score, "")
     found = {suspicion.components[place].max(): name for place, name in ((FIRST, "a"), (SECOND, "b"), (THIRD, "c"))}
     explained = {found[number]: one for number, one in enumerate(suspicion.explanations, start=1)}
-    assert {name: one.reason for name, one in explained.items()} == {"a": "bias_field", "b": "min_size", "c": "faint"}
+    assert {name: one.reason for name, one in explained.items()} == {
+        "a": "boundary",
+        "b": "min_size",
+        "c": "inconspicuous",
+    }
     assert explained["a"].text == (
-        "it is suspicious only after the correction of the bias field: 12.5% of it was suspicious before, at least 25% "
-        "is needed"
+        "it is not bright enough in the image: the refinement of the boundary removed it (--boundary-mm)"
     )
     assert explained["b"].text == "it is too small: 4.000 ml, less than 5 ml (--min-size-ml)"
     assert explained["c"].text == (
-        "it is too faint compared with its surroundings: after the refinement of its boundary the contrast is 0.062, "
-        "less than 0.24 (--faintest), and the network's mean probability 0.500, less than 0.62 (--certain)"
+        "it is not conspicuous enough: 0.516, less than 0.7 (--min-conspicuity); after the refinement of its boundary "
+        "the network's mean probability is 0.500, the contrast 0.062"
     )
 
 
@@ -118,12 +120,11 @@ def test_nothing_suspected_has_no_explanation():
 
 def test_each_reason_has_a_text():
     everything = {
-        "before": 0.1,
+        "conspicuity": 0.1,
         "least": 0.2,
         "when": "",
         "contrast": 0.1,
         "score": 0.1,
-        "certain": 0.5,
         "threshold": "",
     }
     for reason in REASONS:
@@ -139,9 +140,15 @@ def test_the_components_on_the_scans_grid_get_their_explanations():
     explained = np.where(boxes(FIRST), 2.0, 0) + np.where(boxes(SECOND), 1.0, 0)
     explained[2, 2:6, 2:12] = 1
     found = suspects(
-        mask, [lesion(5.0), lesion(4.0)], explained, [Explanation("boundary", "one"), Explanation("faint", "two")]
+        mask,
+        [lesion(5.0), lesion(4.0)],
+        explained,
+        [Explanation("boundary", "one"), Explanation("inconspicuous", "two")],
     )
-    assert [(one.ml, one.reason, one.explanation) for one in found] == [(5.0, "faint", "two"), (4.0, "boundary", "one")]
+    assert [(one.ml, one.reason, one.explanation) for one in found] == [
+        (5.0, "inconspicuous", "two"),
+        (4.0, "boundary", "one"),
+    ]
 
 
 def test_the_surroundings_of_a_mask_are_not_suspected():
@@ -161,7 +168,7 @@ def test_the_surroundings_of_a_mask_are_not_suspected():
 
 def test_suspects_of_twice_the_masks_volume_give_a_warning(tmp_path):
     def suspect(ml: float) -> Suspect:
-        return Suspect(**vars(lesion(ml)), reason="faint", explanation="it is too faint")
+        return Suspect(**vars(lesion(ml)), reason="inconspicuous", explanation="it is too faint")
 
     scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
     assert suspicion_warning(scan, [lesion(1.0)], [suspect(2.0)]) == (

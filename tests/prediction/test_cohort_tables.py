@@ -22,7 +22,7 @@ def lesion(ml, **changes):
     } | changes
 
 
-def suspect(ml, reason="faint", **changes):
+def suspect(ml, reason="inconspicuous", **changes):
     return lesion(ml, **changes) | {"reason": reason, "explanation": "it is too faint"}
 
 
@@ -93,7 +93,7 @@ def test_each_suspected_component_has_a_row_with_the_reason(tmp_path):
     assert (row["lesion"], row["volume_ml"]) == ("1", "12.5")
     found = table(tmp_path / "suspects.tsv")
     assert [tuple(row[name] for name in ("suspect", "reason", "volume_ml", "region")) for row in found] == [
-        ("1", "faint", "4.5", "temporal"),
+        ("1", "inconspicuous", "4.5", "temporal"),
         ("2", "min_size", "3.0", "parietal"),
     ]
     (scan,) = table(tmp_path / "volumes.tsv")

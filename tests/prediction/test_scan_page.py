@@ -63,13 +63,13 @@ def test_the_page_contains_the_scan_and_its_maps_but_no_header_text(page):
 
 def test_the_page_says_why_a_suspected_component_is_not_in_the_mask(scan, tmp_path):
     pointing = card(score="probability", healthy_levels=card().healthy_levels | {"probability": 0.5})
-    # No component has a contrast of 100, and none has a probability of more than 1.
-    options = PredictOptions(replace(OPTIONS, faintest=100.0, certain=1.01))
+    # Conspicuity is at most 1.5.
+    options = PredictOptions(replace(OPTIONS, min_conspicuity=1.6))
     outputs = Outputs(tmp_path / "m.nii", page=tmp_path / "p.html", report=tmp_path / "r.json")
     Predictor(pointing, Pointing, options).run(Job(scan, outputs))
     (suspect,) = json.loads((tmp_path / "r.json").read_text())["suspects"]
-    assert suspect["reason"] == "faint"
-    assert "it is too faint compared with its surroundings" in suspect["explanation"]
+    assert suspect["reason"] == "inconspicuous"
+    assert "it is not conspicuous enough" in suspect["explanation"]
     page = read(tmp_path / "p.html")
     assert suspect["explanation"] in page.text
     rows = [each["data-mm"] for _, each in page.elements if "data-mm" in each]

@@ -303,13 +303,9 @@ def _morphology(options: Mapping[str, Any]) -> list[str]:
     texts: dict[str, Callable[[float], str]] = {
         "closing_mm": lambda value: f"gaps were closed with a ball with a radius of {value:g} mm",
         "boundary_mm": lambda value: f"the mask's boundary was moved to edges in the image by up to {value:g} mm",
-        "faintest": lambda value: (
-            f"components with a contrast below {value:g} (score times local contrast) were removed"
-            + (
-                f", unless the network's mean probability was at least {options['certain']:g}"
-                if "certain" in options
-                else ""
-            )
+        "min_conspicuity": lambda value: (
+            f"components with a conspicuity below {value:g} (probability times one plus half of the local contrast) "
+            "were removed"
         ),
         "min_size_ml": lambda value: f"components below {value:g} ml were removed",
     }
@@ -323,7 +319,6 @@ def _morphology(options: Mapping[str, Any]) -> list[str]:
         "separation",
         "mixture",
         "mixture_region",
-        "certain",
         "healthy_threshold",
     }
     sentences = [text(options[name]) for name, text in texts.items() if options.get(name)]
