@@ -10,6 +10,7 @@ import numpy as np
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import check_writable, printable, replacing
+from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import Score, SegmentationOptions, SliceOptions
 from brainseg_tf.reconstruction import Reconstruction, Reconstructor
 from brainseg_tf.saved_model import ModelFolder
@@ -114,6 +115,8 @@ def check_target(model: ModelFolder, out: Path) -> Path:
 def calibrate(model: ModelFolder, cohort: Cohort, say: Callable[[CalibrationScan], None]) -> Calibration:
     """Measures the healthy threshold of a model on lesion-free scans, and what would be flagged in them.
 
+    The scans are read twice, so that one of them is in memory at a time.
+
     Args:
         model: the model.
         cohort: the scans, assumed to be lesion-free where they have no segmentation.
@@ -123,34 +126,33 @@ def calibrate(model: ModelFolder, cohort: Cohort, say: Callable[[CalibrationScan
         InputError: no scan could be used.
     """
     card, network = model.card, model.load()
-    stacks: list[tuple[str, Stack]] = []
+    usable: list[Patient] = []
     quantiles: list[ScoreQuantiles] = []
+    brightness: list[np.ndarray] = []
     problems = []
     for patient in cohort.patients:
         try:
-            scans = read_patient(patient)
-            stack = to_stack(scans.volumes, scans.brain, card.slices, card.trim)
-            healthy = _healthy_slices(scans, stack, card.slices)
-            if not healthy.any():
-                raise InputError(f"{patient.scans[card.modalities[0]]}: has no slice without a lesion")
+            stack, healthy = _read(patient, card)
         except InputError as error:
             problems.append(f"{patient.name}: left out, {error}")
             continue
-        reconstruction = network.reconstruct(stack.images)
-        quantiles.append(_score_quantiles(stack, reconstruction, healthy, network))
-        stacks.append((patient.name, replace(stack, images=stack.images[healthy], brain=stack.brain[healthy])))
-    if not stacks:
+        usable.append(patient)
+        quantiles.append(_score_quantiles(stack, network.reconstruct(stack.images), healthy, network))
+        brightness.append(np.quantile(stack.images[healthy][stack.brain[healthy]], QUANTILES))
+    if not usable:
         raise InputError(f"{cohort.title}: no scan could be used; the first problem: {problems[0]}")
     levels = _mean_levels(quantiles)
-    intensities = np.mean([np.quantile(stack.images[stack.brain], QUANTILES) for _, stack in stacks], axis=0)
-    result = Calibration(levels, tuple(float(value) for value in intensities), problems=problems)
-    for (name, stack), of_scan in zip(stacks, quantiles, strict=True):
-        options = SegmentationOptions()
+    intensities = tuple(float(value) for value in np.mean(brightness, axis=0))
+    result = Calibration(levels, intensities, problems=problems)
+    options = SegmentationOptions()
+    for patient, of_scan in zip(usable, quantiles, strict=True):
+        stack, healthy = _read(patient, card)
+        stack = replace(stack, images=stack.images[healthy], brain=stack.brain[healthy])
         before, after = (
             float(segment_slices(stack, network, one, options).outline.found.sum() * stack.voxel_ml)
             for one in (card, replace(card, healthy_levels=levels))
         )
-        result.scans.append(CalibrationScan(name, of_scan[card.score], before, after))
+        result.scans.append(CalibrationScan(patient.name, of_scan[card.score], before, after))
         say(result.scans[-1])
     return result
 
@@ -182,6 +184,20 @@ def write(result: Calibration, model: ModelFolder, target: Path) -> None:
     with replacing(target) as temporary:
         shutil.copytree(model.path, temporary)
         card.write(temporary)
+
+
+def _read(patient: Patient, card: ModelCard) -> tuple[Stack, np.ndarray]:
+    """A scan's slices, and which of them are healthy, (N,) bool.
+
+    Raises:
+        InputError: it cannot be read, or none is.
+    """
+    scans = read_patient(patient)
+    stack = to_stack(scans.volumes, scans.brain, card.slices, card.trim)
+    healthy = _healthy_slices(scans, stack, card.slices)
+    if not healthy.any():
+        raise InputError(f"{patient.scans[card.modalities[0]]}: has no slice without a lesion")
+    return stack, healthy
 
 
 def _healthy_slices(scans: PatientScans, stack: Stack, options: SliceOptions) -> np.ndarray:
