@@ -1,6 +1,6 @@
 """Dice of the models on raw heads: low-grade gliomas, multiple sclerosis, white-matter lesions.
 
-    python benchmarks/heads.py [MODEL ...] [--heads FOLDER] [--kinds glioma,ms,wmh,healthy] [--min-conspicuity 0.7]
+    python benchmarks/heads.py [MODEL ...] [--heads FOLDER] [--kinds glioma,ms,wmh,healthy] [--min-conspicuity 0.55]
                                [--brain given|network]
 
 The folder has KIND/ID/ID_flair.nii.gz with ID_seg.nii.gz (lesions; if missing, none are expected) and ID_brain.nii.gz

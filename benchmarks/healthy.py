@@ -1,7 +1,7 @@
 """False positives of the models in simulated healthy heads, which are made like the phantom but without lesions.
 
     pip install '.[examples]'
-    python benchmarks/healthy.py [MODEL ...] [--heads 10] [--min-conspicuity 0.7]
+    python benchmarks/healthy.py [MODEL ...] [--heads 10] [--min-conspicuity 0.55]
 
 Each head has a different anatomy (a random deformation of the template), bias field and noise. The heads are smoother
 than real scans and have another contrast than the training data, like scans from another source.

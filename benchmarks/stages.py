@@ -54,7 +54,7 @@ STAGES: dict[str, SegmentationOptions] = {
     **{f"erosion {n:g} mm": replace(_SHIPPED, erosion_mm=n) for n in (0.0, 5.0)},
     **{f"minimum size {n:g} ml": replace(_SHIPPED, min_size_ml=n) for n in (1.0, 4.0)},
     "healthy threshold 0": replace(_SHIPPED, healthy_threshold=0.0),
-    **{f"conspicuity {least:g}": replace(_SHIPPED, min_conspicuity=least) for least in (0.0, 0.6, 0.8)},
+    **{f"conspicuity {least:g}": replace(_SHIPPED, min_conspicuity=least) for least in (0.0, 0.4, 0.7)},
 }
 
 

@@ -430,7 +430,7 @@ class SegmentationOptions:
         least=0,
     )
     min_conspicuity: float = option(
-        0.7,
+        0.55,
         "Remove components whose conspicuity is below this: the mean of p (1 + c / 2), with the lesion probability p "
         "and the contrast c to the surroundings. Only if the score is a probability; 0 keeps all.",
         least=0,

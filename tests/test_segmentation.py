@@ -209,12 +209,12 @@ def test_a_bias_field_is_not_detected_as_a_lesion(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("brightness", "probability", "kept"), [(1.25, 0.6, False), (1.25, 0.9, True), (1.4, 1.0, True), (2.0, 0.6, True)]
+    ("brightness", "probability", "kept"), [(1.05, 0.52, False), (1.05, 0.6, True), (1.25, 0.52, True), (2.0, 0.52, True)]
 )
 def test_components_of_low_contrast_and_low_probability_are_removed(tmp_path, brightness, probability, kept):
     class Sure(Healthy):
         def reconstruct(self, images: np.ndarray) -> Reconstruction:
-            said = np.where(images[..., 0] > 0.34, np.float32(probability), np.float32(0))
+            said = np.where(images[..., 0] > 0.31, np.float32(probability), np.float32(0))
             return replace(super().reconstruct(images), probability=said)
 
     data, truth = make_brain(3)
@@ -249,8 +249,8 @@ def test_a_lesion_that_a_rule_removes_is_suspected_and_the_user_is_told(tmp_path
 
     plain = segment([scan], Unsure(), pointing, OPTIONS)
     assert plain.mask.any() and not plain.suspects and plain.warnings == []
-    # Conspicuity is at most 1.5.
-    removed = segment([scan], Unsure(), pointing, replace(OPTIONS, min_conspicuity=1.6))
+    # No component has a conspicuity of 100.
+    removed = segment([scan], Unsure(), pointing, replace(OPTIONS, min_conspicuity=100.0))
     assert not removed.mask.any()
     assert dice(removed.suspected, truth) > 0.6
     suspected_ml = sum(one.ml for one in removed.suspects)

@@ -7,8 +7,6 @@ from scipy import ndimage
 _NEAR_MM, _FAR_MM, _FEWEST = 3.0, 10.0, 50
 # No tissue is darker; avoids a division by 0.
 _DARKEST = 1e-3
-# A larger contrast counts as this: what is much brighter is often an artefact.
-_LARGEST_CONTRAST = 1.0
 
 
 def conspicuity(probability: np.ndarray, contrast: np.ndarray) -> np.ndarray:
@@ -16,12 +14,12 @@ def conspicuity(probability: np.ndarray, contrast: np.ndarray) -> np.ndarray:
 
     Args:
         probability: p, of a lesion.
-        contrast: c, relative contrast to the surroundings, see ``local_contrast``; counts as 1 if it is larger.
+        contrast: c, relative contrast to the surroundings, see ``local_contrast``.
 
     Returns:
-        An array of the same shape: 0 to 1.5.
+        An array of the same shape.
     """
-    return probability * (1 + np.minimum(contrast, _LARGEST_CONTRAST) / 2)
+    return probability * (1 + contrast / 2)
 
 
 def local_contrast(

@@ -23,7 +23,7 @@ def ball(middle: tuple[float, float, float], mm: float) -> np.ndarray:
         (0.5, 0.0, 0.5),
         (0.5, 0.4, 0.6),
         (0.5, 1.0, 0.75),
-        (0.5, 9.0, 0.75),
+        (0.5, 3.0, 1.25),
         (0.8, -0.5, 0.6),
         (0.0, 1.0, 0.0),
         (1, 1, 1.5),
@@ -36,7 +36,7 @@ def test_conspicuity_rises_with_probability_and_contrast(probability, contrast, 
 
 def test_what_the_network_is_sure_of_and_what_is_bright_are_conspicuous_enough():
     """However faint it is; and at twice the intensity of its surroundings, although the network is not sure."""
-    values = conspicuity(np.array([0.71, 0.47]), np.array([0.0, 1.0]))
+    values = conspicuity(np.array([0.56, 0.37]), np.array([0.0, 1.0]))
     assert (values >= SegmentationOptions().min_conspicuity).all()
 
 

@@ -63,8 +63,8 @@ def test_the_page_contains_the_scan_and_its_maps_but_no_header_text(page):
 
 def test_the_page_says_why_a_suspected_component_is_not_in_the_mask(scan, tmp_path):
     pointing = card(score="probability", healthy_levels=card().healthy_levels | {"probability": 0.5})
-    # Conspicuity is at most 1.5.
-    options = PredictOptions(replace(OPTIONS, min_conspicuity=1.6))
+    # No component has a conspicuity of 100.
+    options = PredictOptions(replace(OPTIONS, min_conspicuity=100.0))
     outputs = Outputs(tmp_path / "m.nii", page=tmp_path / "p.html", report=tmp_path / "r.json")
     Predictor(pointing, Pointing, options).run(Job(scan, outputs))
     (suspect,) = json.loads((tmp_path / "r.json").read_text())["suspects"]
