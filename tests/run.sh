@@ -36,7 +36,7 @@ if [ "${1:-}" = --all ]; then
     echo "== the benchmarks on tiny scans =="
     "$venv/bin/python" benchmarks/smoke.py
 fi
-# What passed depends on the CPU, and its times even more.
+# Results and times depend on the CPU.
 cpu=$(grep -m 1 "model name" /proc/cpuinfo 2>/dev/null | cut -d : -f 2 || uname -m)
 avx512=$(grep -q -m 1 avx512f /proc/cpuinfo 2>/dev/null && echo "with" || echo "without")
-echo "== passed in $((SECONDS / 60)) min $((SECONDS % 60)) s on$cpu, $avx512 AVX-512, $(nproc) processors =="
+echo "== passed in $((SECONDS / 60)) min $((SECONDS % 60)) s on ${cpu# }, $avx512 AVX-512, $(getconf _NPROCESSORS_ONLN) processors =="

@@ -209,7 +209,8 @@ def test_a_bias_field_is_not_detected_as_a_lesion(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("brightness", "probability", "kept"), [(1.05, 0.52, False), (1.05, 0.6, True), (1.25, 0.52, True), (2.0, 0.52, True)]
+    ("brightness", "probability", "kept"),
+    [(1.05, 0.52, False), (1.05, 0.6, True), (1.25, 0.52, True), (2.0, 0.52, True)],
 )
 def test_components_of_low_contrast_and_low_probability_are_removed(tmp_path, brightness, probability, kept):
     class Sure(Healthy):

@@ -20,7 +20,7 @@ REASONS: dict[str, str] = {
     "below_threshold": "below the detection threshold",
     "min_size": "above the detection threshold, but smaller than --min-size-ml",
     "boundary": "not bright enough in the image when the boundary was refined (--boundary-mm)",
-    "inconspicuous": "not conspicuous enough: the network is not sure, and the contrast is low (--min-conspicuity)",
+    "inconspicuous": "not conspicuous enough: probability and contrast together are too low (--min-conspicuity)",
 }
 # The same as clauses, with the values that the rule compared.
 _TEXTS: dict[str, str] = {

@@ -96,7 +96,8 @@ _COMPONENT_COLUMNS = (
         "Mean intensity of the scan, divided by the median of the brain outside lesions and suspected tissue.",
     ),
     Column(
-        "mean_probability", "Mean posterior probability of a lesion in the mixture, not what --min-conspicuity limits."
+        "mean_probability",
+        "Mean posterior probability of a lesion in the mixture. The conspicuity has the score instead.",
     ),
     Column(
         "mean_score",

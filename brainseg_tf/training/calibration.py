@@ -139,6 +139,7 @@ def calibrate(model: ModelFolder, cohort: Cohort, say: Callable[[CalibrationScan
         usable.append(patient)
         quantiles.append(_score_quantiles(stack, network.reconstruct(stack.images), healthy, network))
         brightness.append(np.quantile(stack.images[healthy][stack.brain[healthy]], QUANTILES))
+        del stack
     if not usable:
         raise InputError(f"{cohort.title}: no scan could be used; the first problem: {problems[0]}")
     levels = _mean_levels(quantiles)
@@ -154,6 +155,7 @@ def calibrate(model: ModelFolder, cohort: Cohort, say: Callable[[CalibrationScan
         )
         result.scans.append(CalibrationScan(patient.name, of_scan[card.score], before, after))
         say(result.scans[-1])
+        del stack
     return result
 
 

@@ -34,10 +34,10 @@ def test_conspicuity_rises_with_probability_and_contrast(probability, contrast, 
     np.testing.assert_allclose(found, np.full((2, 3), expected))
 
 
-def test_what_the_network_is_sure_of_and_what_is_bright_are_conspicuous_enough():
-    """However faint it is; and at twice the intensity of its surroundings, although the network is not sure."""
-    values = conspicuity(np.array([0.56, 0.37]), np.array([0.0, 1.0]))
-    assert (values >= SegmentationOptions().min_conspicuity).all()
+def test_what_is_twice_as_bright_as_its_surroundings_needs_a_lower_probability():
+    """The limit is 0.55 without a contrast."""
+    values = conspicuity(np.array([0.56, 0.37, 0.54, 0.36]), np.array([0.0, 1.0, 0.0, 1.0]))
+    assert (values >= SegmentationOptions().min_conspicuity).tolist() == [True, True, False, False]
 
 
 def test_local_contrast_is_relative_to_the_surroundings_of_each_lesion():

@@ -199,6 +199,13 @@ def test_the_texts_follow_the_options(tmp_path, scan):
     kept = replace(options, correct_bias_field=False)
     written = Predictor(model_card, Pointing, PredictOptions(kept)).run(Job(scan, Outputs(tmp_path / "n.nii")))
     assert "bias field" not in str(wording.processing_table(written, result, model_card))
+    # A residual has no conspicuity.
+    residual = replace(options, score="weighted")
+    of_residual = segment([volume], Pointing(), model_card, residual)
+    assert any("conspicuity" in one for one in table["Morphology"])
+    assert not any(
+        "conspicuity" in one for one in dict(wording.processing_table(written, of_residual, model_card))["Morphology"]
+    )
 
 
 def test_the_page_tells_how_further_modalities_were_registered(scan, tmp_path):

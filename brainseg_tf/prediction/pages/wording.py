@@ -79,7 +79,7 @@ def processing_table(report: Mapping[str, Any], result: Segmentation, card: Mode
         ("Measured accuracy", [_accuracy(card)]),
         ("Score", _score(report, result)),
         ("Mixture", _mixture(report, result)),
-        ("Morphology", _morphology(report["options"])),
+        ("Morphology", _morphology(report["options"], result.outline.kind)),
         ("Time", [_time(report["seconds"])]),
     ]
     return [(subject, [_capitalised(one).removesuffix(".") for one in sentences]) for subject, sentences in rows]
@@ -111,7 +111,7 @@ def methods(report: Mapping[str, Any], result: Segmentation, card: ModelCard, ve
         _registration_sentence(report, card),
         f"The {'images were' if len(card.modalities) > 1 else 'image was'} resampled to {_slices(card)}.",
         *(f"{_capitalised(one)}." for one in (*_score(report, result), *_mixture_method(report, result))),
-        *(f"{_capitalised(one)}." for one in _morphology(options)),
+        *(f"{_capitalised(one)}." for one in _morphology(options, result.outline.kind)),
         f"The software ran on Python {versions.get('python', 'unknown')} with TensorFlow "
         f"{versions.get('tensorflow', 'unknown')}.",
     ]
@@ -298,14 +298,14 @@ def _mixture(report: Mapping[str, Any], result: Segmentation) -> list[str]:
     ]
 
 
-def _morphology(options: Mapping[str, Any]) -> list[str]:
+def _morphology(options: Mapping[str, Any], kind: str) -> list[str]:
     """The stages after the mixture, and the values of options that have no text in this module."""
     texts: dict[str, Callable[[float], str]] = {
         "closing_mm": lambda value: f"gaps were closed with a ball with a radius of {value:g} mm",
         "boundary_mm": lambda value: f"the mask's boundary was moved to edges in the image by up to {value:g} mm",
         "min_conspicuity": lambda value: (
-            f"components with a conspicuity below {value:g} (probability times one plus half of the local contrast) "
-            "were removed"
+            f"components with a conspicuity, the mean of probability x (1 + local contrast / 2), below {value:g} were "
+            "removed"
         ),
         "min_size_ml": lambda value: f"components below {value:g} ml were removed",
     }
@@ -321,7 +321,8 @@ def _morphology(options: Mapping[str, Any]) -> list[str]:
         "mixture_region",
         "healthy_threshold",
     }
-    sentences = [text(options[name]) for name, text in texts.items() if options.get(name)]
+    unused = () if kind == "probability" else ("min_conspicuity",)
+    sentences = [text(options[name]) for name, text in texts.items() if options.get(name) and name not in unused]
     others = {name: value for name, value in options.items() if name not in texts and name not in in_other_rows}
     return sentences + [f"{_spaced(name)}: {format_value(value)}" for name, value in others.items()]
 
