@@ -97,7 +97,7 @@ _COMPONENT_COLUMNS = (
     ),
     Column(
         "mean_probability",
-        "Mean posterior probability of a lesion in the mixture. The conspicuity has the score instead.",
+        "Mean posterior probability of a lesion in the mixture. The conspicuity does not use it.",
     ),
     Column(
         "mean_score",

@@ -4,18 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from block_brain import BRAIN, SHAPE, SPACING, ball
 from brainseg_tf.metrics import dice
 from brainseg_tf.postprocessing.boundary import refine_boundary
-
-SPACING = (1.0, 1.9, 1.9)
-SHAPE = (60, 40, 44)
-BRAIN = np.zeros(SHAPE, bool)
-BRAIN[3:-3, 3:-3, 3:-3] = True
-
-
-def ball(middle: tuple[float, float, float], mm: float) -> np.ndarray:
-    grid = np.meshgrid(*(np.arange(n) * step for n, step in zip(SHAPE, SPACING, strict=True)), indexing="ij")
-    return sum((axis - at) ** 2 for axis, at in zip(grid, middle, strict=True)) < mm**2
 
 
 def scan(*lesions: tuple[np.ndarray, float]) -> np.ndarray:

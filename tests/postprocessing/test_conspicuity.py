@@ -3,18 +3,9 @@
 import numpy as np
 import pytest
 
+from block_brain import BRAIN, SHAPE, SPACING, ball
 from brainseg_tf.options import SegmentationOptions
 from brainseg_tf.postprocessing.conspicuity import conspicuity, local_contrast
-
-SPACING = (1.0, 1.9, 1.9)
-SHAPE = (60, 40, 44)
-BRAIN = np.zeros(SHAPE, bool)
-BRAIN[3:-3, 3:-3, 3:-3] = True
-
-
-def ball(middle: tuple[float, float, float], mm: float) -> np.ndarray:
-    grid = np.meshgrid(*(np.arange(n) * step for n, step in zip(SHAPE, SPACING, strict=True)), indexing="ij")
-    return sum((axis - at) ** 2 for axis, at in zip(grid, middle, strict=True)) < mm**2
 
 
 @pytest.mark.parametrize(
