@@ -1,7 +1,7 @@
 """Dice of the models on raw heads: low-grade gliomas, multiple sclerosis, white-matter lesions.
 
-    python benchmarks/heads.py [MODEL ...] [--heads FOLDER] [--kinds glioma,ms,wmh,healthy] [--min-conspicuity 0.55]
-                               [--brain given|network]
+    python benchmarks/heads.py [MODEL ...] [--heads FOLDER] [--kinds glioma,ms,wmh,healthy] [--preset best]
+                               [--min-conspicuity 0.55] [--brain given|network]
 
 The folder has KIND/ID/ID_flair.nii.gz with ID_seg.nii.gz (lesions; if missing, none are expected) and ID_brain.nii.gz
 (brain mask; if missing, the scan is skull-stripped). With --brain network the masks are those of the brain network.
@@ -23,7 +23,7 @@ from brainseg_tf.brain.network import BrainNetwork
 from brainseg_tf.images.volume import read_mask, read_volume
 from brainseg_tf.metrics import dice, interval
 from brainseg_tf.model_card import ModelCard
-from brainseg_tf.options import SegmentationOptions
+from brainseg_tf.options import SEGMENTATION_PRESETS, SegmentationOptions
 from brainseg_tf.reconstruction import Reconstructor
 from brainseg_tf.segmentation import segment
 
@@ -71,12 +71,15 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=["selfseg-flair"])
     parser.add_argument("--heads", type=Path, default=os.environ.get("BRAINSEG_HEADS"))
     parser.add_argument("--kinds", default="glioma,ms,wmh,healthy")
-    parser.add_argument("--min-conspicuity", type=float, default=SegmentationOptions().min_conspicuity)
+    parser.add_argument("--preset", choices=[*SEGMENTATION_PRESETS], default="best")
+    parser.add_argument("--min-conspicuity", type=float, help="instead of that of the preset")
     parser.add_argument("--brain", choices=["given", "network"], default="given")
     given = parser.parse_args()
     if given.heads is None:
         sys.exit("give --heads FOLDER or set BRAINSEG_HEADS")
-    options = replace(SegmentationOptions(), min_conspicuity=given.min_conspicuity)
+    options = SEGMENTATION_PRESETS[given.preset]
+    if given.min_conspicuity is not None:
+        options = replace(options, min_conspicuity=given.min_conspicuity)
     network = saved_model.shipped_brain_network().load() if given.brain == "network" else None
     cases: list[tuple[str, str, Case]] = []
     for name in given.models:

@@ -1,7 +1,7 @@
 """False positives of the models in simulated healthy heads, which are made like the phantom but without lesions.
 
     pip install '.[examples]'
-    python benchmarks/healthy.py [MODEL ...] [--heads 10] [--min-conspicuity 0.55]
+    python benchmarks/healthy.py [MODEL ...] [--heads 10] [--preset best] [--min-conspicuity 0.55]
 
 Each head has a different anatomy (a random deformation of the template), bias field and noise. The heads are smoother
 than real scans and have another contrast than the training data, like scans from another source.
@@ -19,7 +19,7 @@ import numpy as np
 
 from brainseg_tf import saved_model
 from brainseg_tf.images.volume import read_volume
-from brainseg_tf.options import SegmentationOptions
+from brainseg_tf.options import SEGMENTATION_PRESETS
 from brainseg_tf.segmentation import segment
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
@@ -31,9 +31,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=["selfseg-flair", "cvae", "dcvae"])
     parser.add_argument("--heads", type=int, default=10)
-    parser.add_argument("--min-conspicuity", type=float, default=SegmentationOptions().min_conspicuity)
+    parser.add_argument("--preset", choices=[*SEGMENTATION_PRESETS], default="best")
+    parser.add_argument("--min-conspicuity", type=float, help="instead of that of the preset")
     given = parser.parse_args()
-    options = replace(SegmentationOptions(), min_conspicuity=given.min_conspicuity)
+    options = SEGMENTATION_PRESETS[given.preset]
+    if given.min_conspicuity is not None:
+        options = replace(options, min_conspicuity=given.min_conspicuity)
     found = [saved_model.find(name) for name in given.models]
     models = [one.load() for one in found]
     flagged: list[list[float]] = []

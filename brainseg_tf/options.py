@@ -435,6 +435,12 @@ class SegmentationOptions:
         "and the contrast c to the surroundings. Only if the score is a probability; 0 keeps all.",
         least=0,
     )
+    growth: float = option(
+        0.0,
+        "On FLAIR, grow lesions into connected voxels that are brighter than the brain's median by more than this "
+        "number of standard deviations of healthy tissue; 0 turns it off.",
+        least=0,
+    )
     min_size_ml: float = option(2.0, "Remove components smaller than this, in millilitres.", least=0)
 
     def erosion_of(self, score: Score) -> float:
@@ -497,9 +503,10 @@ class CompareOptions:
 
 
 # The stages for many small lesions, as of multiple sclerosis or in the white matter of old people: no median over many
-# slices, which removes them, and no smallest size but a few voxels.
+# slices, which removes them, and no smallest size but a few voxels. The network is sure of small parts of the confluent
+# ones around the ventricles only, so they grow.
 SMALL_LESION_SEGMENTATION = SegmentationOptions(
-    median=(3, 3, 3), closing_mm=0.0, boundary_mm=2.0, min_conspicuity=0.5, min_size_ml=0.05
+    median=(3, 3, 3), closing_mm=0.0, boundary_mm=2.0, min_conspicuity=0.5, growth=2.4, min_size_ml=0.05
 )
 # The stages as in section 5.3: min-max matched absolute residual, three components in whole slices (healthy tissue,
 # tumour, background), the smaller one of the first two is the tumour.

@@ -17,6 +17,7 @@ from brainseg_tf.options import Score, SegmentationOptions
 from brainseg_tf.postprocessing.bias_field import correct_bias_field
 from brainseg_tf.postprocessing.boundary import refine_boundary
 from brainseg_tf.postprocessing.conspicuity import conspicuity, local_contrast
+from brainseg_tf.postprocessing.growth import GROWS_IN, grow
 from brainseg_tf.postprocessing.lesions import Lesion, Maps, lesions, place_of
 from brainseg_tf.postprocessing.mixture import Mixture, fit_mixture
 from brainseg_tf.postprocessing.morphology import close, remove_low, remove_small
@@ -313,6 +314,8 @@ def outline(
             # Half the card's healthy threshold is rare in healthy tissue, whatever threshold the user gives. For a
             # residual it is not rare: only what a rule removed is suspected then.
             candidates = candidates | (score > _SUSPICIOUS_SHARE * card.healthy_levels[kind])
+        if card.modalities[0] == GROWS_IN:
+            found = grow(found, image, stack.brain, stack.spacing, options.growth)
         suspected = suspected_pixels(
             candidates & stack.brain,
             found,

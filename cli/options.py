@@ -137,6 +137,7 @@ post_processing = apply(
         ),
         from_field(SegmentationOptions, "closing_mm", group=POST, advanced=True),
         from_field(SegmentationOptions, "boundary_mm", group=POST, advanced=True),
+        from_field(SegmentationOptions, "growth", group=POST, advanced=True, default_text="0; with --preset small 2.4"),
     ]
 )
 

@@ -229,6 +229,32 @@ def test_components_of_low_contrast_and_low_probability_are_removed(tmp_path, br
     assert segment([scan], Sure(), pointing, options).mask.any() == kept
 
 
+@pytest.mark.parametrize("modality", ["flair", "t2"])
+def test_lesions_grow_into_bright_tissue_on_flair_only(tmp_path, modality):
+    class Half(Pointing):
+        """Sees one half of the lesion."""
+
+        def reconstruct(self, images: np.ndarray) -> Reconstruction:
+            found = super().reconstruct(images)
+            lesion = np.argwhere(found.probability)
+            found.probability[..., int(lesion[:, 2].mean()) :] = 0
+            return found
+
+    data, truth = make_brain(3)
+    even = np.where(data > 0, 300.0, 0)
+    even[(data > 0) & (np.indices(data.shape).sum(axis=0) % 20 == 0)] = 10
+    scan = read_volume(save(np.where(truth, 700, even), tmp_path / "scan.nii"))
+    pointing = card(modalities=(modality,), score="probability", healthy_levels=LEVELS | {"probability": 0.5})
+    options = replace(OPTIONS, correct_bias_field=False, boundary_mm=0.0)
+    half = segment([scan], Half(), pointing, options).mask
+    grown = segment([scan], Half(), pointing, replace(options, growth=2.4)).mask
+    if modality == "t2":
+        np.testing.assert_array_equal(grown, half)
+    else:
+        assert not (half & ~grown).any()
+        assert dice(half, truth) < 0.75 < 0.85 < dice(grown, truth)
+
+
 def test_an_erosion_that_leaves_nothing_is_refused_before_anything_is_fitted(tmp_path):
     scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
     pointing = card(score="probability", healthy_levels=LEVELS | {"probability": 0.5})

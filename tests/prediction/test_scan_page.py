@@ -149,6 +149,7 @@ PYTHON = re.compile(r"None|True|False|nan|[{}\[\]]|\(\d+, |Options\(|_[a-z]+\b|'
             match_range=True,
             correct_bias_field=True,
             closing_mm=0.0,
+            growth=2.4,
         ),
         replace(
             OPTIONS, score="positive", mixture=MixtureOptions(1, spread="free", lesion="smallest"), boundary_mm=0.0
@@ -171,6 +172,9 @@ def test_the_processing_table_has_sentences_with_units(options, scan, tmp_path):
     ):
         assert expected in text
     assert ("a ball with a radius of 3 mm" in text) == (options.closing_mm == 3.0)
+    assert ("connected voxels more than 2.4 standard deviations above the median of the brain" in text) == (
+        options.growth == 2.4
+    )
     assert ("a threshold set by the user" in text) == (options.healthy_threshold is not None)
 
 

@@ -7,6 +7,7 @@ from brainseg_tf import __version__
 from brainseg_tf.architectures import ARCHITECTURES
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import SegmentationOptions
+from brainseg_tf.postprocessing.growth import GROWS_IN
 from brainseg_tf.segmentation import Segmentation
 
 # tests/prediction/test_scan_page.py compares the citations with CITATION.cff, which is not installed.
@@ -79,7 +80,7 @@ def processing_table(report: Mapping[str, Any], result: Segmentation, card: Mode
         ("Measured accuracy", [_accuracy(card)]),
         ("Score", _score(report, result)),
         ("Mixture", _mixture(report, result)),
-        ("Morphology", _morphology(report["options"], result.outline.kind)),
+        ("Morphology", _morphology(report["options"], result.outline.kind, card)),
         ("Time", [_time(report["seconds"])]),
     ]
     return [(subject, [_capitalised(one).removesuffix(".") for one in sentences]) for subject, sentences in rows]
@@ -111,7 +112,7 @@ def methods(report: Mapping[str, Any], result: Segmentation, card: ModelCard, ve
         _registration_sentence(report, card),
         f"The {'images were' if len(card.modalities) > 1 else 'image was'} resampled to {_slices(card)}.",
         *(f"{_capitalised(one)}." for one in (*_score(report, result), *_mixture_method(report, result))),
-        *(f"{_capitalised(one)}." for one in _morphology(options, result.outline.kind)),
+        *(f"{_capitalised(one)}." for one in _morphology(options, result.outline.kind, card)),
         f"The software ran on Python {versions.get('python', 'unknown')} with TensorFlow "
         f"{versions.get('tensorflow', 'unknown')}.",
     ]
@@ -298,7 +299,7 @@ def _mixture(report: Mapping[str, Any], result: Segmentation) -> list[str]:
     ]
 
 
-def _morphology(options: Mapping[str, Any], kind: str) -> list[str]:
+def _morphology(options: Mapping[str, Any], kind: str, card: ModelCard) -> list[str]:
     """The stages after the mixture, and the values of options that have no text in this module."""
     texts: dict[str, Callable[[float], str]] = {
         "closing_mm": lambda value: f"gaps were closed with a ball with a radius of {value:g} mm",
@@ -306,6 +307,10 @@ def _morphology(options: Mapping[str, Any], kind: str) -> list[str]:
         "min_conspicuity": lambda value: (
             f"components with a conspicuity, the mean of probability x (1 + local contrast / 2), below {value:g} were "
             "removed"
+        ),
+        "growth": lambda value: (
+            f"lesions were grown into connected voxels more than {value:g} standard deviations above the median of the "
+            "brain"
         ),
         "min_size_ml": lambda value: f"components below {value:g} ml were removed",
     }
@@ -321,7 +326,10 @@ def _morphology(options: Mapping[str, Any], kind: str) -> list[str]:
         "mixture_region",
         "healthy_threshold",
     }
-    unused = () if kind == "probability" else ("min_conspicuity",)
+    unused = [
+        *(["min_conspicuity"] if kind != "probability" else []),
+        *(["growth"] if card.modalities[0] != GROWS_IN else []),
+    ]
     sentences = [text(options[name]) for name, text in texts.items() if options.get(name) and name not in unused]
     others = {name: value for name, value in options.items() if name not in texts and name not in in_other_rows}
     return sentences + [f"{_spaced(name)}: {format_value(value)}" for name, value in others.items()]
