@@ -143,3 +143,20 @@ def test_a_brain_that_is_turned_over_gets_a_warning(tmp_path, axes, name):
     scan = read_volume(save(data, tmp_path / "scan.nii", affine))
     warnings = [text for text in mask_warnings(scan, scan.data > 0) if "orientation" in text]
     assert [text.split("seems to be ")[1].split(";")[0] for text in warnings] == ([name] if name else [])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "exchanged", "warned"), [(0.94, False, False), (None, False, False), (None, True, True)]
+)
+def test_exchanged_axes_get_a_warning_and_a_cut_brain_does_not(tmp_path, ratio, exchanged, warned):
+    """BraTS 2013_20, which the field of view cuts, is 0.94 times as long as high."""
+    brain, affine, _ = template()
+    data = np.pad(brain, 4).astype(np.uint8)
+    if ratio is not None:
+        where = np.argwhere(data)
+        first, last = where.min(axis=0), where.max(axis=0)
+        excess = last[1] - first[1] - ratio * (last[2] - first[2])
+        data[:, : first[1] + round(excess / 2)] = 0
+        data[:, last[1] - round(excess / 2) + 1 :] = 0
+    scan = read_volume(save(data.swapaxes(1, 2) if exchanged else data, tmp_path / "scan.nii", affine))
+    assert any("mm long and" in text for text in mask_warnings(scan, scan.data > 0)) == warned
