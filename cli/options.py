@@ -77,8 +77,8 @@ post_processing = apply(
             default="best",
             show_default=True,
             help="Stages after the network. best: for tumours, chosen by measurements (docs/experiments.md); small: "
-            "for many small lesions, with more false ones; paper: as in section 5.3 of the source paper. Options "
-            "that are given take precedence.",
+            "for many small lesions, as of multiple sclerosis, with more false ones; paper: as in section 5.3 of the "
+            "source paper. Options that are given take precedence.",
         ),
         from_field(
             SegmentationOptions,

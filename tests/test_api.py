@@ -83,6 +83,7 @@ def test_what_cannot_be_used_is_one_line(model, scan, tmp_path):
         _ = brainseg_tf.predictions
 
 
+@pytest.mark.slow
 def test_two_scans_are_compared(sessions):
     pytest.importorskip("SimpleITK")
     before, after = nib.load(sessions.before), nib.load(sessions.after)

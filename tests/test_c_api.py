@@ -70,7 +70,7 @@ def test_several_threads_can_use_one_model(trained):
             np.testing.assert_allclose(one, images, atol=1e-6)
 
 
-@pytest.mark.parametrize("threads", [None, 2])
+@pytest.mark.parametrize("threads", [None, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_prediction_does_not_import_tensorflow(trained, scan, tmp_path, threads):
     words = ["predict", str(scan), "--model", str(trained), "--out", str(tmp_path / "mask.nii.gz"), *FAST]
     words += ["--engine", "c-api", *([] if threads is None else ["--threads", str(threads)])]

@@ -44,6 +44,7 @@ def test_the_smallest_limit_is_used(monkeypatch, tmp_path):
     assert resources.available_memory() is None
 
 
+@pytest.mark.slow
 def test_one_thread_for_the_rest_of_the_process():
     code = (
         "import numpy; from brainseg_tf.resources import limit_threads; from threadpoolctl import threadpool_info\n"

@@ -62,9 +62,7 @@ def test_cards_hold_what_was_measured_beside_the_baseline(place):
 
 
 @pytest.mark.cpu
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "dae")) for name in (*PAPER, "selfseg-flair")]
-)
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in PAPER), "selfseg-flair"])
 def test_the_phantoms_lesions_are_found(name):
     scan = read_volume(PHANTOM / "phantom_flair.nii.gz")
     truth = read_mask(PHANTOM / "phantom_lesions.nii.gz", scan)
@@ -78,6 +76,7 @@ def test_the_phantoms_lesions_are_found(name):
     assert dice(result.mask, expected(name, result.mask.shape)) > 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.cpu
 def test_the_model_for_t2_finds_the_lesions_where_fluid_is_bright():
     """The phantom with the contrast of T2: fluid is brightest, then lesions, then grey and white matter."""
@@ -96,6 +95,7 @@ def test_the_model_for_t2_finds_the_lesions_where_fluid_is_bright():
     assert result.mask[healthy & (levels > 800)].mean() < 0.25
 
 
+@pytest.mark.slow
 def test_the_papers_preset_gives_the_same_mask_as_before():
     scan = read_volume(PHANTOM / "phantom_flair.nii.gz")
     found = saved_model.find("cvae")

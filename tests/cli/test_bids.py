@@ -39,6 +39,7 @@ def participant_ids(out):
     return [line.split("\t")[0] for line in (out / "volumes.tsv").read_text().splitlines()[1:]]
 
 
+@pytest.mark.slow
 def test_participants_one_by_one_and_then_the_group(dataset, trained, tmp_path):
     out = tmp_path / "out"
     options = ("--no-html", "--model", trained, *FAST)

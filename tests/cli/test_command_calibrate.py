@@ -25,6 +25,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_new_version_has_the_thresholds_of_the_scans(trained, healthy, tmp_path):
     out = tmp_path / "out"
     result = call("calibrate", trained, healthy, "--out", out)

@@ -15,6 +15,7 @@ def masks(sessions) -> tuple[object, ...]:
     return "--before-mask", sessions.before_mask, "--after-mask", sessions.after_mask
 
 
+@pytest.mark.slow
 def test_all_outputs(sessions, tmp_path):
     outputs = {
         "--out": tmp_path / "comparison.json",
@@ -61,6 +62,7 @@ def test_all_outputs(sessions, tmp_path):
     assert again.exit_code == 0
 
 
+@pytest.mark.slow
 def test_masks_that_are_not_given_are_those_of_predict(sessions, trained, tmp_path):
     model = ("--model", trained, *FAST, "--brain", "stripped")
     mask, out = tmp_path / "mask.nii.gz", tmp_path / "c.json"

@@ -140,6 +140,7 @@ def test_a_head_goes_in_and_its_lesions_come_out(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_name_of_another_modality_is_a_warning(trained, tmp_path):
     for name, expected in (("p1_t2.nii.gz", True), ("sub-01_T1w.nii.gz", True), ("sub-01_FLAIR.nii.gz", False)):
         scan = save(make_brain(1)[0], tmp_path / name)
@@ -179,6 +180,7 @@ def test_one_bad_scan_does_not_stop_the_others(trained, tmp_path):
     assert len(result.stdout.splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_the_papers_preset(trained, scan, tmp_path):
     for name, more in (("paper", ()), ("mixed", ("--erosion-mm", 4.5, "--lesion", "brightest"))):
         out = ("--out", tmp_path / f"{name}.nii", "--report", tmp_path / f"{name}.json")
@@ -225,6 +227,7 @@ def test_a_whole_scan_through_the_installed_command_stays_small(tmp_path):
     assert peak < 2e9
 
 
+@pytest.mark.slow
 def test_the_contrast_decides_the_model(scan, tmp_path):
     t2 = shutil.copy(scan, tmp_path / "sub-01_T2w.nii.gz")
     named = call("predict", t2, "--out", tmp_path / "named.nii.gz", "--report", tmp_path / "named.json")

@@ -16,6 +16,7 @@ from helpers import FAST, ROOT, call, fails
 from stand_in import Models, StandIn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_the_mask_of_a_served_model_equals_that_of_the_local_model(urls, trained, scan, tmp_path, scheme):
     result = call("predict", scan, "--model", trained, "--out", tmp_path / "local.nii.gz", *FAST)

@@ -274,6 +274,7 @@ def test_series_with_invalid_attributes_are_read_without_messages(tmp_path, capf
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_the_days_between_two_series(sessions, tmp_path):
     image = nib.as_closest_canonical(nib.load(sessions.before))
     dates = {"first": "20250110", "second": "20250301", "third": ""}

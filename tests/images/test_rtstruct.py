@@ -192,6 +192,7 @@ def test_a_structure_set_without_lesions_has_a_roi_without_contours(tmp_path):
     assert "ContourSequence" not in written.ROIContourSequence[0]
 
 
+@pytest.mark.slow
 def test_a_contour_can_be_longer_than_64_kib(tmp_path):
     place = write_series(tmp_path / "series", np.kron(DATA, np.ones((6, 6, 1))), AFFINE / [6, 6, 1, 1])
     volume = read_volume(place)

@@ -20,6 +20,7 @@ from brainseg_tf.prediction.progress import Progress
 from helpers import FAST, call, make_brain, masks, rows, save
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_same_masks_as_one(trained, scans, tmp_path):
     for workers in (1, 2):
         out = tmp_path / str(workers)
@@ -61,6 +62,7 @@ def test_the_summary_has_a_line_for_each_scan(trained, scans, tmp_path):
     assert float(lines[0]["seconds"]) > 0
 
 
+@pytest.mark.slow
 def test_a_bids_dataset_gives_a_bids_derivative(trained, tmp_path):
     data = tmp_path / "data"
     data.mkdir()

@@ -14,6 +14,7 @@ from brainseg_tf.prediction.progress import Progress
 from helpers import FAST, call, fails, make_brain, masks, rows, save
 
 
+@pytest.mark.slow
 def test_continue_keeps_complete_results_and_replaces_others(trained, scans, tmp_path):
     out = tmp_path / "out"
     assert call("predict", scans, "--out-dir", out, "--model", trained, *FAST).exit_code == 0
@@ -42,6 +43,7 @@ def test_continue_keeps_complete_results_and_replaces_others(trained, scans, tmp
     assert "3 of 3 scans failed" in result.stderr
 
 
+@pytest.mark.slow
 def test_continue_refuses_results_of_other_options(trained, scans, tmp_path):
     out = tmp_path / "out"
     first = ("predict", scans / "sub-00_FLAIR.nii.gz", "--out-dir", out, "--model", trained, *FAST)

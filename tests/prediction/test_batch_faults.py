@@ -21,6 +21,7 @@ from brainseg_tf.saved_model import find
 from helpers import FAST, call, masks, rows
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_keeps_what_is_finished(trained, scans, tmp_path, monkeypatch):
     write_whole, out = Path.write_bytes, tmp_path / "out"
 

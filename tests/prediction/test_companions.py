@@ -99,6 +99,7 @@ def test_a_table_names_scans_masks_and_outputs(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_row_of_a_table_without_its_file_is_a_failed_scan(trained, scan, tmp_path):
     named = [f"{scan.name}\t", "gone1.nii.gz\t", "gone2.nii.gz\t", "other.nii.gz\tgone_mask.nii.gz", "\t", "\t"]
     save(make_brain(1)[0], tmp_path / "other.nii.gz")

@@ -119,6 +119,7 @@ def test_the_figure_shows_what_has_changed(result, tmp_path):
         assert tuple(panels) == shown
 
 
+@pytest.mark.slow
 def test_warnings_about_what_is_doubtful(points):
     before, after = points
     single = np.zeros_like(before.mask)

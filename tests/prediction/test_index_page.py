@@ -20,6 +20,7 @@ from synthetic_models import Healthy, card
 from synthetic_pages import finished, read, report
 
 
+@pytest.mark.slow
 def test_many_scans_get_an_index_and_a_page_each(scans, tmp_path, monkeypatch):
     # The command runs with a model that does not need TensorFlow.
     monkeypatch.setattr(

@@ -3,6 +3,7 @@
 import gc
 
 import numpy as np
+import pytest
 
 from brainseg_tf.saved_model import find
 from brainseg_tf.slices import Stack
@@ -11,6 +12,7 @@ from brainseg_tf.training.cohort import read_cohort
 from helpers import make_brain, save
 
 
+@pytest.mark.slow
 def test_one_scan_is_in_memory_at_a_time(trained, tmp_path, monkeypatch):
     for number in range(3):
         save(make_brain(number, lesion=False)[0].astype(np.int16), tmp_path / f"sub-{number}_FLAIR.nii.gz")

@@ -50,6 +50,7 @@ def test_figures_are_drawn_again_after_half_a_minute(monkeypatch, seconds, drawi
     assert drawn == drawings
 
 
+@pytest.mark.slow
 def test_figures_and_tensorboard_are_written_during_the_training(brats_like, tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     monkeypatch.setattr(progress, "DRAWING_INTERVAL_S", 0.0)

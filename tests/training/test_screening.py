@@ -164,6 +164,7 @@ def test_the_parts_of_a_training():
     assert runs.History(rows[:1], counted_from=3).best is None and not runs.History(rows[:1], 3).exhausted(1)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_fine_tuned_looks_for_abnormal_slices_first(trained, tmp_path):
     found = find(str(trained))
     recipe = replace(fine_tuning_recipe(found.card), initial=found.identity, labels="none", epochs=2, examples=16)
