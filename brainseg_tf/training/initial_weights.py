@@ -52,8 +52,9 @@ def _creation_order(path: str) -> tuple[str, int, str]:
     """Sorts the variables of a network as it creates them, whatever else the process created before.
 
     Keras numbers the layers of a class in the order of their creation, for instance ``unet/down_24/conv2d_5/kernel``.
+    Before version 0.9 all convolutions were Keras' own, ``conv2d`` and ``conv2d_transpose``.
     """
     layer, variable = path.split("/")[-2:]
     numbered = re.fullmatch(r"(.*?)_(\d+)", layer)
     name, number = (numbered[1], int(numbered[2])) if numbered else (layer, 0)
-    return name, number, variable
+    return name.removeprefix("strided_dilated_"), number, variable
