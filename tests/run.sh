@@ -7,6 +7,8 @@
 # The environment is kept in .venv-tests and made anew when setup.py changes. PYTHON names another interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# Without compiled modules on disk, each of the processes that the tests start compiles TensorFlow's again: 6 seconds.
+unset PYTHONDONTWRITEBYTECODE
 venv=.venv-tests
 if ! cmp -s setup.py "$venv/made-for-setup.py"; then
     rm -rf "$venv"
