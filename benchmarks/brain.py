@@ -157,10 +157,13 @@ def main() -> None:
         print(f"- {tool}, {name} {modality}: {value:.3f}")
     if len(finders) > 1:
         print("\non the same scans:")
-        shared = [one[2:4] for one in measured if one[0] != "brain"]
-        for tool in finders:
-            values = [one[4] for one in measured if one[0] == tool and one[2:4] in shared]
-            print(f"- {tool}: mean {np.mean(values):.3f}, lowest {min(values):.3f}, {len(values)} scans")
+        shared = {one[2:4] for one in measured if one[0] != "brain"}
+        some = [one for one in measured if one[2:4] in shared]
+        for keys in dict.fromkeys(one[1:3] for one in some):
+            for tool in finders:
+                values = [one[4] for one in some if one[:3] == (tool, *keys)]
+                summary = f"mean {np.mean(values):.3f}, lowest {min(values):.3f}, {len(values)} scans"
+                print(f"- {', '.join(keys)}, {tool}: {summary}")
 
 
 if __name__ == "__main__":
