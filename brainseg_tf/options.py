@@ -438,7 +438,7 @@ class SegmentationOptions:
     growth: float = option(
         0.0,
         "On FLAIR, grow lesions into connected voxels that are brighter than the brain's median by more than this "
-        "number of standard deviations of healthy tissue; 0 turns it off.",
+        "number of standard deviations of healthy tissue. With lower values they grow further; 0 turns it off.",
         least=0,
     )
     min_size_ml: float = option(2.0, "Remove components smaller than this, in millilitres.", least=0)

@@ -137,7 +137,13 @@ post_processing = apply(
         ),
         from_field(SegmentationOptions, "closing_mm", group=POST, advanced=True),
         from_field(SegmentationOptions, "boundary_mm", group=POST, advanced=True),
-        from_field(SegmentationOptions, "growth", group=POST, advanced=True, default_text="0; with --preset small 2.4"),
+        from_field(
+            SegmentationOptions,
+            "growth",
+            group=POST,
+            advanced=True,
+            default_text=f"0; with --preset small {SEGMENTATION_PRESETS['small'].growth:g}",
+        ),
     ]
 )
 

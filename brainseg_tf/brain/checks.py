@@ -13,8 +13,8 @@ _LARGEST_SECTION_MM2 = 1500.0
 _SAMPLES = 6_000
 # The share of a brain that is also brain when mirrored: along the left-right axis above 0.95, along the others below.
 _SYMMETRIC, _MARGIN = 0.95, 0.03
-# A brain is longer (from anterior to posterior) than high, by a factor of about 1.2; one that a field of view cuts by
-# 0.94. With the two axes exchanged the factor is about 0.83.
+# A brain is longer (from anterior to posterior) than high, by a factor of about 1.2; BraTS 2013_20, which the field of
+# view cuts at the front and back, by 0.94. With the two axes exchanged the factor is about 0.83.
 _LENGTH_TO_HEIGHT = 0.9
 # Where the centre of a brain is between its ends: from anterior to posterior at 0.51 to 0.55 of the length, from
 # inferior to superior at 0.50 to 0.57 of the height (30 BraTS patients and 59 heads). The ends are the first and the

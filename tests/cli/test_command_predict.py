@@ -180,6 +180,16 @@ def test_one_bad_scan_does_not_stop_the_others(trained, tmp_path):
     assert len(result.stdout.splitlines()) == 2
 
 
+def test_the_preset_for_small_lesions_grows_them(trained, scan, tmp_path):
+    found = []
+    for name, more in (("preset", ()), ("given", ("--growth", 3)), ("best", ("--preset", "best"))):
+        out = ("--out", tmp_path / f"{name}.nii", "--report", tmp_path / f"{name}.json")
+        result = call("predict", scan, "--model", trained, "--preset", "small", *more, *out)
+        assert result.exit_code == 0, result.output
+        found.append(json.loads((tmp_path / f"{name}.json").read_text())["options"]["growth"])
+    assert found == [2.4, 3, 0]
+
+
 @pytest.mark.slow
 def test_the_papers_preset(trained, scan, tmp_path):
     for name, more in (("paper", ()), ("mixed", ("--erosion-mm", 4.5, "--lesion", "brightest"))):

@@ -172,9 +172,7 @@ def test_the_processing_table_has_sentences_with_units(options, scan, tmp_path):
     ):
         assert expected in text
     assert ("a ball with a radius of 3 mm" in text) == (options.closing_mm == 3.0)
-    assert ("connected voxels more than 2.4 standard deviations above the median of the brain" in text) == (
-        options.growth == 2.4
-    )
+    assert ("brighter than the brain's median by more than 2.4 standard deviations" in text) == (options.growth == 2.4)
     assert ("a threshold set by the user" in text) == (options.healthy_threshold is not None)
 
 
@@ -251,3 +249,10 @@ def test_the_citations_agree_with_the_citation_file():
         assert reference.get("doi", "") in text
     # A model that was not trained on BraTS does not cite it.
     assert "Menze" not in " ".join(wording.citations(card(terms=terms_of(["sub-01"]))))
+
+
+def test_the_growth_is_named_only_where_it_is_used(scan, tmp_path):
+    for modality in ("flair", "t2"):
+        job = Job(scan, Outputs(tmp_path / f"{modality}.nii.gz", page=tmp_path / f"{modality}.html"))
+        predictor(replace(OPTIONS, growth=2.4), modalities=(modality,)).run(job)
+        assert ("lesions were grown" in read(job.outputs.page).text.lower()) == (modality == "flair")

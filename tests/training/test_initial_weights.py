@@ -9,7 +9,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.training.initial_weights import load_weights
 
 
-@pytest.mark.parametrize("name", ["selfseg-flair", "cvae", pytest.param("dae", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["selfseg-flair", "cvae", "dcvae", pytest.param("dae", marks=pytest.mark.slow)])
 def test_a_network_with_the_weights_of_a_shipped_model_gives_its_outputs(name):
     found = saved_model.find(f"shipped:{name}")
     # Networks that were created before must not change the order of the layers.

@@ -309,8 +309,8 @@ def _morphology(options: Mapping[str, Any], kind: str, card: ModelCard) -> list[
             "removed"
         ),
         "growth": lambda value: (
-            f"lesions were grown into connected voxels more than {value:g} standard deviations above the median of the "
-            "brain"
+            f"lesions were grown into connected voxels that are brighter than the brain's median by more than "
+            f"{value:g} standard deviations of healthy tissue"
         ),
         "min_size_ml": lambda value: f"components below {value:g} ml were removed",
     }
