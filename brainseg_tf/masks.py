@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
@@ -24,6 +25,11 @@ def bounding_box(mask: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> Box:
         for others, size, more in zip(_OTHER_AXES, mask.shape, margin, strict=True)
     )
     return x, y, z
+
+
+def affine_of_box(affine: np.ndarray, box: Box) -> np.ndarray:
+    """The affine (4, 4) of the part of an array that is in a box; ``affine`` is that of the whole array."""
+    return affine @ nib.affines.from_matvec(np.eye(3), [one.start for one in box])
 
 
 def within_box(mask: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

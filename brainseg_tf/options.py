@@ -155,6 +155,9 @@ class LesionOptions:
         least=0,
         most=1,
     )
+    displacing: float = option(
+        0.0, "Share of the lesions that displace the tissue around them, as the mass of a tumour does.", least=0, most=1
+    )
     scattered: float = option(0.0, "Share of the slices with many small lesions.", least=0, most=1)
     periventricular: float = option(
         0.5,

@@ -12,6 +12,7 @@ from brainseg_tf.brain.mask import Brain, find_brain
 from brainseg_tf.brain.template import TemplateAlignment, to_template
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import Volume
+from brainseg_tf.masks import Box, affine_of_box, bounding_box
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import Score, SegmentationOptions
 from brainseg_tf.postprocessing.bias_field import correct_bias_field
@@ -155,20 +156,22 @@ def segment(
             suspected = remove_small(suspected, scan.voxel_ml, options.min_size_ml)
     with _clock(seconds, "location"):
         alignment = to_template(brain.mask, scan.affine)
-        place = place_of(brain.mask, scan.affine, alignment)
-        abnormal = mask | suspected
+        # A map of a whole scan can have hundreds of megabytes.
+        box = bounding_box(mask | suspected)
+        found, missing, affine = mask[box], suspected[box], affine_of_box(scan.affine, box)
+        place = place_of(brain.mask, scan.affine, alignment)._replace(affine=affine)
         maps = Maps(
-            sample(residual.mean(axis=-1), stack, scan, abnormal),
-            sample(segmented.outline.probability, stack, scan, abnormal),
-            sample(segmented.outline.score, stack, scan, abnormal),
-            _relative_intensity(scan.data, abnormal, brain.mask),
+            sample(residual.mean(axis=-1), stack, affine, found | missing),
+            sample(segmented.outline.probability, stack, affine, found | missing),
+            sample(segmented.outline.score, stack, affine, found | missing),
+            _relative_intensity(scan.data, mask | suspected, brain.mask, box),
         )
-        components = lesions(mask, maps, place)
+        components = lesions(found, maps, place)
         left_out: list[Suspect] = []
-        if suspected.any():
+        if missing.any():
             # Interpolated, a component reaches at most one pixel further.
-            explained = sample(ndimage.maximum_filter(suspicion.components, 3), stack, scan, suspected, order=0)
-            left_out = suspects(suspected, lesions(suspected, maps, place), explained, suspicion.explanations)
+            explained = sample(ndimage.maximum_filter(suspicion.components, 3), stack, affine, missing, order=0)
+            left_out = suspects(missing, lesions(missing, maps, place), explained, suspicion.explanations)
     warning = suspicion_warning(scan, components, left_out)
     return Segmentation(
         mask,
@@ -186,18 +189,14 @@ def segment(
     )
 
 
-def _relative_intensity(data: np.ndarray, abnormal: np.ndarray, brain: np.ndarray) -> np.ndarray | None:
-    """What is abnormal in units of the scan's median in healthy brain, 0 elsewhere; None if that is not positive.
+def _relative_intensity(data: np.ndarray, abnormal: np.ndarray, brain: np.ndarray, box: Box) -> np.ndarray | None:
+    """The scan in a box, in units of its median in healthy brain; None if that is not positive.
 
     It is not positive, for instance, after a z-score.
     """
     healthy = brain & ~abnormal
     median = np.median(data[healthy if healthy.any() else brain])
-    if median <= 0:
-        return None
-    relative = np.zeros_like(data)
-    relative[abnormal] = data[abnormal] / median
-    return relative
+    return data[box] / median if median > 0 else None
 
 
 def segment_slices(

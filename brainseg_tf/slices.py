@@ -19,7 +19,7 @@ from scipy import ndimage
 from brainseg_tf.brain.head_alignment import head_axes
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import Volume
-from brainseg_tf.masks import bounding_box, within_box
+from brainseg_tf.masks import affine_of_box, bounding_box, within_box
 from brainseg_tf.options import Normalisation, SliceOptions
 
 # Pixels between the brain and the edge of trimmed slices, so that border effects of the network do not reach the brain.
@@ -207,19 +207,20 @@ def from_stack(values: np.ndarray, stack: Stack, volume: Volume) -> np.ndarray:
     return whole
 
 
-def sample(values: np.ndarray, stack: Stack, volume: Volume, where: np.ndarray, order: int = 1) -> np.ndarray:
+def sample(values: np.ndarray, stack: Stack, affine: np.ndarray, where: np.ndarray, order: int = 1) -> np.ndarray:
     """Resamples a map like ``from_stack``, but only at selected voxels.
 
     Args:
-        values, stack, volume: as for ``from_stack``.
-        where: (X, Y, Z) bool, the selected voxels.
+        values, stack: as for ``from_stack``.
+        affine: (4, 4), of the scan or of a part of it.
+        where: (X, Y, Z) bool, the selected voxels, on the grid of ``affine``.
         order: 1 interpolates linearly, 0 takes the nearest value.
 
     Returns:
         (X, Y, Z) float32, 0 at all other voxels.
     """
     sampled = np.zeros(where.shape, np.float32)
-    points = nib.affines.apply_affine(np.linalg.inv(stack.affine) @ volume.affine, np.argwhere(where))
+    points = nib.affines.apply_affine(np.linalg.inv(stack.affine) @ affine, np.argwhere(where))
     sampled[where] = ndimage.map_coordinates(values, points[:, ::-1].T, order=order)
     return sampled
 
@@ -257,8 +258,7 @@ def _resample(
     reach = np.ceil(4 * stddev).astype(int) + (1 if order == 1 else _SPLINE_REACH)
     box = bounding_box(data != 0, reach)
     blurred = ndimage.gaussian_filter(np.asarray(data[box], np.float32), stddev)
-    origin = affine @ nib.affines.from_matvec(np.eye(3), [one.start for one in box])
-    return _interpolate(nib.Nifti1Image(blurred, origin), shape[::-1], grid, order).T
+    return _interpolate(nib.Nifti1Image(blurred, affine_of_box(affine, box)), shape[::-1], grid, order).T
 
 
 def _ratio(grid: np.ndarray, affine: np.ndarray) -> np.ndarray:

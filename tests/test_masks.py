@@ -1,8 +1,17 @@
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from brainseg_tf.masks import bounding_box, centre, fill_holes, largest_component, some_voxels, within_box
+from brainseg_tf.masks import (
+    affine_of_box,
+    bounding_box,
+    centre,
+    fill_holes,
+    largest_component,
+    some_voxels,
+    within_box,
+)
 
 SHAPE = (11, 14, 9)
 
@@ -33,6 +42,14 @@ def test_an_empty_mask_has_an_empty_box():
         assert result.shape == SHAPE
         assert not result.any()
     assert not within_box(empty, lambda part: part | True).any()
+
+
+def test_the_affine_of_a_box_is_that_of_nibabels_slicer():
+    affine = np.random.default_rng(0).normal(size=(4, 4))
+    affine[3] = 0, 0, 0, 1
+    box = (slice(2, 9), slice(0, 4), slice(5, 6))
+    image = nib.Nifti1Image(np.zeros(SHAPE, np.uint8), affine)
+    np.testing.assert_allclose(affine_of_box(affine, box), image.slicer[box].affine)
 
 
 def test_a_function_gets_the_part_in_the_box():

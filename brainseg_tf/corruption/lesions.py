@@ -4,11 +4,12 @@ The shape is a rotated ellipse around a random point of the brain, whose edge is
 It can leave out fluid, as oedema does. Within the lesion the intensity is moved towards the mean of the brain and
 increased, with a coarse texture. Some lesions have a core, which is dark or fluid, as necrosis is, or bright. Around a
 bright core there is a faint halo. It is part of the lesion, so that the network learns to include the oedema around a
-bright tumour. Options add faint lesions, cores of the tissue itself, lesions that show the tissue of another slice, and
-many small lesions.
+bright tumour. Options add faint lesions, cores of the tissue itself, lesions that show the tissue of another slice,
+lesions that displace the tissue around them, and many small lesions.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import tensorflow as tf
 
@@ -17,6 +18,9 @@ from brainseg_tf.options import Fluid, LesionOptions
 
 # Factor of the intensity of tissue from another slice.
 _FOREIGN_GAIN = (0.9, 1.5)
+# Largest share of its distance by which tissue near the centre of a lesion is displaced, and how far the displacement
+# reaches, in radii of the lesion.
+_DISPLACEMENT, _DISPLACED_RADII = 0.6, 1.2
 # Increase of many small lesions in the first channel, as a share of the brain's mean; log-uniform.
 _SCATTERED_CONTRAST = (0.2, 1.5)
 # Edge in pixels of the square that lies in the brain around a pixel of the ventricles.
@@ -46,7 +50,8 @@ def add_lesions(
         The slices with lesions, (N, H, W, C), and the lesion masks, (N, H, W), 0 or 1.
     """
     with_one, first_mask = _add_lesion(images, brain, draws, options)
-    with_two, second_mask = _add_lesion(with_one, brain, draws, options)
+    # The second does not displace the first, whose mask would have to move too.
+    with_two, second_mask = _add_lesion(with_one, brain, draws, replace(options, displacing=0.0))
     number = draws.uniform(0.0, 1.0)
     any_lesion = tf.cast(number > options.clean, tf.float32)
     two = tf.cast(number > 1 - options.second, tf.float32)
@@ -69,7 +74,11 @@ def _add_lesion(
     """Adds one lesion to every slice; arguments and results as in ``add_lesions``."""
     size = (images.shape[1], images.shape[2])
     mean = _mean(images, brain)
-    distance = _elliptic_distance(brain, draws, options)
+    centre = draws.pixel(brain)
+    distance = _elliptic_distance(size, centre, draws, options)
+    if options.displacing:
+        strength = draws.bernoulli(options.displacing) * draws.uniform(0.0, _DISPLACEMENT)
+        images = displace(images, centre, distance, strength) * brain[..., None]
     roughness = sum(
         draws.uniform(0.0, most) * draws.field(size, cells) for most, cells in ((0.6, 6), (0.4, 14), (0.2, 28))
     )
@@ -169,14 +178,49 @@ def _fluid_excess(images: tf.Tensor, mean: tf.Tensor, fluid: Fluid) -> tf.Tensor
     return _DARKEST_TISSUE - tissue if fluid == "dark" else tissue - _BRIGHTEST_TISSUE
 
 
-def _elliptic_distance(brain: tf.Tensor, draws: Draws, options: LesionOptions) -> tf.Tensor:
-    """Elliptic distance from a random point of the brain, (N, H, W): 1 on a rotated ellipse of random size."""
-    height, width = brain.shape[1:]
-    row, column = draws.pixel(brain)
-    down = tf.range(height, dtype=tf.float32)[None, :, None] - row
-    across = tf.range(width, dtype=tf.float32)[None, None, :] - column
+def displace(
+    images: tf.Tensor, centre: tuple[tf.Tensor, tf.Tensor], distance: tf.Tensor, strength: tf.Tensor
+) -> tf.Tensor:
+    """Moves what is around a point away from it, as a growing lesion does; bilinear interpolation.
+
+    Args:
+        images: (N, H, W, C).
+        centre: row and column of the point, each (N, 1, 1).
+        distance: (N, H, W), from the point, 1 at the edge of the lesion.
+        strength: (N, 1, 1), from 0 to below 1. A pixel shows what was nearer to the point by this share of its
+            distance, far away by less.
+    """
+    height, width = images.shape[1:3]
+    nearer = 1 - strength * tf.exp(-0.5 * (distance / _DISPLACED_RADII) ** 2)
+    down, across = _offsets((height, width), centre)
+    row, column = centre[0] + down * nearer, centre[1] + across * nearer
+    # The point is in the image, so all of these are too.
+    upper, left = (tf.floor(tf.minimum(at, edge - 2.0)) for at, edge in ((row, height), (column, width)))
+    index = tf.cast(upper * width + left, tf.int32)
+    flat = tf.reshape(images, [-1, height * width, images.shape[3]])
+    lower_share, right_share = (row - upper)[..., None], (column - left)[..., None]
+
+    def at(offset: int) -> tf.Tensor:
+        return tf.gather(flat, index + offset, batch_dims=1)
+
+    above = at(0) + right_share * (at(1) - at(0))
+    below = at(width) + right_share * (at(width + 1) - at(width))
+    return above + lower_share * (below - above)
+
+
+def _offsets(size: tuple[int, int], centre: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Rows below and columns to the right of a pixel, (N, H, 1) and (N, 1, W)."""
+    down = tf.range(size[0], dtype=tf.float32)[None, :, None] - centre[0]
+    return down, tf.range(size[1], dtype=tf.float32)[None, None, :] - centre[1]
+
+
+def _elliptic_distance(
+    size: tuple[int, int], centre: tuple[tf.Tensor, tf.Tensor], draws: Draws, options: LesionOptions
+) -> tf.Tensor:
+    """Elliptic distance from a pixel, (N, H, W): 1 on a rotated ellipse of random size."""
+    down, across = _offsets(size, centre)
     angle, stretch = draws.uniform(0.0, 3.1416), draws.log_uniform(0.67, 1.5)
     major = (down * tf.cos(angle) + across * tf.sin(angle)) * stretch
     minor = (across * tf.cos(angle) - down * tf.sin(angle)) / stretch
-    smallest, largest = (share * min(height, width) for share in options.radius)
+    smallest, largest = (share * min(size) for share in options.radius)
     return tf.sqrt(major**2 + minor**2) / draws.log_uniform(smallest, largest)

@@ -6,6 +6,7 @@ import tensorflow as tf
 from scipy import ndimage
 
 from brainseg_tf.corruption import corrupt
+from brainseg_tf.corruption.lesions import displace
 from brainseg_tf.options import CorruptionOptions, LesionOptions
 from helpers import heads
 
@@ -105,3 +106,33 @@ def test_a_core_of_the_own_tissue_keeps_its_texture():
     # Within a core the intensity is the tissue's, times one factor for the slice.
     spreads = [one[mask].std() / one[mask].mean() for one, mask in zip(ratio, inside, strict=True) if mask.sum() > 100]
     assert len(spreads) > 20 and np.quantile(spreads, 0.25) < 0.05
+
+
+def test_displacement_agrees_with_scipy():
+    images = np.random.default_rng(0).uniform(size=(3, 24, 17, 2)).astype(np.float32)
+    y, x = np.mgrid[:24, :17]
+    centres, strengths = [(0, 0), (11, 8), (23, 16)], [0.0, 0.5, 0.9]
+    distance = np.stack([np.hypot(y - row, x - column) / 6 for row, column in centres]).astype(np.float32)
+    rows, columns = (np.array(axis, np.float32).reshape(3, 1, 1) for axis in zip(*centres, strict=True))
+    shares = np.array(strengths, np.float32).reshape(3, 1, 1)
+    displaced = displace(tf.constant(images), (rows, columns), tf.constant(distance), tf.constant(shares)).numpy()
+    for image, (row, column), strength, result in zip(images, centres, strengths, displaced, strict=True):
+        nearer = 1 - strength * np.exp(-0.5 * (np.hypot(y - row, x - column) / 6 / 1.2) ** 2)
+        sources = [row + (y - row) * nearer, column + (x - column) * nearer]
+        for channel in range(2):
+            oracle = ndimage.map_coordinates(image[..., channel], sources, order=1)
+            np.testing.assert_allclose(result[..., channel], oracle, atol=1e-5)
+    np.testing.assert_allclose(displaced[0], images[0], atol=1e-6)
+
+
+def test_a_displacing_lesion_moves_the_tissue_around_it_but_not_the_brain_or_the_target():
+    images = heads(100, 64, 1)
+    gain = {}
+    for share in (0.0, 1.0):
+        options = LesionOptions(0, 0, bright=0, dark=0, displacing=share, radius=(0.15, 0.2))
+        task = corrupt(images, tf.constant([5, 6]), CorruptionOptions("lesions", lesions=options))
+        np.testing.assert_array_equal(task.clean, images)
+        outside = (images.numpy()[..., 0] > 0) & (task.lesion.numpy() == 0)
+        assert not task.corrupted.numpy()[images.numpy() == 0].any()
+        gain[share] = abs(task.corrupted - images).numpy()[..., 0][outside].mean()
+    assert gain[1.0] > 2 * gain[0.0]
