@@ -133,7 +133,7 @@ def lesions(mask: np.ndarray, maps: Maps, place: Place) -> list[Lesion]:
     """
     voxel_ml = abs(np.linalg.det(place.affine[:3, :3])) / 1000.0
     found = []
-    for region in regionprops(numbered_components(mask)):
+    for region in regionprops(numbered_components(mask)) if mask.any() else ():
         voxels = tuple(region.coords.T)
         world = nib.affines.apply_affine(place.affine, region.coords)
         template = None if place.to_template is None else nib.affines.apply_affine(place.to_template, world)
