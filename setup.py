@@ -62,7 +62,7 @@ setup(
         "tf-keras>=2.19,<2.22",
         "tensorflow-serving-api>=2.19,<2.22",
         "numpy>=2.0,<2.5",
-        "scipy>=1.14,<1.18",
+        "scipy>=1.15,<1.18",
         "nibabel>=5.3,<5.5",
         "scikit-learn>=1.5,<1.10",
         "scikit-image>=0.26,<0.27",

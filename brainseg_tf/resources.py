@@ -53,16 +53,15 @@ def _has_gpu() -> bool:
 def limit_threads(threads: int | None = None) -> None:
     """Limits the threads of the numerical libraries, for the rest of the process.
 
-    The libraries of NumPy, SciPy and scikit-learn get one thread. Their computations are small here, so several threads
-    are slower than one, and several scans share the cores. The limit applies to the whole process. It is therefore not
-    set around single computations, where it would affect scans in other threads, but once by the commands.
+    The libraries of NumPy and SciPy get one thread. Their computations are small here, so several threads are slower
+    than one, and several scans share the cores. The limit applies to the whole process. It is therefore not set around
+    single computations, where it would affect scans in other threads, but once by the commands.
 
     Args:
         threads: of TensorFlow, both within an operation and for several operations. It must be set before TensorFlow
             uses a device. None: TensorFlow uses all cores that the process may use.
     """
-    import sklearn.linear_model
-    import sklearn.mixture  # noqa: F401  -- the limit applies only to libraries that are already loaded
+    import scipy.linalg  # noqa: F401  -- the limit applies only to libraries that are already loaded
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)

@@ -170,8 +170,10 @@ def model_loader(found: "ModelFolder", given: dict[str, Any]) -> "Callable[[], R
             from brainseg_tf.resources import limit_threads
 
             model = found.load(_runtime(given))
-            # It imports scikit-learn, which is not needed before: the brain network runs meanwhile.
             limit_threads()
+            if found.card.score == "probability":
+                # The correction of the bias field needs it. It is imported while the brain network runs.
+                import sklearn.linear_model  # noqa: F401
             return model
         prepare_tensorflow(given["device"], given["threads"])
         from brainseg_tf.serving.remote import connect

@@ -143,6 +143,19 @@ def test_the_networks_load_no_image_library():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_the_mixture_does_not_import_scikit_learn():
+    code = (
+        "import sys, numpy as np\n"
+        "from brainseg_tf.options import MixtureOptions\n"
+        "from brainseg_tf.segmentation import fit_mixture\n"
+        "score = np.random.default_rng(0).uniform(size=(2, 8, 8))\n"
+        "fit_mixture(score, score > 0, 2, MixtureOptions())\n"
+        "print('sklearn' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
 @pytest.mark.parametrize("name", ["options", "architectures", "errors", "files", "training.tf_config"])
 def test_help_needs_only_the_standard_library(name):
     heavy = ("numpy", "tensorflow", "click")

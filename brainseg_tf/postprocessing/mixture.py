@@ -1,15 +1,20 @@
 """The Gaussian mixture with neighbourhood weights (section 5.3, step 3)."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from brainseg_tf.masks import bounding_box
 from brainseg_tf.options import MixtureOptions, Spread
 
+# Means, standard deviations and weights, each (K,).
+Parameters = tuple[np.ndarray, np.ndarray, np.ndarray]
+
 # The initial mixture is fitted to at most this many voxels; more of them change the third digit of the means.
 _SAMPLE = 50_000
+# Most iterations of its fit.
+_START_ITERATIONS = 200
 # Smallest posterior: it keeps the mixing weights of a neighbourhood above zero.
 _TINY = 1e-6
 # Slices that are processed together.
@@ -50,15 +55,8 @@ def fit_mixture(
     """
     box = bounding_box(where)
     inside, values = where[box], score[box].astype(np.float32)
-    means, stddevs, weights = _start(values[inside], components, options.spread)
-    volume = _Slabs(values, inside)
-    posterior, _ = volume.expect(means, stddevs, weights)
-    for _ in range(options.iterations):
-        before = means
-        posterior, sums = volume.expect(means, stddevs, weights, posterior, options.neighbourhood)
-        means, stddevs, weights = _maximise(sums, options.spread)
-        if np.abs(means - before).max() < options.tolerance:
-            break
+    start = _start(values[inside], components, options)
+    posterior, (means, stddevs, weights) = _alternate(_Slabs(values, inside), start, options)
     order = np.argsort(means)
     whole = np.zeros((components, *score.shape), np.float32)
     whole[(slice(None), *box)] = posterior[order]
@@ -68,25 +66,34 @@ def fit_mixture(
     return Mixture(means[order], stddevs[order], weights[order], whole, lesion)
 
 
-def _start(values: np.ndarray, components: int, spread: Spread) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means, standard deviations and weights of an ordinary mixture, fitted to a subset of the voxels."""
-    from sklearn.mixture import GaussianMixture
+def _alternate(volume: "_Slabs", start: Parameters, options: MixtureOptions) -> tuple[np.ndarray, Parameters]:
+    """Expectation maximisation: the posteriors, (K, N, H, W), and the parameters that follow from them."""
+    means, stddevs, weights = start
+    posterior, _ = volume.expect(means, stddevs, weights)
+    for _ in range(options.iterations):
+        before = means
+        posterior, sums = volume.expect(means, stddevs, weights, posterior, options.neighbourhood)
+        means, stddevs, weights = _maximise(sums, options.spread)
+        if np.abs(means - before).max() < options.tolerance:
+            break
+    return posterior, (means, stddevs, weights)
 
-    sample = values[:: max(1, values.size // _SAMPLE)].astype(np.float64)[:, None]
+
+def _start(values: np.ndarray, components: int, options: MixtureOptions) -> Parameters:
+    """An ordinary mixture of a subset of the voxels (V,), without neighbourhoods; it starts from clusters (k-means)."""
+    from scipy.cluster.vq import kmeans2
+
+    sample = values[:: max(1, values.size // _SAMPLE)]
     distinct = np.unique(sample)
     if distinct.size < components:
         # A network can give the same value for all voxels: nothing to fit.
         return np.resize(distinct, components), np.full(components, np.sqrt(_TINY)), np.full(components, 1 / components)
-    mixture = GaussianMixture(
-        components,
-        covariance_type="tied" if spread == "tied" else "spherical",
-        reg_covar=_TINY,
-        max_iter=200,
-        random_state=0,
-    )
-    mixture.fit(sample)
-    stddevs = np.broadcast_to(np.sqrt(np.ravel(mixture.covariances_)), components)
-    return mixture.means_[:, 0], stddevs, mixture.weights_
+    _, clusters = kmeans2(sample.astype(np.float64), components, minit="++", rng=0)
+    belongs = clusters == np.arange(components)[:, None]
+    sums = np.array([belongs.sum(axis=1), belongs @ sample, belongs @ sample**2], float)
+    line = sample[None, None]
+    ordinary = replace(options, neighbourhood=1, iterations=_START_ITERATIONS, tolerance=options.tolerance / 10)
+    return _alternate(_Slabs(line, np.ones_like(line, bool)), _maximise(sums, options.spread), ordinary)[1]
 
 
 class _Slabs:
@@ -175,8 +182,8 @@ def _box_sums(values: np.ndarray, slab: slice, edge: int) -> np.ndarray:
     return wide
 
 
-def _maximise(sums: np.ndarray, spread: Spread) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means, standard deviations and weights, (K,), from the sums of ``_Slabs.expect``."""
+def _maximise(sums: np.ndarray, spread: Spread) -> Parameters:
+    """The parameters from the sums of ``_Slabs.expect``."""
     totals, firsts, seconds = sums
     totals = np.maximum(totals, _TINY)
     means = firsts / totals
