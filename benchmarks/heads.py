@@ -6,13 +6,15 @@
 The folder has KIND/ID/ID_flair.nii.gz with ID_seg.nii.gz (lesions; if missing, none are expected) and ID_brain.nii.gz
 (brain mask; if missing, the scan is skull-stripped). With --brain network the masks are those of the brain network.
 BRAINSEG_HEADS names the folder if --heads is not given. A lesion of more than 2 ml is missed if the Dice is below 0.1;
-a second table shows what is suspected in these scans.
+a second table shows what is suspected in these scans. A third shows how many lesions of each size are detected, that
+is, have a voxel in the mask.
 """
 
 import argparse
 import os
 import sys
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +23,27 @@ from brainseg_tf import saved_model
 from brainseg_tf.brain.mask import find_brain
 from brainseg_tf.brain.network import BrainNetwork
 from brainseg_tf.images.volume import read_mask, read_volume
-from brainseg_tf.metrics import dice, interval
+from brainseg_tf.metrics import dice, interval, lesion_counts
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import SEGMENTATION_PRESETS, SegmentationOptions
 from brainseg_tf.reconstruction import Reconstructor
 from brainseg_tf.segmentation import segment
 
 _MISSED_DICE, _MISSED_ML = 0.1, 2.0
+# Limits of the lesion sizes of the third table, in ml.
+_SIZES_ML = (0.0, 0.01, 0.05, 0.2, 1.0, np.inf)
 
 
 @dataclass(frozen=True)
 class Case:
-    """The result of a scan; volumes in ml."""
+    """The result of a scan; volumes in ml. ``lesions`` has the volume of each lesion and whether it is detected."""
 
     name: str
     lesion_ml: float
     found_ml: float
     suspected_ml: float
     dice: float
+    lesions: list[tuple[float, bool]]
 
     @property
     def missed(self) -> bool:
@@ -62,7 +67,24 @@ def measure(
     result = segment([scan], model, card, options, brain)
     truth = read_mask(truth_file, scan) if truth_file.exists() else np.zeros(result.mask.shape, bool)
     volumes = (float(mask.sum() * scan.voxel_ml) for mask in (truth, result.mask, result.suspected))
-    return Case(name, *volumes, dice(result.mask, truth))
+    counts = lesion_counts(result.mask, truth)
+    lesions = [
+        (float(size * scan.voxel_ml), bool(found)) for size, found in zip(counts.voxels, counts.detected, strict=True)
+    ]
+    return Case(name, *volumes, dice(result.mask, truth), lesions)
+
+
+def sizes(cases: list[tuple[str, str, Case]]) -> None:
+    """Prints the third table."""
+    columns = [f"from {low:g} ml" for low in _SIZES_ML[:-1]]
+    print(f"\n| model | kind | {' | '.join(columns)} |\n{'|---' * (2 + len(columns))}|")
+    for name, kind in dict.fromkeys((name, kind) for name, kind, _ in cases):
+        lesions = [one for *names, case in cases if names == [name, kind] for one in case.lesions]
+        cells = []
+        for low, high in pairwise(_SIZES_ML):
+            detected = [found for ml, found in lesions if low <= ml < high]
+            cells.append(f"{sum(detected)} of {len(detected)}")
+        print(f"| {name} | {kind} | {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -103,6 +125,7 @@ def main() -> None:
     for name, _, case in cases:
         if case.missed:
             print(f"| {name} | {case.name} | {case.lesion_ml:.1f} | {case.suspected_ml:.1f} |")
+    sizes(cases)
 
 
 if __name__ == "__main__":
