@@ -74,17 +74,15 @@ def measure(
     return Case(name, *volumes, dice(result.mask, truth), lesions)
 
 
-def sizes(cases: list[tuple[str, str, Case]]) -> None:
-    """Prints the third table."""
+def print_sizes(cases: list[tuple[str, str, Case]]) -> None:
+    """Prints how many lesions of each size are detected."""
     columns = [f"from {low:g} ml" for low in _SIZES_ML[:-1]]
     print(f"\n| model | kind | {' | '.join(columns)} |\n{'|---' * (2 + len(columns))}|")
     for name, kind in dict.fromkeys((name, kind) for name, kind, _ in cases):
         lesions = [one for *names, case in cases if names == [name, kind] for one in case.lesions]
-        cells = []
-        for low, high in pairwise(_SIZES_ML):
-            detected = [found for ml, found in lesions if low <= ml < high]
-            cells.append(f"{sum(detected)} of {len(detected)}")
-        print(f"| {name} | {kind} | {' | '.join(cells)} |")
+        by_size = [[found for ml, found in lesions if low <= ml < high] for low, high in pairwise(_SIZES_ML)]
+        if lesions:
+            print(f"| {name} | {kind} | {' | '.join(f'{sum(one)} of {len(one)}' for one in by_size)} |")
 
 
 def main() -> None:
@@ -125,7 +123,7 @@ def main() -> None:
     for name, _, case in cases:
         if case.missed:
             print(f"| {name} | {case.name} | {case.lesion_ml:.1f} | {case.suspected_ml:.1f} |")
-    sizes(cases)
+    print_sizes(cases)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import psutil
 PHANTOM = Path(__file__).parents[1] / "examples" / "phantom" / "phantom_flair.nii.gz"
 COMMAND = str(Path(sys.executable).with_name("brainseg-tf"))
 REPEATS = 3
-IMPORTS = ("nibabel", "scipy.ndimage", "skimage.measure", "sklearn.mixture, sklearn.linear_model", "tensorflow")
+IMPORTS = ("nibabel", "scipy.ndimage", "skimage.measure", "sklearn.linear_model", "tensorflow")
 
 
 class Usage(NamedTuple):

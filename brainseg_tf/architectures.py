@@ -50,7 +50,13 @@ _DIVERSE = CorruptionOptions(
     "lesions",
     augment=True,
     lesions=LesionOptions(
-        radius=(2 / 128, 36 / 128), contrast=(0.12, 1.6), faint=0.4, own_core=0.4, foreign=0.15, scattered=0.25
+        radius=(2 / 128, 36 / 128),
+        contrast=(0.12, 1.6),
+        faint=0.4,
+        own_core=0.4,
+        foreign=0.15,
+        displacing=0.5,
+        scattered=0.25,
     ),
     augmentation=AugmentationOptions(
         curve=0.06,

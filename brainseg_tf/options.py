@@ -156,7 +156,11 @@ class LesionOptions:
         most=1,
     )
     displacing: float = option(
-        0.0, "Share of the lesions that displace the tissue around them, as the mass of a tumour does.", least=0, most=1
+        0.0,
+        "Share of the slices whose first lesion displaces the tissue around it, as the mass of a tumour does. The "
+        "reconstruction should show the tissue in its place.",
+        least=0,
+        most=1,
     )
     scattered: float = option(0.0, "Share of the slices with many small lesions.", least=0, most=1)
     periventricular: float = option(
@@ -377,7 +381,12 @@ class MixtureOptions:
         odd=True,
     )
     iterations: int = option(20, "Largest number of EM iterations.", least=1)
-    tolerance: float = option(1e-3, "EM stops when no mean moves by more than this, in units of the score.", least=0)
+    tolerance: float = option(
+        1e-3,
+        "EM stops when no mean moves by more than this, in units of the score. The fit that it starts from stops at a "
+        "tenth of it.",
+        least=0,
+    )
     spread: Spread = option("tied", "Standard deviations. tied: one for all components; free: one for each component.")
     lesion: LesionComponent = option(
         "brightest", "Which component is the lesion; the paper takes the smallest that is not the background."

@@ -166,20 +166,22 @@ def model_loader(found: "ModelFolder", given: dict[str, Any]) -> "Callable[[], R
     """What loads the model in this process, or connects to the server that has it."""
 
     def load() -> "Reconstructor":
+        from brainseg_tf.resources import limit_threads
+
+        model: Reconstructor
         if given["server"] is None:
-            from brainseg_tf.resources import limit_threads
-
             model = found.load(_runtime(given))
-            limit_threads()
-            if found.card.score == "probability":
-                # The correction of the bias field needs it. It is imported while the brain network runs.
-                import sklearn.linear_model  # noqa: F401
-            return model
-        prepare_tensorflow(given["device"], given["threads"])
-        from brainseg_tf.serving.remote import connect
+        else:
+            prepare_tensorflow(given["device"], given["threads"])
+            from brainseg_tf.serving.remote import connect
 
-        name = given["server_model"] or found.card.name
-        return connect(_endpoint(given, name, given["server_version"], given["server_label"]), found.card)
+            name = given["server_model"] or found.card.name
+            model = connect(_endpoint(given, name, given["server_version"], given["server_label"]), found.card)
+        if found.card.score == "probability":
+            # For the correction of the bias field. It is imported here while the brain network runs.
+            import sklearn.linear_model  # noqa: F401
+        limit_threads()
+        return model
 
     return load
 

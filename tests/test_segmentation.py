@@ -11,6 +11,7 @@ from brainseg_tf.metrics import dice
 from brainseg_tf.options import MixtureOptions, SegmentationOptions
 from brainseg_tf.reconstruction import Reconstruction
 from brainseg_tf.segmentation import segment
+from brainseg_tf.slices import from_stack
 from brainseg_tf.training.calibration import healthy_levels
 from brainseg_tf.training.cohort import read_cohort
 from helpers import AFFINE, make_brain, save
@@ -38,6 +39,22 @@ def test_the_lesion_and_nothing_else_on_the_scans_own_grid(tmp_path):
     }
     assert result.warnings == []
     assert result.outline.mixture.means[-1] > result.outline.healthy_threshold == LEVELS["weighted"]
+
+
+def test_the_means_of_a_lesion_are_over_its_voxels_on_the_scans_grid(tmp_path):
+    scan = read_volume(save(make_brain(3)[0], tmp_path / "scan.nii"))
+    result = segment([scan], Healthy(), card(), OPTIONS)
+    (lesion,) = result.lesions
+    maps = {
+        "mean_residual": result.residual.mean(axis=-1),
+        "mean_probability": result.outline.probability,
+        "mean_score": result.outline.score,
+    }
+    for name, values in maps.items():
+        expected = from_stack(values, result.stack, scan)[result.mask].mean()
+        assert getattr(lesion, name) == pytest.approx(expected, abs=1e-3) and expected > 0.05
+    healthy = np.median(scan.data[result.brain.mask & ~result.mask])
+    assert lesion.intensity_ratio == pytest.approx(scan.data[result.mask].mean() / healthy, abs=1e-3)
 
 
 def test_the_smallest_size_holds_on_the_scans_grid_too(tmp_path):
@@ -290,6 +307,29 @@ def test_a_lesion_that_a_rule_removes_is_suspected_and_the_user_is_told(tmp_path
         f"{scan.path}: no lesion found; {suspected_ml:.1f} ml suspected near ({place}) mm, see --save-suspicion; it is "
         f"not in the mask because {suspect.explanation}"
     )
+
+
+def test_each_suspect_has_its_own_reason(tmp_path):
+    """The left lesion has a probability below the threshold; no component has a conspicuity of 100."""
+    data, _ = make_brain(3, lesion=False)
+    index = np.stack(np.indices(data.shape), axis=-1)
+    middle = (np.array(data.shape) - 1) / 2
+    for side in (-9, 9):
+        distance = np.linalg.norm((index - middle - [side, 0, 3]) * np.abs(np.diag(AFFINE)[:3]), axis=-1)
+        data[(distance < 14) & (data > 0)] += 330
+    scan = read_volume(save(data, tmp_path / "scan.nii"))
+
+    class Uneven(Pointing):
+        def reconstruct(self, images: np.ndarray) -> Reconstruction:
+            found = super().reconstruct(images)
+            left = np.arange(images.shape[2]) >= images.shape[2] / 2
+            return replace(found, probability=found.probability * np.where(left, 0.3, 0.6).astype(np.float32))
+
+    pointing = card(score="probability", healthy_levels=LEVELS | {"probability": 0.5})
+    result = segment([scan], Uneven(), pointing, replace(OPTIONS, min_conspicuity=100.0))
+    assert not result.mask.any()
+    reasons = {one.side: one.reason for one in result.suspects}
+    assert reasons == {"left": "below_threshold", "right": "inconspicuous"}
 
 
 @pytest.mark.parametrize(("probability", "suspected"), [(0.3, True), (0.2, False)])

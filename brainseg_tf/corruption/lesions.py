@@ -18,8 +18,8 @@ from brainseg_tf.options import Fluid, LesionOptions
 
 # Factor of the intensity of tissue from another slice.
 _FOREIGN_GAIN = (0.9, 1.5)
-# Largest share of its distance by which tissue near the centre of a lesion is displaced, and how far the displacement
-# reaches, in radii of the lesion.
+# Near the centre of a lesion, a pixel shows tissue that is nearer by at most this share of the pixel's distance. The
+# displacement reaches about as many radii of the lesion as the second number. Both were chosen by eye.
 _DISPLACEMENT, _DISPLACED_RADII = 0.6, 1.2
 # Increase of many small lesions in the first channel, as a share of the brain's mean; log-uniform.
 _SCATTERED_CONTRAST = (0.2, 1.5)
@@ -78,7 +78,9 @@ def _add_lesion(
     distance = _elliptic_distance(size, centre, draws, options)
     if options.displacing:
         strength = draws.bernoulli(options.displacing) * draws.uniform(0.0, _DISPLACEMENT)
-        images = displace(images, centre, distance, strength) * brain[..., None]
+        displaced, origin = (displace(one, centre, distance, strength) for one in (images, brain[..., None]))
+        # What would come from outside the brain stays.
+        images = tf.where((origin > 0.999) & (brain[..., None] > 0), displaced, images)
     roughness = sum(
         draws.uniform(0.0, most) * draws.field(size, cells) for most, cells in ((0.6, 6), (0.4, 14), (0.2, 28))
     )
@@ -184,7 +186,7 @@ def displace(
     """Moves what is around a point away from it, as a growing lesion does; bilinear interpolation.
 
     Args:
-        images: (N, H, W, C).
+        images: (N, H, W, C), H and W at least 2.
         centre: row and column of the point, each (N, 1, 1).
         distance: (N, H, W), from the point, 1 at the edge of the lesion.
         strength: (N, 1, 1), from 0 to below 1. A pixel shows what was nearer to the point by this share of its
@@ -195,16 +197,16 @@ def displace(
     down, across = _offsets((height, width), centre)
     row, column = centre[0] + down * nearer, centre[1] + across * nearer
     # The point is in the image, so all of these are too.
-    upper, left = (tf.floor(tf.minimum(at, edge - 2.0)) for at, edge in ((row, height), (column, width)))
+    upper, left = (tf.floor(tf.minimum(one, edge - 2.0)) for one, edge in ((row, height), (column, width)))
     index = tf.cast(upper * width + left, tf.int32)
     flat = tf.reshape(images, [-1, height * width, images.shape[3]])
     lower_share, right_share = (row - upper)[..., None], (column - left)[..., None]
 
-    def at(offset: int) -> tf.Tensor:
+    def pixel(offset: int) -> tf.Tensor:
         return tf.gather(flat, index + offset, batch_dims=1)
 
-    above = at(0) + right_share * (at(1) - at(0))
-    below = at(width) + right_share * (at(width + 1) - at(width))
+    above = pixel(0) + right_share * (pixel(1) - pixel(0))
+    below = pixel(width) + right_share * (pixel(width + 1) - pixel(width))
     return above + lower_share * (below - above)
 
 

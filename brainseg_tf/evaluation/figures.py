@@ -11,8 +11,8 @@ from brainseg_tf.drawing import label, log_if_positive, message, panels, save
 from brainseg_tf.evaluation.case_metrics import Comparison
 from brainseg_tf.evaluation.methods import MIXTURE_CUT, NO_NETWORK
 
-# Largest width in inches. A wider figure would exceed matplotlib's limit of 2^16 pixels.
-_LARGEST_WIDTH = 200.0
+# Largest width in inches. A wider figure cannot be read on a page.
+_LARGEST_WIDTH = 16.0
 
 
 def dice_by_patient(comparisons: Sequence[Comparison], path: Path | BinaryIO) -> None:

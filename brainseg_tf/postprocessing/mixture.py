@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -13,8 +14,8 @@ Parameters = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 # The initial mixture is fitted to at most this many voxels; more of them change the third digit of the means.
 _SAMPLE = 50_000
-# Most iterations of its fit.
-_START_ITERATIONS = 200
+# Most iterations of its fit, and its tolerance as a share of that of the mixture with neighbourhoods.
+_START_ITERATIONS, _START_TOLERANCE = 200, 0.1
 # Smallest posterior: it keeps the mixing weights of a neighbourhood above zero.
 _TINY = 1e-6
 # Slices that are processed together.
@@ -81,18 +82,28 @@ def _alternate(volume: "_Slabs", start: Parameters, options: MixtureOptions) -> 
 
 def _start(values: np.ndarray, components: int, options: MixtureOptions) -> Parameters:
     """An ordinary mixture of a subset of the voxels (V,), without neighbourhoods; it starts from clusters (k-means)."""
-    from scipy.cluster.vq import kmeans2
+    from scipy.cluster.vq import ClusterError, kmeans2
 
     sample = values[:: max(1, values.size // _SAMPLE)]
     distinct = np.unique(sample)
     if distinct.size < components:
         # A network can give the same value for all voxels: nothing to fit.
         return np.resize(distinct, components), np.full(components, np.sqrt(_TINY)), np.full(components, 1 / components)
-    _, clusters = kmeans2(sample.astype(np.float64), components, minit="++", rng=0)
+    cluster = partial(kmeans2, sample.astype(np.float64), components, minit="++", missing="raise", rng=0)
+    try:
+        _, clusters = cluster()
+    except ClusterError:
+        # A cluster became empty. The first clusters, around values of the sample, are not.
+        _, clusters = cluster(iter=1)
     belongs = clusters == np.arange(components)[:, None]
     sums = np.array([belongs.sum(axis=1), belongs @ sample, belongs @ sample**2], float)
     line = sample[None, None]
-    ordinary = replace(options, neighbourhood=1, iterations=_START_ITERATIONS, tolerance=options.tolerance / 10)
+    ordinary = replace(
+        options,
+        neighbourhood=1,
+        iterations=_START_ITERATIONS,
+        tolerance=_START_TOLERANCE * options.tolerance,
+    )
     return _alternate(_Slabs(line, np.ones_like(line, bool)), _maximise(sums, options.spread), ordinary)[1]
 
 

@@ -125,14 +125,39 @@ def test_displacement_agrees_with_scipy():
     np.testing.assert_allclose(displaced[0], images[0], atol=1e-6)
 
 
-def test_a_displacing_lesion_moves_the_tissue_around_it_but_not_the_brain_or_the_target():
+def displacing(images, share, second=0):
+    """The task with a displacing lesion in this share of the slices."""
+    options = LesionOptions(0, second, bright=0, dark=0, displacing=share, radius=(0.15, 0.2))
+    return corrupt(images, tf.constant([5, 6]), CorruptionOptions("lesions", lesions=options))
+
+
+def test_a_displacing_lesion_moves_the_tissue_around_it_but_not_the_target():
     images = heads(100, 64, 1)
     gain = {}
     for share in (0.0, 1.0):
-        options = LesionOptions(0, 0, bright=0, dark=0, displacing=share, radius=(0.15, 0.2))
-        task = corrupt(images, tf.constant([5, 6]), CorruptionOptions("lesions", lesions=options))
+        task = displacing(images, share)
         np.testing.assert_array_equal(task.clean, images)
         outside = (images.numpy()[..., 0] > 0) & (task.lesion.numpy() == 0)
-        assert not task.corrupted.numpy()[images.numpy() == 0].any()
         gain[share] = abs(task.corrupted - images).numpy()[..., 0][outside].mean()
     assert gain[1.0] > 2 * gain[0.0]
+
+
+def test_a_displacing_lesion_moves_nothing_from_or_to_what_is_outside_the_brain():
+    images = np.zeros((100, 64, 64, 1), np.float32)
+    # Two lobes, with a gap between them.
+    images[:, 8:56, 6:28] = images[:, 8:56, 36:58] = 0.5
+    task = displacing(tf.constant(images), 1.0)
+    outside = images[..., 0] == 0
+    assert not task.corrupted.numpy()[..., 0][outside].any()
+    healthy = task.corrupted.numpy()[..., 0][~outside & (task.lesion.numpy() == 0)]
+    # Lesions are brighter and fade into their surroundings; nothing is darker.
+    assert healthy.min() > 0.45
+
+
+def test_a_second_lesion_does_not_displace_the_first():
+    images = heads(100, 64, 1)
+    one, two = (displacing(images, 1.0, second) for second in (0, 1))
+    unchanged = (two.lesion.numpy() == 0) & (images.numpy()[..., 0] > 0)
+    # Around the second lesion there is a faint edge only.
+    assert np.quantile(abs(one.corrupted - two.corrupted).numpy()[..., 0][unchanged], 0.9) < 0.01
+    assert (two.lesion.numpy() >= one.lesion.numpy()).all()

@@ -6,7 +6,7 @@ from scipy import ndimage
 from sklearn.mixture import GaussianMixture
 
 from brainseg_tf.options import MixtureOptions
-from brainseg_tf.postprocessing.mixture import Mixture, _box_sums, fit_mixture
+from brainseg_tf.postprocessing.mixture import Mixture, _box_sums, _start, fit_mixture
 
 MEANS, STDDEV = (0.1, 0.25, 0.6), 0.05
 
@@ -103,13 +103,35 @@ def test_the_background_is_not_the_lesion():
     assert fit_mixture(score, where, 3, options, with_background=True).lesion == 2
 
 
+@pytest.mark.parametrize(("spread", "kind"), [("tied", "tied"), ("free", "spherical")])
+def test_it_starts_from_an_ordinary_mixture_not_from_clusters(spread, kind):
+    random = np.random.default_rng(0)
+    # The components overlap, and the larger one has most of what is between the means.
+    values = np.concatenate([random.normal(0.3, 0.1, 40_000), random.normal(0.6, 0.1, 8_000)]).astype(np.float32)
+    oracle = GaussianMixture(2, covariance_type=kind, means_init=[[0.3], [0.6]], tol=1e-9, max_iter=2000)
+    oracle.fit(values[:, None].astype(float))
+    means, stddevs, weights = _start(values, 2, MixtureOptions(spread=spread, tolerance=1e-5))
+    order = np.argsort(means)
+    np.testing.assert_allclose(means[order], oracle.means_[:, 0], atol=0.01)
+    np.testing.assert_allclose(stddevs[order], np.broadcast_to(oracle.covariances_.ravel() ** 0.5, 2), atol=0.01)
+    np.testing.assert_allclose(weights[order], oracle.weights_, atol=0.03)
+
+
+def test_no_component_starts_empty():
+    """The clusters of these values have an empty one after some iterations."""
+    random = np.random.default_rng(10330)
+    random.choice([3, 4, 5, 6, 8, 10, 20, 50, 300])
+    values = (10 ** random.uniform(-6, 0, 20)).astype(np.float32)
+    _, _, weights = _start(values, 3, MixtureOptions())
+    assert weights.min() >= 0.99 / len(values)
+
+
 def test_the_same_score_gives_the_same_mixture():
     score, where, _ = phantom()
     first, second = (fit_mixture(score, where, 3, MixtureOptions()) for _ in range(2))
     np.testing.assert_array_equal(first.posterior, second.posterior)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_score_without_variety_does_not_fail():
     where = np.ones((4, 5, 6), bool)
     fitted = fit_mixture(np.zeros((4, 5, 6), np.float32), where, 3, MixtureOptions())
