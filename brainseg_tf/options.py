@@ -381,12 +381,7 @@ class MixtureOptions:
         odd=True,
     )
     iterations: int = option(20, "Largest number of EM iterations.", least=1)
-    tolerance: float = option(
-        1e-3,
-        "EM stops when no mean moves by more than this, in units of the score. The fit that it starts from stops at a "
-        "tenth of it.",
-        least=0,
-    )
+    tolerance: float = option(1e-3, "EM stops when no mean moves by more than this, in units of the score.", least=0)
     spread: Spread = option("tied", "Standard deviations. tied: one for all components; free: one for each component.")
     lesion: LesionComponent = option(
         "brightest", "Which component is the lesion; the paper takes the smallest that is not the background."

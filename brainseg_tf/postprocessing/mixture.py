@@ -14,8 +14,8 @@ Parameters = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 # The initial mixture is fitted to at most this many voxels; more of them change the third digit of the means.
 _SAMPLE = 50_000
-# Most iterations of its fit, and its tolerance as a share of that of the mixture with neighbourhoods.
-_START_ITERATIONS, _START_TOLERANCE = 200, 0.1
+# Most iterations of its fit.
+_START_ITERATIONS = 200
 # Smallest posterior: it keeps the mixing weights of a neighbourhood above zero.
 _TINY = 1e-6
 # Slices that are processed together.
@@ -98,12 +98,7 @@ def _start(values: np.ndarray, components: int, options: MixtureOptions) -> Para
     belongs = clusters == np.arange(components)[:, None]
     sums = np.array([belongs.sum(axis=1), belongs @ sample, belongs @ sample**2], float)
     line = sample[None, None]
-    ordinary = replace(
-        options,
-        neighbourhood=1,
-        iterations=_START_ITERATIONS,
-        tolerance=_START_TOLERANCE * options.tolerance,
-    )
+    ordinary = replace(options, neighbourhood=1, iterations=_START_ITERATIONS)
     return _alternate(_Slabs(line, np.ones_like(line, bool)), _maximise(sums, options.spread), ordinary)[1]
 
 
