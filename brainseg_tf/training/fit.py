@@ -251,11 +251,7 @@ def _left_out(
     if rounds and (rounds[-1].epochs == start or done > start):
         return rounds[-1]
     found = find_abnormal(cached, KerasReconstructor(model), model.score, start)
-    count, total = sum(len(rows) for rows in found.rows.values()), sum(one.used for one in cached)
-    say(
-        f"after {start} epochs: {count} of {total} slices ({count / total:.0%}) are left out as abnormal, in "
-        f"{len(found.rows)} of {len(cached)} scans"
-    )
+    say(found.describe(cached))
     if state.writes:
         write_rounds(state.folder, [*rounds, found])
     return found

@@ -56,6 +56,16 @@ class LeftOut:
         remaining = [replace(one, left_out=self.rows.get(one.patient, ())) for one in cached]
         return [one for one in remaining if len(one.rows)]
 
+    def describe(self, cached: Sequence[CachedSlices]) -> str:
+        """How much of these slices is left out, and what to do if it is most of them: one line for the user."""
+        count, total = sum(len(rows) for rows in self.rows.values()), sum(one.used for one in cached)
+        # Then either most slices show lesions, or the network does not know what is healthy in these scans.
+        remedy = "; if you know that the scans have no lesions, --rounds 0 uses all slices" if count > total / 2 else ""
+        return (
+            f"after {self.epochs} epochs: {count} of {total} slices ({count / total:.0%}) are left out as abnormal, in "
+            f"{len(self.rows)} of {len(cached)} scans{remedy}"
+        )
+
 
 def abnormal_slices(images: np.ndarray, brain: np.ndarray, reconstruction: Reconstruction, kind: Score) -> np.ndarray:
     """Which slices of a scan show something abnormal, according to a network.

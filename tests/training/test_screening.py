@@ -153,6 +153,22 @@ def test_an_interrupted_run_leaves_out_the_same_slices(tmp_path):
     assert "there is nothing to do" in lines[-1]
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ({"a": (0, 1)}, "2 of 4 slices (50%) are left out as abnormal, in 1 of 2 scans"),
+        (
+            {"a": (0, 1), "b": (1,)},
+            "3 of 4 slices (75%) are left out as abnormal, in 2 of 2 scans; if you know that the scans have no "
+            "lesions, --rounds 0 uses all slices",
+        ),
+    ],
+)
+def test_the_user_is_told_how_much_is_left_out(rows, said):
+    cached = [CachedSlices(name, Path(f"{name}.npy"), 5, 4, 2) for name in ("a", "b")]
+    assert LeftOut(3, rows).describe(cached) == f"after 3 epochs: {said}"
+
+
 def test_the_parts_of_a_training():
     assert OPTIONS.round_starts == (0, 3, 6) and OPTIONS.counted_from == 6
     assert replace(OPTIONS, rounds=0).round_starts == (0,)
