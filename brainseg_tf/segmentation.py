@@ -157,14 +157,15 @@ def segment(
     with _clock(seconds, "location"):
         alignment = to_template(brain.mask, scan.affine)
         # A map of a whole scan can have hundreds of megabytes.
-        box = bounding_box(mask | suspected)
-        found, missing, affine = mask[box], suspected[box], affine_of_box(scan.affine, box)
+        abnormal = mask | suspected
+        box = bounding_box(abnormal)
+        found, missing, where, affine = mask[box], suspected[box], abnormal[box], affine_of_box(scan.affine, box)
         place = place_of(brain.mask, scan.affine, alignment)._replace(affine=affine)
         maps = Maps(
-            sample(residual.mean(axis=-1), stack, affine, found | missing),
-            sample(segmented.outline.probability, stack, affine, found | missing),
-            sample(segmented.outline.score, stack, affine, found | missing),
-            _relative_intensity(scan.data, mask | suspected, brain.mask, box),
+            sample(residual.mean(axis=-1), stack, affine, where),
+            sample(segmented.outline.probability, stack, affine, where),
+            sample(segmented.outline.score, stack, affine, where),
+            _relative_intensity(scan.data, abnormal, brain.mask, box),
         )
         components = lesions(found, maps, place)
         left_out: list[Suspect] = []

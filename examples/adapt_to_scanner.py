@@ -55,7 +55,8 @@ def main(folder: Path, subjects: int, *options: str) -> None:
     make_scans(folder, subjects)
     healthy = folder / "healthy"
     _run("calibrate", "selfseg-flair", healthy, "--out", folder / "calibrated")
-    _run("fit", healthy, "--from", "selfseg-flair", "--out", folder / "tuned", *options)
+    # The scans are known to have no lesions, so all slices are used.
+    _run("fit", healthy, "--from", "selfseg-flair", "--rounds", 0, "--out", folder / "tuned", *options)
     truth = folder / "first" / "phantom_lesions.nii.gz"
     for model in ("selfseg-flair", folder / "calibrated", folder / "tuned"):
         mask = folder / f"mask_{Path(model).name}.nii.gz"
