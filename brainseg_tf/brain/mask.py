@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from brainseg_tf.brain.checks import LARGEST_BRAIN_ML, mask_warnings
+from brainseg_tf.brain.checks import LARGEST_BRAIN_ML, SMALLEST_BRAIN_ML, mask_warnings
 from brainseg_tf.brain.network import BrainNetwork, NetworkMask, network_mask
 from brainseg_tf.brain.tools import strip
 from brainseg_tf.errors import InputError
@@ -168,11 +168,13 @@ def _checked(given: np.ndarray, scan: Volume, found: NetworkMask | None, source:
     warnings = [air_warning] if air_warning else []
     loose = 0.0 if found is None else _share_outside(mask, found, scan)
     if found is not None and loose > _LOOSE_SHARE:
+        outside = f"{scan.path}: {loose:.0%} of the brain mask is outside the brain that the brain network finds"
+        if not _overrules(found, scan):
+            return Brain(mask, source, [*warnings, f"{outside}, but the network is uncertain here, so it was kept"])
         mask = mask & found.mask
-        warnings.append(
-            f"{scan.path}: {loose:.0%} of the brain mask is outside the brain that the brain network finds, and was "
-            "removed; check --brain-mask"
-        )
+        if not mask.any():
+            raise InputError(f"{outside}; check --brain-mask; with --brain stripped it is used as it is")
+        warnings.append(f"{outside}, and was removed; check --brain-mask; --brain stripped keeps it")
     return Brain(mask, source, warnings)
 
 
@@ -184,11 +186,19 @@ def _cleaned(foreground: np.ndarray, scan: Volume, found: NetworkMask) -> Brain:
     remains = _share_outside(foreground, found, scan)
     if remains <= _LOOSE_SHARE:
         return Brain(foreground, "stripped")
-    warning = (
-        f"{scan.path}: {remains:.0%} of what is not background is outside the brain that the brain network finds, and "
-        "was removed; --brain stripped keeps it"
-    )
-    return Brain(foreground & found.mask, "cleaned", [warning])
+    outside = f"{scan.path}: {remains:.0%} of what is not background is outside the brain that the brain network finds"
+    if not _overrules(found, scan):
+        return Brain(foreground, "stripped", [f"{outside}, but the network is uncertain here, so it was kept"])
+    return Brain(foreground & found.mask, "cleaned", [f"{outside}, and was removed; --brain stripped keeps it"])
+
+
+def _overrules(found: NetworkMask, scan: Volume) -> bool:
+    """Whether the network's mask is better than another one: the network is certain, and finds a whole brain.
+
+    In slabs and in images unlike those that it has learned from it finds parts of the brain only.
+    """
+    whole = np.count_nonzero(found.mask) * scan.voxel_ml >= SMALLEST_BRAIN_ML
+    return bool(whole and found.certainty >= _LEAST_CERTAINTY)
 
 
 def _from_network(scan: Volume, found: NetworkMask) -> Brain:

@@ -71,6 +71,18 @@ def test_intensities_go_from_air_to_bright_tissue():
     np.testing.assert_array_equal(normalise(np.full((4, 4, 4), 7.0)), 0)
 
 
+def test_the_background_of_a_z_score_becomes_dark():
+    random = np.random.default_rng(0)
+    brain = np.zeros((30, 31, 32), bool)
+    brain[5:25, 6:26, 4:28] = True
+    plain = np.where(brain, random.uniform(200, 1000, brain.shape), 0).astype(np.float32)
+    scores = np.where(brain, (plain - plain[brain].mean()) / plain[brain].std(), 0).astype(np.float32)
+    one, other = (to_head_grid(data, np.diag([2.0, 2.0, 2.0, 1.0]), HeadGridOptions()).data for data in (plain, scores))
+    assert (other[~brain] == 0).all() and np.median(other[brain]) > 0.3
+    # Air is darker than tissue in the plain scan, so the scales differ, but not the order.
+    assert np.corrcoef(one[brain], other[brain])[0, 1] > 0.99
+
+
 def test_means_of_blocks():
     data = np.arange(5 * 4 * 3, dtype=float).reshape(5, 4, 3)
     means = block_means(data, np.array([2, 1, 3]))

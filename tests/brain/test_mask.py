@@ -114,6 +114,29 @@ def test_a_loose_mask_is_restricted_and_a_good_one_is_not(scan, head, tool, monk
     assert dice(restricted.mask, truth) > 0.9
 
 
+@pytest.mark.parametrize("doubt", ["uncertain", "small"])
+def test_a_network_in_doubt_overrules_no_mask(scan, head, doubt):
+    """In a slab, or in an image unlike those that it learned from, the network finds a part of the brain only."""
+    truth = scan.data > 0
+    part = truth.copy()
+    part[:, : truth.shape[1] // (3 if doubt == "uncertain" else 1) - (0 if doubt == "uncertain" else 12)] = False
+    network = finds(part, value=200 if doubt == "uncertain" else 255)
+    given = find_brain(head, given=truth, network=network)
+    np.testing.assert_array_equal(given.mask, truth)
+    assert "finds, but the network is uncertain here, so it was kept" in given.warnings[0]
+    stripped = find_brain(scan, network=network)
+    np.testing.assert_array_equal(stripped.mask, truth)
+    assert stripped.source == "stripped" and "uncertain here, so it was kept" in stripped.warnings[0]
+
+
+def test_a_mask_beside_the_brain_is_refused(scan, head):
+    truth = scan.data > 0
+    half = np.zeros_like(truth)
+    half[:, : truth.shape[1] // 2] = True
+    with pytest.raises(InputError, match="90% of the brain mask is outside the brain .* with --brain stripped it is"):
+        find_brain(head, given=truth & half, network=finds(truth & ~half))
+
+
 def test_volumes_and_sides(scan):
     brain = scan.data > 0
     assert mask_warnings(scan, brain) == []
