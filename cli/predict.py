@@ -57,6 +57,8 @@ def predict(context: click.Context, /, scans: tuple[Path, ...], **given: Any) ->
     see fit) that is given instead of scans. --modality, --brain-mask, --truth and the maps (--save-...) take patterns,
     for instance --brain-mask '{name}_brain.nii.gz', relative to the folder of the scan or of its mask.
     """
+    # A series in the current folder, ``.``, has a name too.
+    scans = tuple(scan.resolve() if scan.name in ("", "..") else scan for scan in scans)
     _check_usage(scans, given)
     if given["html"] is not None:
         from brainseg_tf.prediction import pages

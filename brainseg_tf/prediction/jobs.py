@@ -1,5 +1,6 @@
 """A scan to segment: its input files, its output files and the outcome."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -13,6 +14,10 @@ from brainseg_tf.prediction.viewer_tables import SUFFIXES
 
 # The name of the dataset of the scans in the BIDS URIs of a derivative.
 RAW = "raw"
+# Number of samples of a file by which it is known again, and their size.
+_SAMPLES, _SAMPLE_BYTES = 32, 4096
+# Headers whose voxels are in a file of the same name beside them, and the suffixes of that file.
+_HEADERS, _VOXELS_BESIDE = (".hdr", ".mhd", ".nhdr"), (".img", ".img.gz", ".raw", ".raw.gz", ".zraw")
 
 
 @dataclass(frozen=True)
@@ -131,14 +136,14 @@ class Job:
 
     @property
     def inputs_record(self) -> dict[str, dict[str, Any]]:
-        """Name and size of each input file, by its role: what decides whether an earlier result is of these files.
+        """Name, size and checksum of each input file, by its role: whether an earlier result is of these files.
 
         The folder is left out, because a cohort can be moved or mounted elsewhere. The size of a folder of slices is
         the number of its files.
         """
         files = {"scan": self.scan, **self.modalities, "brain mask": self.brain, "truth": self.truth}
         return {
-            role: {"name": printable(file.name), "size": _size(file)}
+            role: {"name": printable(file.name), "size": _size(file), "sha256": _sampled_sha256(file)}
             for role, file in files.items()
             if file is not None
         }
@@ -168,6 +173,34 @@ def _size(file: Path) -> int | None:
         return sum(1 for _ in file.iterdir()) if file.is_dir() else file.stat().st_size
     except OSError:
         return None
+
+
+def _sampled_sha256(scan: Path) -> str | None:
+    """SHA-256 of samples of a scan's files; None if they cannot be read.
+
+    Uncompressed scans of one protocol have one size, and often one header, so samples of the voxels are needed. Whole
+    files would be too much to read again for thousands of finished scans.
+    """
+    try:
+        if scan.is_dir():
+            # In the order of the contents, whatever the files are called. Each slice has its own identifier.
+            parts = sorted(_samples(file, 1) for file in scan.iterdir() if file.is_file())
+        else:
+            beside = (scan.with_name(stem(scan) + suffix) for suffix in _VOXELS_BESIDE if scan.suffix in _HEADERS)
+            parts = [_samples(file, _SAMPLES) for file in (scan, *(one for one in beside if one.is_file()))]
+    except OSError:
+        return None
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _samples(file: Path, count: int) -> bytes:
+    """The SHA-256 of pieces of a file at equal distances, the first at its beginning."""
+    digest, size = hashlib.sha256(), file.stat().st_size
+    with file.open("rb") as opened:
+        for number in range(count):
+            opened.seek(size * number // count)
+            digest.update(opened.read(_SAMPLE_BYTES))
+    return digest.digest()
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,9 @@ def check(path: Path, masks: Sequence[Path], *, overwrite: bool) -> None:
 
 
 def update(path: Path, rows: Sequence[Row]) -> list[Row]:
-    """Adds rows to a table; rows of the same scans are replaced. The file is replaced atomically.
+    """Adds rows to a table; rows of the same scans or masks are replaced. The file is replaced atomically.
+
+    A relative path of a scan was typed in another folder perhaps. The names of the masks in a folder of results differ.
 
     Returns:
         All rows of the new table.
@@ -128,7 +130,9 @@ def update(path: Path, rows: Sequence[Row]) -> list[Row]:
         InputError: the table cannot be read or written, or another run has locked it for a minute.
     """
     with file_lock(path):
-        table = {key(one["scan"]): one for one in (*read(path), *rows)}
+        scans, masks = {key(one["scan"]) for one in rows}, {Path(one["mask"]).name for one in rows} - {""}
+        earlier = (one for one in read(path) if key(one["scan"]) in scans or Path(one["mask"]).name not in masks)
+        table = {key(one["scan"]): one for one in (*earlier, *rows)}
         with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()

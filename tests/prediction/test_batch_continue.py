@@ -4,14 +4,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from batches import Fake
-from brainseg_tf.prediction import cohort_tables
+from brainseg_tf.prediction import cohort_tables, results_table
 from brainseg_tf.prediction.batch import plan_batch, run_all
+from brainseg_tf.prediction.jobs import Job, Outputs
 from brainseg_tf.prediction.progress import Progress
-from helpers import FAST, call, fails, make_brain, masks, rows, save
+from helpers import AFFINE, FAST, call, fails, make_brain, masks, rows, save
+from synthetic_dicom import write_series
 
 
 @pytest.mark.slow
@@ -87,6 +90,65 @@ def test_a_scan_has_one_row_however_its_path_is_typed(trained, scans, tmp_path, 
         assert call("predict", place, *options).exit_code == 0
     assert len((out / "volumes.tsv").read_text().splitlines()) == 4
     assert len({line["mask"] for line in rows(out)}) == 3
+
+
+def test_scans_of_the_same_size_and_name_are_told_apart(tmp_path):
+    """Uncompressed scans of one protocol, pairs of files, and DICOM series differ in their content only."""
+
+    def record(scan: Path) -> dict[str, object]:
+        return Job(scan, Outputs(tmp_path / "mask.nii")).inputs_record["scan"]
+
+    first, second = make_brain(0)[0], make_brain(1)[0]
+    for number, data in enumerate((first, second)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        save(data, folder / "flair.nii")
+        nib.save(nib.Nifti1Pair(data, AFFINE), folder / "pair.hdr")
+        (folder / "series").mkdir()
+        for slice_number in range(3):
+            (folder / "series" / f"{slice_number}.dcm").write_bytes(bytes([number, slice_number]))
+    for name in ("flair.nii", "pair.hdr", "series"):
+        one, other = record(tmp_path / "0" / name), record(tmp_path / "1" / name)
+        assert (one["name"], one["size"]) == (other["name"], other["size"])
+        assert one["sha256"] != other["sha256"]
+        assert one == record(tmp_path / "0" / name)
+    # The voxel size in the header was corrected.
+    before = record(tmp_path / "0" / "flair.nii")
+    nib.save(nib.Nifti1Image(first, AFFINE * 1.25), tmp_path / "0" / "flair.nii")
+    assert record(tmp_path / "0" / "flair.nii")["sha256"] != before["sha256"]
+    # Files of a series can be renamed, and a cohort can be moved.
+    (tmp_path / "0" / "series" / "0.dcm").rename(tmp_path / "0" / "series" / "9.dcm")
+    moved = record(tmp_path / "0" / "series")
+    (tmp_path / "0").rename(tmp_path / "moved")
+    assert record(tmp_path / "moved" / "series") == moved
+    assert record(tmp_path / "nothing.nii")["sha256"] is None
+
+
+def test_a_scan_has_one_row_in_whatever_folder_its_path_was_typed(tmp_path):
+    """A relative path means another file in another working directory, but the mask is the same."""
+    table = tmp_path / "out" / "summary.csv"
+    table.parent.mkdir()
+
+    def done(scan: str, mask: str) -> results_table.Row:
+        return results_table.row(Path(scan), "done") | {"mask": str(tmp_path / "out" / mask)}
+
+    failed = results_table.row(Path("P1/c.nii"), "failed", error="no brain")
+    results_table.update(table, [done("P1/a.nii", "a_mask.nii.gz"), done("P1/b.nii", "b_mask.nii.gz"), failed])
+    left = results_table.update(table, [done("/x/P1/a.nii", "a_mask.nii.gz")])
+    assert [one["scan"] for one in left] == ["P1/b.nii", "P1/c.nii", "/x/P1/a.nii"]
+
+
+@pytest.mark.slow
+def test_a_series_in_the_current_folder_has_its_name(trained, tmp_path, monkeypatch):
+    series = tmp_path / "patient 7"
+    series.mkdir()
+    write_series(series, make_brain(2)[0].astype(np.int16), AFFINE)
+    monkeypatch.chdir(series)
+    assert call("predict", ".", "--out-dir", tmp_path / "out", "--model", trained, *FAST).exit_code == 0
+    assert (tmp_path / "out" / "patient 7_mask.nii.gz").exists()
+    monkeypatch.chdir(tmp_path / "out")
+    (line,) = rows(tmp_path / "out")
+    assert Path(line["scan"]) == series
 
 
 @pytest.mark.parametrize("name", cohort_tables.NAMES[:-1])
