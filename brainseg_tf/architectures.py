@@ -121,6 +121,7 @@ def recipe_for(architecture: str, modalities: tuple[str, ...] = ()) -> FitOption
     """The recipe of an architecture for some modalities; for those of its own recipe if none are given.
 
     On T2 fluid is as bright as a lesion. So a synthetic lesion leaves it out, and none shows another slice's fluid.
+    A quarter of the slices get synthetic ventricles.
     """
     recipe = ARCHITECTURES[architecture].recipe
     recipe = replace(recipe, modalities=modalities or recipe.modalities)
@@ -129,7 +130,8 @@ def recipe_for(architecture: str, modalities: tuple[str, ...] = ()) -> FitOption
     lesions = replace(
         recipe.corruption.lesions, fluid="bright", spares_fluid=1.0, foreign=0.0, bright=0.25, dark_level=(0.3, 2.6)
     )
-    return replace(recipe, corruption=replace(recipe.corruption, lesions=lesions))
+    augmentation = replace(recipe.corruption.augmentation, ventricles=0.25)
+    return replace(recipe, corruption=replace(recipe.corruption, lesions=lesions, augmentation=augmentation))
 
 
 def paper_recipe(architecture: str) -> FitOptions:
@@ -137,12 +139,15 @@ def paper_recipe(architecture: str) -> FitOptions:
     return FitOptions(architecture, slices=SliceOptions(normalisation="volume", min_brain=0.15, central=0.7))
 
 
-def fine_tuning_recipe(card: "ModelCard") -> FitOptions:
+def fine_tuning_recipe(card: "ModelCard", modalities: tuple[str, ...] = ()) -> FitOptions:
     """A short training that starts from the weights of a model: its recipe, with fewer steps of a quarter of the size.
 
-    Seldom more than a few scans are at hand, so the split has no test patients.
+    Seldom more than a few scans are at hand, so the split has no test patients. For other modalities than the model's,
+    lesions and contrasts are those of their own recipe.
     """
     recipe = recipe_of(card)
+    if modalities and modalities != card.modalities:
+        recipe = replace(recipe, modalities=modalities, corruption=recipe_for(card.architecture, modalities).corruption)
     return replace(
         recipe,
         epochs=_FINE_TUNING_EPOCHS,

@@ -173,8 +173,11 @@ class LesionOptions:
 
 @dataclass(frozen=True)
 class AugmentationOptions:
-    """How slices are varied, as scanners, hospitals and brain masks differ."""
+    """How slices are varied, as anatomies, scanners, hospitals and brain masks differ."""
 
+    ventricles: float = option(
+        0.0, "Share of the slices that get synthetic ventricles with bright fluid, as on T2.", least=0, most=1
+    )
     curve: float = option(
         0.0, "Largest standard deviation of a random intensity curve, which changes the contrast of tissues.", least=0
     )

@@ -180,7 +180,7 @@ def _or(values: Iterable[str]) -> str:
     group=NETWORK,
     shell_complete=shipped_names,
     help="Fine-tune this model: start from its weights, with its recipe and a short training. The name of a shipped "
-    "model, or a folder.",
+    "model, or a folder. With --modality, for another modality.",
 )
 @option(
     "--preset",
@@ -312,7 +312,7 @@ def _given(given: dict[str, Any]) -> list[tuple[_Field, Any]]:
 def _options(architecture: str, preset: str, initial: "ModelFolder | None", given: dict[str, Any]) -> FitOptions:
     """The recipe, with the values from the command line."""
     if initial:
-        options = replace(fine_tuning_recipe(initial.card), initial=initial.identity)
+        options = replace(fine_tuning_recipe(initial.card, given["modalities"]), initial=initial.identity)
     else:
         options = paper_recipe(architecture) if preset == "paper" else recipe_for(architecture, given["modalities"])
     for field, value in _given(given):
@@ -323,6 +323,11 @@ def _options(architecture: str, preset: str, initial: "ModelFolder | None", give
     least = ARCHITECTURES[options.architecture].min_modalities
     if len(options.modalities) < least:
         raise click.UsageError(f"--model {architecture} needs at least {least} modalities; give --modality for each")
-    if initial and (options.modalities, options.slices) != (initial.card.modalities, initial.card.slices):
-        raise click.UsageError("--from takes the modalities and the slices of the model; omit the options for them")
+    if initial and len(options.modalities) != len(initial.card.modalities):
+        raise click.UsageError(
+            f"--modality names {' and '.join(options.modalities)}, but the network of --from has the channels "
+            f"{' and '.join(initial.card.modalities)}; give as many, or omit --modality"
+        )
+    if initial and options.slices != initial.card.slices:
+        raise click.UsageError("--from takes the slices of the model; omit the options for them")
     return options

@@ -13,8 +13,9 @@ from dataclasses import replace
 
 import tensorflow as tf
 
+from brainseg_tf.corruption.fluid import far_from_edge, fluid_excess, fluid_share, mean_of_brain
 from brainseg_tf.corruption.random_fields import Draws
-from brainseg_tf.options import Fluid, LesionOptions
+from brainseg_tf.options import LesionOptions
 
 # Factor of the intensity of tissue from another slice.
 _FOREIGN_GAIN = (0.9, 1.5)
@@ -23,14 +24,10 @@ _FOREIGN_GAIN = (0.9, 1.5)
 _DISPLACEMENT, _DISPLACED_RADII = 0.6, 1.2
 # Increase of many small lesions in the first channel, as a share of the brain's mean; log-uniform.
 _SCATTERED_CONTRAST = (0.2, 1.5)
-# Edge in pixels of the square that lies in the brain around a pixel of the ventricles.
-_VENTRICLE_DEPTH = 17
 # Edges in pixels of the means that give the surroundings of the ventricles, near and wide.
 _NEAR, _WIDE = (7, 5), (15, 9)
 # Slices without ventricles have less fluid than this in the mean of any such square.
 _LEAST_FLUID = 0.05
-# Tissue is between these, as a share of the brain's mean; fluid is not.
-_DARKEST_TISSUE, _BRIGHTEST_TISSUE = 0.6, 1.6
 # How completely a lesion leaves out fluid. Fluid that is bright itself must not be part of a bright lesion.
 _SPARING = {"dark": (0.0, 3.0), "bright": (2.0, 6.0)}
 
@@ -73,7 +70,7 @@ def _add_lesion(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Adds one lesion to every slice; arguments and results as in ``add_lesions``."""
     size = (images.shape[1], images.shape[2])
-    mean = _mean(images, brain)
+    mean = mean_of_brain(images, brain)
     centre = draws.pixel(brain)
     distance = _elliptic_distance(size, centre, draws, options)
     if options.displacing:
@@ -84,7 +81,7 @@ def _add_lesion(
     roughness = sum(
         draws.uniform(0.0, most) * draws.field(size, cells) for most, cells in ((0.6, 6), (0.4, 14), (0.2, 28))
     )
-    fluid = tf.nn.relu(_fluid_excess(images, mean, options.fluid)) * draws.uniform(*_SPARING[options.fluid])
+    fluid = tf.nn.relu(fluid_excess(images, mean, options.fluid)) * draws.uniform(*_SPARING[options.fluid])
     fluid *= draws.bernoulli(options.spares_fluid)
     share = tf.sigmoid(2 * (1 - distance + roughness - fluid) / draws.uniform(0.03, 0.25)) * brain
 
@@ -125,21 +122,21 @@ def _add_scattered(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Adds many small bright lesions to a region of every slice; arguments and results as in ``add_lesions``."""
     size = (images.shape[1], images.shape[2])
-    mean = _mean(images, brain)
+    mean = mean_of_brain(images, brain)
     coarse = draws.uniform(0.0, 1.0)
     spots = (coarse * draws.field(size, 20) + (1 - coarse) * draws.field(size, 44)) / tf.sqrt(
         coarse**2 + (1 - coarse) ** 2
     )
     # Some of them are around the ventricles instead, the fluid that is far from the brain's edge, and can be confluent.
-    deep = -tf.nn.max_pool2d(-brain[..., None], _VENTRICLE_DEPTH, 1, "SAME")
-    fluid = tf.sigmoid((_fluid_excess(images, mean, options.fluid) - 0.05) / 0.06) * brain
-    ventricles, wide = fluid * deep[..., 0], draws.uniform(0.0, 1.0)
+    deep = far_from_edge(brain)
+    fluid = fluid_share(images, brain, options.fluid)
+    ventricles, wide = fluid * deep, draws.uniform(0.0, 1.0)
     surroundings = (1 - wide) * _blurred(ventricles, _NEAR) + wide * _blurred(ventricles, _WIDE)
     surroundings /= tf.maximum(tf.reduce_max(surroundings, axis=(1, 2), keepdims=True), _LEAST_FLUID)
     around = (surroundings * (1 + 0.4 * draws.field(size, 16)) - draws.uniform(0.05, 0.6)) * 6 + 1.8
     periventricular = draws.bernoulli(options.periventricular)
     # Half of the others are deep in the white matter.
-    spots -= 3 * draws.bernoulli(0.5) * (1 - deep[..., 0])
+    spots -= 3 * draws.bernoulli(0.5) * (1 - deep)
     spots = tf.where(periventricular > 0, around * (1 - fluid), spots)
     region = tf.sigmoid((draws.field(size, 4) - draws.uniform(-2.5, 1.0)) / 0.2)
     # Those around the ventricles are often on both sides alike.
@@ -160,24 +157,6 @@ def _blurred(values: tf.Tensor, edges: Sequence[int]) -> tf.Tensor:
     for edge in edges:
         values = tf.nn.avg_pool2d(values, edge, 1, "SAME")
     return values[..., 0]
-
-
-def _mean(images: tf.Tensor, brain: tf.Tensor) -> tf.Tensor:
-    """The mean of the brain in each channel, (N, 1, 1, C)."""
-    weight = brain[..., None]
-    total = tf.reduce_sum(images * weight, [1, 2], keepdims=True)
-    return tf.math.divide_no_nan(total, tf.reduce_sum(weight, [1, 2], keepdims=True))
-
-
-def _tissue(images: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
-    """The first channel as a share of its mean, averaged over 3 x 3 pixels, (N, H, W)."""
-    return tf.math.divide_no_nan(tf.nn.avg_pool2d(images[..., :1], 3, 1, "SAME"), mean[..., :1])[..., 0]
-
-
-def _fluid_excess(images: tf.Tensor, mean: tf.Tensor, fluid: Fluid) -> tf.Tensor:
-    """By how much a pixel is darker or brighter than any tissue, as a share of the brain's mean, (N, H, W)."""
-    tissue = _tissue(images, mean)
-    return _DARKEST_TISSUE - tissue if fluid == "dark" else tissue - _BRIGHTEST_TISSUE
 
 
 def displace(

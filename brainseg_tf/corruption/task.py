@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from brainseg_tf.corruption.augmentation import degrade, flip, roughen_mask, vary_contrast
+from brainseg_tf.corruption.fluid import add_ventricles
 from brainseg_tf.corruption.lesions import add_lesions
 from brainseg_tf.corruption.noise import add_noise
 from brainseg_tf.corruption.random_fields import Draws, stream
@@ -83,6 +84,8 @@ def corrupt(images: tf.Tensor, seed: tf.Tensor, options: CorruptionOptions, *, g
     brain = _brain(clean)
     mask, augmentation = brain, options.augmentation
     if options.augment:
+        if augmentation.ventricles:
+            clean = add_ventricles(clean, brain, draws, augmentation.ventricles)
         clean = vary_contrast(clean, draws, augmentation) * brain[..., None]
         if augmentation.ragged:
             clean, brain, mask = roughen_mask(clean, brain, draws, augmentation.ragged)

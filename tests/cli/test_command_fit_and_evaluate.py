@@ -13,9 +13,9 @@ import click
 import pytest
 from click.testing import Result
 
-from brainseg_tf.architectures import ARCHITECTURES, recipe_of
+from brainseg_tf.architectures import ARCHITECTURES, recipe_for, recipe_of
 from brainseg_tf.model_card import read_card, training_options
-from brainseg_tf.saved_model import open_folder
+from brainseg_tf.saved_model import find, open_folder
 from brainseg_tf.training.runs import nothing_to_do
 from helpers import FAST, call, fails, small_options
 
@@ -192,6 +192,39 @@ def test_modalities_can_be_in_capitals(brats_like, tmp_path, monkeypatch):
     result = call("fit", brats_like, "--out", tmp_path / "run", "--modality", "FLAIR", "--modality", "T2w")
     assert result.exit_code == 0, result.output
     assert given[0].modalities == ("flair", "t2")
+
+
+def test_a_model_can_be_fine_tuned_for_another_modality(brats_like, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr("brainseg_tf.training.fit.fit", lambda data, out, options, settings: given.append(options))
+    command = ("fit", brats_like, "--from", "selfseg-flair", "--out", tmp_path / "run")
+    assert call(*command).exit_code == 0
+    assert call(*command, "--modality", "t2").exit_code == 0
+    same, other = given
+    assert (same.modalities, other.modalities) == (("flair",), ("t2",))
+    assert same.corruption == recipe_of(find("selfseg-flair").card).corruption
+    # On T2 fluid is bright, so a lesion leaves it out.
+    assert other.corruption == recipe_for("selfseg", ("t2",)).corruption
+    assert other.corruption.lesions.spares_fluid == 1
+    assert replace(other, modalities=same.modalities, corruption=same.corruption) == same
+    assert (other.epochs, other.initial) == (10, find("selfseg-flair").identity)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--modality", "t2", "--modality", "flair"),
+            "--modality names t2 and flair, but the network of --from has the",
+        ),
+        (("--size", 64), "--from takes the slices of the model; omit the options for them"),
+        (("--model", "cvae"), "--model and --preset do not go with --from"),
+    ],
+)
+def test_fine_tuning_refuses_other_channels_slices_or_networks(brats_like, tmp_path, arguments, message):
+    command = ("fit", brats_like, "--from", "selfseg-flair", "--out", tmp_path / "run", *arguments)
+    assert message in fails(call(*command), code=2)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
