@@ -341,9 +341,17 @@ def is_extra(name: str) -> bool:
     return name.startswith(f"{FILE.parent.as_posix()}/")
 
 
-def terms_of(patients: Iterable[str]) -> str:
-    """The conditions of use of a model, from the names of the patients that it was trained on."""
-    return (BRATS_TERMS if any(name.startswith("BraTS") for name in patients) else "") + OWN_TERMS
+def terms_of(patients: Iterable[str], initial: ModelCard | None = None) -> str:
+    """The conditions of use of a model.
+
+    Args:
+        patients: names of those that it was trained on.
+        initial: of the model that its training started from; its terms apply too.
+    """
+    own = (BRATS_TERMS if any(name.startswith("BraTS") for name in patients) else "") + OWN_TERMS
+    if initial is None:
+        return own
+    return f"{own} The training started from {initial.name} {initial.version}, whose terms apply too: {initial.terms}"
 
 
 def training_options(options: FitOptions | BrainFitOptions) -> dict[str, Any]:

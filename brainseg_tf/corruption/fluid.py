@@ -10,7 +10,7 @@ _VENTRICLE_DEPTH = 17
 # Tissue is between these, as a share of the brain's mean; fluid is not.
 _DARKEST_TISSUE, _BRIGHTEST_TISSUE = 0.6, 1.6
 # Half width and half length of each of two synthetic ventricles, and the distance of their centres from the midline, as
-# shares of the brain's half width and half length.
+# shares of the brain's half width and half length; all of these ranges were chosen by eye.
 _WIDTH, _LENGTH, _APART = (0.06, 0.25), (0.15, 0.6), (0.0, 0.3)
 # Largest shift of both along the midline from the brain's centre.
 _SHIFT = 0.3

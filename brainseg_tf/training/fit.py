@@ -141,7 +141,7 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
         rounds = read_rounds(out)
         flagged = rounds[-1].rows if rounds else {}
         data = _describe([replace(one, left_out=flagged.get(one.patient, ())) for one in cached], split)
-        _export(best, state, cohort.named(split.validation), data, options, target, say)
+        _export(best, state, cohort.named(split.validation), data, options, target, settings)
     if workers:
         workers.barrier()  # No worker returns before the model is exported.
     return target
@@ -200,9 +200,10 @@ def _export(
     data: TrainingData,
     options: FitOptions,
     target: Path,
-    say: Say,
+    settings: RunSettings,
 ) -> None:
     """Measures the healthy threshold on the validation patients, and exports the network with its card."""
+    say = settings.say
     say(f"measuring the healthy threshold on {len(validation)} validation scans")
 
     def abnormal(stack: Stack, reconstruction: Reconstruction) -> np.ndarray:
@@ -225,7 +226,7 @@ def _export(
         score=best.score,
         trim=best.trim,
         healthy_levels=levels,
-        terms=terms_of((*data.train, *data.validation)),
+        terms=terms_of((*data.train, *data.validation), settings.initial.card if settings.initial else None),
         versions=versions(),
     )
     say(f"exporting the model as {target}")

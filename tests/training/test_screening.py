@@ -195,5 +195,7 @@ def test_a_model_that_is_fine_tuned_looks_for_abnormal_slices_first(trained, tmp
     tuned = find(str(tmp_path / "run"))
     assert tuned.card.training["initial"] == found.identity and found.identity.startswith("small/1 ")
     assert tuned.card.data.healthy < tuned.card.data.chosen
+    # The scans of the first training are in the network too.
+    assert tuned.card.terms.endswith(f"started from small 1, whose terms apply too: {found.card.terms}")
     # A fine-tuned model's recipe starts from random weights, so that it can be cross-validated.
     assert recipe_of(tuned.card).initial == "random weights"
