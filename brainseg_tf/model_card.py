@@ -57,7 +57,7 @@ _RENAMED = {
     "closing": "closing_mm",
     "smallest": "min_size_ml",
 }
-_PACKAGES = ("brainseg-tf", "tensorflow", "keras", "tensorflow-probability", "numpy", "scipy", "nibabel")
+_PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "scipy", "nibabel")
 
 
 @dataclass(frozen=True)
@@ -363,7 +363,11 @@ def training_options(options: FitOptions | BrainFitOptions) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that affect numerical results."""
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES}
+    from brainseg_tf import __version__
+
+    # The metadata of an editable installation can be those of an earlier version.
+    own = {"python": platform.python_version(), "brainseg-tf": __version__}
+    return own | {name: metadata.version(name) for name in _PACKAGES}
 
 
 def _metrics_table(metrics: dict[str, Any]) -> list[str]:

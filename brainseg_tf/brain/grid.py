@@ -89,7 +89,7 @@ def _with_dark_air(data: np.ndarray) -> np.ndarray:
     if background is None or data.min() >= background[0] - background[1]:
         return data
     head = head_mask(data)
-    return np.where(head, data, np.percentile(data[head], _CLIPPED))
+    return np.where(head, data, data.dtype.type(np.percentile(data[head], _CLIPPED)))
 
 
 def _resample(data: np.ndarray, start: np.ndarray, step: np.ndarray, shape: np.ndarray) -> np.ndarray:

@@ -26,6 +26,8 @@ _LARGEST_AIR_SHARE = 0.1
 _LOOSE_SHARE, _MARGIN_MM = 0.1, 6.0
 # Mean probabilities of the network's mask below this mean that the image is not like any head it has seen.
 _LEAST_CERTAINTY = 0.9
+# A network's mask that is less than a whole brain, and less than this share of another mask, is a part of the brain.
+_LEAST_PART = 0.5
 
 
 @dataclass(frozen=True)
@@ -169,11 +171,13 @@ def _checked(given: np.ndarray, scan: Volume, found: NetworkMask | None, source:
     loose = 0.0 if found is None else _share_outside(mask, found, scan)
     if found is not None and loose > _LOOSE_SHARE:
         outside = f"{scan.path}: {loose:.0%} of the brain mask is outside the brain that the brain network finds"
-        if not _overrules(found, scan):
-            return Brain(mask, source, [*warnings, f"{outside}, but the network is uncertain here, so it was kept"])
+        if doubt := _doubt(found, mask, scan):
+            return Brain(
+                mask, source, [*warnings, f"{outside}, but {doubt}, so nothing was removed; check --brain-mask"]
+            )
         mask = mask & found.mask
         if not mask.any():
-            raise InputError(f"{outside}; check --brain-mask; with --brain stripped it is used as it is")
+            raise InputError(f"{outside}; check --brain-mask; --brain stripped does not compare it with the network")
         warnings.append(f"{outside}, and was removed; check --brain-mask; --brain stripped keeps it")
     return Brain(mask, source, warnings)
 
@@ -187,18 +191,22 @@ def _cleaned(foreground: np.ndarray, scan: Volume, found: NetworkMask) -> Brain:
     if remains <= _LOOSE_SHARE:
         return Brain(foreground, "stripped")
     outside = f"{scan.path}: {remains:.0%} of what is not background is outside the brain that the brain network finds"
-    if not _overrules(found, scan):
-        return Brain(foreground, "stripped", [f"{outside}, but the network is uncertain here, so it was kept"])
+    if doubt := _doubt(found, foreground, scan):
+        return Brain(foreground, "stripped", [f"{outside}, but {doubt}, so nothing was removed; see --brain network"])
     return Brain(foreground & found.mask, "cleaned", [f"{outside}, and was removed; --brain stripped keeps it"])
 
 
-def _overrules(found: NetworkMask, scan: Volume) -> bool:
-    """Whether the network's mask is better than another one: the network is certain, and finds a whole brain.
+def _doubt(found: NetworkMask, other: np.ndarray, scan: Volume) -> str | None:
+    """Why the network's mask may be worse than another one; None if it may overrule that.
 
-    In slabs and in images unlike those that it has learned from it finds parts of the brain only.
+    In slabs, and in images unlike those that it has learned from, the network finds parts of the brain only.
     """
-    whole = np.count_nonzero(found.mask) * scan.voxel_ml >= SMALLEST_BRAIN_ML
-    return bool(whole and found.certainty >= _LEAST_CERTAINTY)
+    size = np.count_nonzero(found.mask)
+    if found.certainty < _LEAST_CERTAINTY:
+        return f"the network is uncertain (mean probability {found.certainty:.2f})"
+    if size * scan.voxel_ml < SMALLEST_BRAIN_ML and size < _LEAST_PART * np.count_nonzero(other):
+        return f"it finds {size * scan.voxel_ml:.0f} ml only"
+    return None
 
 
 def _from_network(scan: Volume, found: NetworkMask) -> Brain:

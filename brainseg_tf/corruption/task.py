@@ -84,7 +84,8 @@ def corrupt(images: tf.Tensor, seed: tf.Tensor, options: CorruptionOptions, *, g
     brain = _brain(clean)
     mask, augmentation = brain, options.augmentation
     if options.augment:
-        if augmentation.ventricles:
+        # Fluid in a given lesion would be called a lesion.
+        if augmentation.ventricles and not given_lesions:
             clean = add_ventricles(clean, brain, draws, augmentation.ventricles)
         clean = vary_contrast(clean, draws, augmentation) * brain[..., None]
         if augmentation.ragged:

@@ -18,6 +18,8 @@ _UNIFORM = 0.001
 _NOISE = 0.05
 # The edges of the field of view are background in a stripped scan that was cropped to the brain, apart from this share.
 _EDGES_IN_TISSUE = 0.1
+# The sides of such a scan are background or tissue; a smaller share is as dark as the noise of air.
+_LARGEST_NOISE_SHARE = 0.05
 
 
 def head_mask(data: np.ndarray) -> np.ndarray:
@@ -73,12 +75,15 @@ def find_background(data: np.ndarray) -> tuple[float, float] | None:
     # Measuring the brightness of a volume takes a quarter of a second, and the edges of most heads are noise.
     if _share(edges, value, 0.0) < 1 - _EDGES_IN_TISSUE:
         return None
-    return value, _NEGLIGIBLE * float(np.percentile(np.abs(data - value), 99))
+    bright = float(np.percentile(np.abs(data - value), 99))
+    # Around a head, the noise of the air is on the sides, also if the edges were set to zero.
+    noise = _share(sides, value, bright, _NOISE) - _share(sides, value, bright, _NEGLIGIBLE)
+    return (value, _NEGLIGIBLE * bright) if noise < _LARGEST_NOISE_SHARE else None
 
 
-def _share(parts: Sequence[np.ndarray], value: float, bright: float) -> float:
+def _share(parts: Sequence[np.ndarray], value: float, bright: float, tolerance: float = _UNIFORM) -> float:
     """The share of voxels that have a value, up to a share of the brightest tissue."""
-    near = sum(np.count_nonzero(np.abs(part - value) <= _UNIFORM * bright) for part in parts)
+    near = sum(np.count_nonzero(np.abs(part - value) <= tolerance * bright) for part in parts)
     return near / sum(part.size for part in parts)
 
 

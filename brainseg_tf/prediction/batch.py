@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -167,6 +167,13 @@ def run_all(predictor: Predictor, jobs: Sequence[Job], *, workers: int = 2, proc
         pool.shutdown(cancel_futures=True)
 
 
+def _same_inputs(recorded: Any, now: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether an earlier result is of these files, as far as its version has recorded them."""
+    if not isinstance(recorded, dict) or recorded.keys() != now.keys():
+        return False
+    return all(isinstance(one, dict) and one.items() <= now[role].items() for role, one in recorded.items())
+
+
 def attempt(predictor: Predictor, job: Job, *, proceed: bool) -> Outcome:
     """Runs one job, or keeps the results of an earlier run.
 
@@ -180,7 +187,7 @@ def attempt(predictor: Predictor, job: Job, *, proceed: bool) -> Outcome:
     try:
         report = _finished(job) if proceed else None
         if report is not None:
-            same_inputs = report.get("inputs") == job.inputs_record
+            same_inputs = _same_inputs(report.get("inputs"), job.inputs_record)
             if not (same_inputs and predictor.matches_report(report)):
                 how = "by another version or model or with other options" if same_inputs else "from other files"
                 return Outcome(

@@ -99,6 +99,12 @@ def located(file: str, out: Path) -> Path:
     return next((path for path in candidates if path.exists()), Path(file))
 
 
+def _in_folder(mask: str, out: Path) -> str:
+    """The path of a mask within the folder of results, which is the part after the folder's name."""
+    _, name, within = f"/{mask}".rpartition(f"/{out.absolute().name}/")
+    return within if name else mask
+
+
 def check(path: Path, masks: Sequence[Path], *, overwrite: bool) -> None:
     """Checks that no earlier run has segmented the same scans.
 
@@ -121,7 +127,7 @@ def check(path: Path, masks: Sequence[Path], *, overwrite: bool) -> None:
 def update(path: Path, rows: Sequence[Row]) -> list[Row]:
     """Adds rows to a table; rows of the same scans or masks are replaced. The file is replaced atomically.
 
-    A relative path of a scan was typed in another folder perhaps. The names of the masks in a folder of results differ.
+    A relative path of a scan was typed in another folder perhaps, but its mask is the same.
 
     Returns:
         All rows of the new table.
@@ -130,8 +136,10 @@ def update(path: Path, rows: Sequence[Row]) -> list[Row]:
         InputError: the table cannot be read or written, or another run has locked it for a minute.
     """
     with file_lock(path):
-        scans, masks = {key(one["scan"]) for one in rows}, {Path(one["mask"]).name for one in rows} - {""}
-        earlier = (one for one in read(path) if key(one["scan"]) in scans or Path(one["mask"]).name not in masks)
+        scans, masks = {key(one["scan"]) for one in rows}, {_in_folder(one["mask"], path.parent) for one in rows} - {""}
+        earlier = (
+            one for one in read(path) if key(one["scan"]) in scans or _in_folder(one["mask"], path.parent) not in masks
+        )
         table = {key(one["scan"]): one for one in (*earlier, *rows)}
         with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)

@@ -57,6 +57,16 @@ def test_ventricles_are_healthy():
     assert fluid.any(axis=(1, 2)).mean() > 0.9
 
 
+def test_given_lesions_get_no_ventricles():
+    images, brain = brains(20)
+    with_lesions = tf.concat([images, brain[..., None]], axis=-1)
+    options = CorruptionOptions(
+        "lesions", augment=True, augmentation=AugmentationOptions(ventricles=1, bias=0, noise=0, blurred=0)
+    )
+    task = corrupt(with_lesions, tf.constant([3, 4]), options, given_lesions=True)
+    assert np.ptp(task.clean.numpy()[brain.numpy() > 0].reshape(20, -1), axis=1).max() < 1e-5
+
+
 def test_fluid_is_darker_or_brighter_than_tissue():
     images, brain = brains(1)
     values = images.numpy()

@@ -40,6 +40,10 @@ def test_noise_and_tissue_are_no_background():
     random = np.random.default_rng(1)
     brain, scan = brain_and_scan()
     assert find_background(scan + np.abs(random.normal(0, 5, scan.shape)).astype(np.float32)) is None
+    # Noise whose edges were set to zero, as after a correction of distortion.
+    noise = scan[:, :, 16:24] + np.abs(random.normal(0, 5, scan[:, :, 16:24].shape)).astype(np.float32)
+    noise[[0, -1]] = noise[:, [0, -1]] = 0
+    assert find_background(noise) is None
     # A field of view inside the brain.
     inside = scan[25:35, 28:42, 15:25]
     assert brain[25:35, 28:42, 15:25].all() and find_background(inside) is None

@@ -1,5 +1,6 @@
 """Runs into a folder that has results of earlier runs."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,13 @@ def test_continue_refuses_results_of_other_files(trained, scan, tmp_path):
         assert result.exit_code == 1
         assert "p1_flair_mask.nii.gz: was written from other files; give --overwrite" in result.stderr
         assert (out / "p1_flair_mask.nii.gz").read_bytes() == before
+    # Reports of earlier versions have no samples of the content, and are refused for their version.
+    report = out / "p1_flair_report.json"
+    written = json.loads(report.read_text())
+    del written["inputs"]["scan"]["sha256"]
+    report.write_text(json.dumps(written | {"brainseg_tf": "0.19.0"}))
+    assert "written by another version" in call("predict", first, *options, "--continue").stderr
+    report.write_text(json.dumps(written))
     # A cohort can be moved.
     moved = first.parent.rename(tmp_path / "moved")
     assert call("predict", moved / first.name, *options, "--continue").exit_code == 0
@@ -136,6 +144,11 @@ def test_a_scan_has_one_row_in_whatever_folder_its_path_was_typed(tmp_path):
     results_table.update(table, [done("P1/a.nii", "a_mask.nii.gz"), done("P1/b.nii", "b_mask.nii.gz"), failed])
     left = results_table.update(table, [done("/x/P1/a.nii", "a_mask.nii.gz")])
     assert [one["scan"] for one in left] == ["P1/b.nii", "P1/c.nii", "/x/P1/a.nii"]
+    # Sessions whose files have one name, and an output folder that was typed in another way.
+    for session in "12":
+        rows = results_table.update(table, [done(f"/x/ses-{session}/d.nii", f"ses-{session}/d_mask.nii.gz")])
+    again = results_table.row(Path("ses-1/d.nii"), "done") | {"mask": "out/ses-1/d_mask.nii.gz"}
+    assert len(results_table.update(table, [again])) == len(rows) == 5
 
 
 @pytest.mark.slow
