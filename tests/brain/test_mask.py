@@ -139,9 +139,7 @@ def test_a_mask_beside_the_brain_is_refused(scan, head):
     truth = scan.data > 0
     half = np.zeros_like(truth)
     half[:, : truth.shape[1] // 2] = True
-    with pytest.raises(
-        InputError, match="90% of the brain mask is outside the brain .* stripped does not compare"
-    ):
+    with pytest.raises(InputError, match="90% of the brain mask is outside the brain .* stripped does not compare"):
         find_brain(head, given=truth & half, network=finds(truth & ~half))
 
 
