@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from brainseg_tf import card_schema
+from brainseg_tf import __version__, card_schema
 from brainseg_tf.architectures import BRAIN
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, printable, replacing, write_json
@@ -363,8 +363,6 @@ def training_options(options: FitOptions | BrainFitOptions) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that affect numerical results."""
-    from brainseg_tf import __version__
-
     # The metadata of an editable installation can be those of an earlier version.
     own = {"python": platform.python_version(), "brainseg-tf": __version__}
     return own | {name: metadata.version(name) for name in _PACKAGES}

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from brainseg_tf import __version__
 from brainseg_tf.errors import InputError
-from brainseg_tf.model_card import CARD_KEY, FILE, digest, read_card
+from brainseg_tf.model_card import CARD_KEY, FILE, digest, read_card, versions
 from brainseg_tf.saved_model import open_folder
 from brainseg_tf.serving.warmup import FILE as WARMUP
 
@@ -279,3 +280,9 @@ def test_metrics_without_a_patient_with_a_lesion_are_valid(model):
     card = read_card(model)
     assert card.dice == 0.0
     assert card.markdown()
+
+
+def test_a_card_names_the_version_of_the_running_code(monkeypatch):
+    """The metadata of an editable installation can be those of an earlier version."""
+    monkeypatch.setattr("brainseg_tf.model_card.metadata.version", lambda name: "0.0.1")
+    assert versions()["brainseg-tf"] == __version__

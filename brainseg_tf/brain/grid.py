@@ -44,7 +44,7 @@ def to_head_grid(data: np.ndarray, affine: np.ndarray, options: HeadGridOptions)
     shape = np.maximum(1, np.rint(data.shape / step)).astype(int)
     step = data.shape / shape
     start = (step - 1) / 2
-    return HeadGrid(normalise(_resample(_with_dark_air(data), start, step, shape)), start, step)
+    return HeadGrid(normalise(_resample(data, start, step, shape)), start, step)
 
 
 def from_head_grid(values: np.ndarray, grid: HeadGrid, shape: tuple[int, ...]) -> np.ndarray:
@@ -75,21 +75,15 @@ def from_head_grid(values: np.ndarray, grid: HeadGrid, shape: tuple[int, ...]) -
 
 def normalise(data: np.ndarray) -> np.ndarray:
     """Scales intensities so that air is 0 and nearly the brightest tissue is 1, float32."""
-    head = data[head_mask(data)]
+    inside, background = head_mask(data), find_background(data)
+    head = data[inside]
     if not head.size:
         return np.zeros(data.shape, np.float32)
     low = min(float(np.percentile(data, _CLIPPED)), float(np.percentile(head, _CLIPPED)))
     high = float(np.percentile(head, 100 - _CLIPPED))
-    return np.clip((data - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
-
-
-def _with_dark_air(data: np.ndarray) -> np.ndarray:
-    """A scan whose background is as dark as its darkest tissue; after a z-score it is as bright as the average."""
-    background = find_background(data)
-    if background is None or data.min() >= background[0] - background[1]:
-        return data
-    head = head_mask(data)
-    return np.where(head, data, data.dtype.type(np.percentile(data[head], _CLIPPED)))
+    scaled = np.clip((data - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+    # After a z-score the background of a stripped scan is as bright as the average tissue.
+    return np.where(inside, scaled, 0) if background and background[0] - background[1] > low else scaled
 
 
 def _resample(data: np.ndarray, start: np.ndarray, step: np.ndarray, shape: np.ndarray) -> np.ndarray:
