@@ -189,6 +189,14 @@ def _locked(path: Path, **options: Any) -> Iterator[None]:
         lock.release()
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder; False if this cannot be determined."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def check_name_length(path: Path) -> None:
     """Checks that a file name is not longer than the file system allows.
 

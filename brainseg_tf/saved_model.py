@@ -13,7 +13,7 @@ import numpy as np
 from brainseg_tf import c_api
 from brainseg_tf.architectures import BRAIN
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import printable
+from brainseg_tf.files import is_folder, printable
 from brainseg_tf.model_card import CARD_KEY, BrainCard, ModelCard, checksums, digest_on_disk, is_extra, read_card
 from brainseg_tf.options import HeadGridOptions
 from brainseg_tf.reconstruction import Reconstruction, in_batches
@@ -242,7 +242,7 @@ def find_any(name_or_folder: str) -> ExportedModel:
     folder, shipped_one = Path(text), shipped_folders().get(text)
     if shipped_one is None:
         return open_any(folder)
-    if _is_folder(folder) and not folder.samefile(shipped_one.parent):
+    if is_folder(folder) and not folder.samefile(shipped_one.parent):
         raise InputError(
             f"{text}: is both a shipped model and a folder in the working directory; give {SHIPPED}{text} for the "
             f"shipped model, or ./{text} for the folder"
@@ -350,13 +350,6 @@ def _find_shipped(reference: str) -> Path:
     if slash and version not in versions:
         raise InputError(f"{printable(reference)}: no such version; choose from {', '.join(versions)}")
     return versions[version] if slash else newest
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
 
 
 def _expanded(text: str) -> Path:

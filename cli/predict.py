@@ -128,7 +128,7 @@ def _check_usage(scans: tuple[Path, ...], given: dict[str, Any]) -> None:
 
 
 def choose_model(scans: tuple[Path, ...], given: dict[str, Any], further: tuple[str, ...] = ()) -> "ModelFolder":
-    """The model of --model, or else the best one for --contrast or for the contrast in the file names.
+    """The model of --model, or else the best one for --contrast or for the contrast that the scans name.
 
     Args:
         scans: the scans.
@@ -138,6 +138,7 @@ def choose_model(scans: tuple[Path, ...], given: dict[str, Any], further: tuple[
     Raises:
         click.UsageError: --contrast is not that of --model.
     """
+    from brainseg_tf.images.modality_names import evidence
     from brainseg_tf.saved_model import best_for, find
 
     name = given["model"]
@@ -149,12 +150,14 @@ def choose_model(scans: tuple[Path, ...], given: dict[str, Any], further: tuple[
             f"{found.card.modalities[0]}"
         )
     if not name and not given["contrast"] and contrast != CONTRASTS[0]:
-        click.echo(f"Contrast {contrast}, from the file names; model {found.card.name}", err=True)
+        click.echo(
+            f"Contrast {contrast}, from the {evidence(scans[0])} of the scans; model {found.card.name}", err=True
+        )
     return found
 
 
 def _contrast_in_names(scans: tuple[Path, ...]) -> str:
-    """The contrast at the end of the names of all scans, if it is that of a model; else FLAIR."""
+    """The contrast of all scans by their names or series descriptions, if it is that of a model; else FLAIR."""
     from brainseg_tf.images.modality_names import last_modality
     from brainseg_tf.training.layouts import TABLES
 

@@ -65,8 +65,8 @@ input_output_and_model = apply(
             "--contrast",
             group=INPUT,
             type=click.Choice(CONTRASTS),
-            help="Contrast of the main scan, which decides the model.  [default: that at the end of the file names, "
-            "else flair]",
+            help="Contrast of the main scan, which decides the model.  [default: that in the names or series "
+            "descriptions of the scans, else flair]",
         ),
         option("--truth", group=INPUT, type=FILE, help="Ground truth on the scan's grid; adds the Dice and a panel."),
         option("--out", group=OUTPUT, type=FILE, help="Lesion mask of one scan, .nii or .nii.gz."),

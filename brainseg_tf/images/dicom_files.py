@@ -53,6 +53,28 @@ def is_dicom(start: bytes) -> bool:
     return len(start) == START_BYTES and _starts_data_set(start)
 
 
+def series_description(folder: Path) -> str:
+    """The description of the series in a folder: that of its first image, otherwise the name of the protocol.
+
+    Returns:
+        The text as the scanner or its operator wrote it; empty if there is none, or no image can be read.
+    """
+    try:
+        files = sorted(folder.iterdir()) if _is_installed() else []
+    except OSError:
+        files = []
+    silence()
+    for file in files:
+        try:
+            start = _start(file)
+            header = _header(file, start) if start and is_dicom(start) else None
+        except (OSError, InputError):  # ``find_series`` raises an error about such a file.
+            continue
+        if header is not None and _is_image(header):
+            return str(header.get("SeriesDescription") or header.get("ProtocolName") or "")
+    return ""
+
+
 def find_images(folder: Path) -> "list[tuple[Path, Dataset]]":
     """The images in a folder and their headers; other files are ignored.
 

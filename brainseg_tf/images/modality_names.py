@@ -1,9 +1,11 @@
-"""What the file name of a scan says: its modality, subject and session."""
+"""What the file name or the series description of a scan says: its modality, subject and session."""
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from brainseg_tf.files import is_folder
+from brainseg_tf.images.dicom_files import series_description
 from brainseg_tf.images.formats import NIFTI, stem
 
 # Parts that skull-stripping tools append to a file name.
@@ -29,7 +31,9 @@ _MODALITIES = {
     "asl": "asl",
     "angio": "angio",
 }
-
+# Parts of series descriptions only. Siemens names FLAIR after the sequence, a turbo inversion recovery (TIRM).
+_DESCRIBED = _MODALITIES | {"tirm": "flair", "darkfluid": "flair", "tof": "angio", "trace": "dwi", "diffusion": "dwi"}
+_CONTRAST_AGENT = {"gd", "gad", "gado", "km", "ce", "post", "contrast"}
 
 _BIDS_SUFFIXES = {"flair": "FLAIR", "t1": "T1w", "t2": "T2w", "pd": "PDw"}
 
@@ -83,23 +87,57 @@ def subject_and_session(name: str) -> tuple[str, str]:
 
 
 def other_modality(scan: Path, expected: str) -> str | None:
-    """The modality at the end of a scan's name, if the name does not contain the expected modality.
-
-    Only the last part of the name is used: ``PD_07`` can be a patient with Parkinson's disease, not a proton density
-    image.
+    """The modality of a scan according to its name or its series description, if it is not the expected one.
 
     Args:
         scan: the file or folder of the scan.
         expected: the modality of the model.
 
     Returns:
-        The other modality; None if the name contains the expected modality or ends with no known one.
+        The other modality; None if the name contains the expected modality, or nothing says what it is.
     """
-    parts = re.split(r"[^a-z0-9]+", stem(scan).lower())
-    return None if expected in map(known_modality, parts) else last_modality(scan)
+    if expected in map(known_modality, _parts(scan)):
+        return None
+    other = last_modality(scan)
+    return None if other == expected else other
 
 
 def last_modality(scan: Path) -> str | None:
-    """The modality at the end of a scan's name; None if the name ends with no known one."""
-    parts = re.split(r"[^a-z0-9]+", stem(scan).lower())
-    return known_modality(next((part for part in reversed(parts) if part not in _STRIPPED), ""))
+    """The modality at the end of a scan's name, otherwise that of a DICOM series by its description.
+
+    Only the last part of the name is used: ``PD_07`` can be a patient with Parkinson's disease, not a proton density
+    image.
+
+    Returns:
+        The modality; None if neither says it.
+    """
+    last = next((part for part in reversed(_parts(scan)) if part not in _STRIPPED), "")
+    return known_modality(last) or (described_modality(series_description(scan)) if is_folder(scan) else None)
+
+
+def evidence(scan: Path) -> str:
+    """What ``last_modality`` uses, for messages."""
+    return "name or series description" if is_folder(scan) else "name"
+
+
+def described_modality(description: str) -> str | None:
+    """The modality that a series description names anywhere, for instance ``flair`` for ``t2_tirm_tra_dark-fluid``.
+
+    Args:
+        description: as the scanner or its operator wrote it.
+
+    Returns:
+        The modality; None if the text names none or several, as that of a double echo does (``PD+T2``).
+    """
+    text = description.lower().replace("t2*", "t2star").replace("dark-fluid", "darkfluid").replace("flair", " flair ")
+    words = set(re.split(r"[^a-z0-9]+", text))
+    found = {_DESCRIBED[word] for word in words & set(_DESCRIBED)}
+    if found in ({"t1", "flair"}, {"t1"}):  # T1 FLAIR has the contrast of T1: only T2 FLAIR is what is called FLAIR.
+        return "t1ce" if words & _CONTRAST_AGENT or "+c" in text else "t1"
+    if "flair" in found:
+        return "flair"
+    return found.pop() if len(found) == 1 else None
+
+
+def _parts(scan: Path) -> list[str]:
+    return re.split(r"[^a-z0-9]+", stem(scan).lower())

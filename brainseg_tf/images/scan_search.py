@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from brainseg_tf.errors import InputError
+from brainseg_tf.files import is_folder
 from brainseg_tf.images.dicom import is_series
 from brainseg_tf.images.formats import SCANS, open_image, stem
-from brainseg_tf.images.modality_names import bids_suffix, other_modality
+from brainseg_tf.images.modality_names import bids_suffix, evidence, other_modality
 from brainseg_tf.images.readers import reading
 
 DESCRIPTION = "dataset_description.json"
@@ -67,14 +68,6 @@ class Search:
             self.left_out.append((file, reason))
         else:
             self.scans.append(file)
-
-
-def is_folder(path: Path) -> bool:
-    """Whether a path is a folder; False if this cannot be determined."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
 
 
 def members(folder: Path) -> list[Path]:
@@ -176,20 +169,24 @@ def _bids_ignored(root: Path) -> Callable[[str], bool]:
     return GitIgnoreSpec.from_lines(lines).match_file
 
 
-def _reason_to_leave_out(file: Path, modality: str | None) -> str | None:
-    """Why a file is not a scan to segment; None if it is one."""
-    if is_folder(file):
-        return None
-    if not file.name.lower().endswith(SCANS):
-        return f"does not have the suffix of a scan ({', '.join(SCANS)}); rename it, or give the file itself"
-    parts = re.split(r"[^a-z0-9]+", stem(file).lower())
-    if parts[-1] in _MASKS:
-        return "is a mask according to its name; give the file itself if it is a scan"
-    if parts[-1] in _PHASES or "part-phase" in file.name:
-        return "is a phase image according to its name; give the file itself if it is a scan"
-    if modality is not None and (other := other_modality(file, modality)):
-        return f"is {other} according to its name, but the model needs {modality}; give the file itself to segment it"
-    if parts[-1] == "brain" and _has_two_values(file):
+def _reason_to_leave_out(scan: Path, modality: str | None) -> str | None:
+    """Why a file or a DICOM series is not a scan to segment; None if it is one."""
+    series = is_folder(scan)
+    last = re.split(r"[^a-z0-9]+", stem(scan).lower())[-1]
+    if not series:
+        if not scan.name.lower().endswith(SCANS):
+            return f"does not have the suffix of a scan ({', '.join(SCANS)}); rename it, or give the file itself"
+        if last in _MASKS:
+            return "is a mask according to its name; give the file itself if it is a scan"
+        if last in _PHASES or "part-phase" in scan.name:
+            return "is a phase image according to its name; give the file itself if it is a scan"
+    if modality is not None and (other := other_modality(scan, modality)):
+        it = "series" if series else "file"
+        return (
+            f"is {other} according to its {evidence(scan)}, but the model needs {modality}; give the {it} itself to "
+            "segment it"
+        )
+    if not series and last == "brain" and _has_two_values(scan):
         return "is a brain mask, because it contains only two values"
     return None
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from brainseg_tf import __version__
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import make_folder, printable, replacing, write_json
+from brainseg_tf.files import is_folder, make_folder, printable, replacing, write_json
 from brainseg_tf.images.dicom import is_series
 from brainseg_tf.images.formats import stem
 from brainseg_tf.images.modality_names import bids_suffix, subject_and_session, without_modality
@@ -21,7 +21,6 @@ from brainseg_tf.images.scan_search import (
     NOT_READABLE,
     Search,
     bids_root,
-    is_folder,
     search_bids,
     search_folder,
 )

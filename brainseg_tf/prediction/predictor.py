@@ -19,7 +19,7 @@ from brainseg_tf.files import check_outputs, replacing_all, write_json
 from brainseg_tf.images import dicom, rtstruct
 from brainseg_tf.images.dicom_references import SEGMENTATION, STRUCTURES
 from brainseg_tf.images.maps import check_name, write_dicom, write_map, write_structures
-from brainseg_tf.images.modality_names import other_modality
+from brainseg_tf.images.modality_names import evidence, other_modality
 from brainseg_tf.images.registration import Alignment, bring_to
 from brainseg_tf.images.volume import Volume, check_same_grid, read_mask, read_segmentation, read_volume
 from brainseg_tf.metrics import dice, iou
@@ -309,12 +309,13 @@ class Predictor:
 
 
 def name_warnings(scan: Path, card: ModelCard) -> list[str]:
-    """A warning if the name of a scan contains another modality than the first one of the model."""
+    """A warning if a scan has another modality than the first one of the model by its name or series description."""
     expected = card.modalities[0]
     other = other_modality(scan, expected)
     if other is None:
         return []
-    return [f"{scan}: is {other} according to its name, but model {card.name} needs {expected}; the mask may be wrong"]
+    said = f"is {other} according to its {evidence(scan)}"
+    return [f"{scan}: {said}, but model {card.name} needs {expected}; the mask may be wrong"]
 
 
 def _write_maps(outputs: Outputs, scan: Volume, result: Segmentation, uncertainty: np.ndarray | None) -> None:

@@ -242,7 +242,7 @@ def test_the_contrast_decides_the_model(scan, tmp_path):
     t2 = shutil.copy(scan, tmp_path / "sub-01_T2w.nii.gz")
     named = call("predict", t2, "--out", tmp_path / "named.nii.gz", "--report", tmp_path / "named.json")
     assert named.exit_code == 0, named.output
-    assert named.stderr.splitlines()[0] == "Contrast t2, from the file names; model selfseg-t2"
+    assert named.stderr.splitlines()[0] == "Contrast t2, from the name of the scans; model selfseg-t2"
     given = call("predict", scan, "--out", tmp_path / "m.nii.gz", "--contrast", "t2", "--report", tmp_path / "m.json")
     assert given.exit_code == 0, given.output
     assert "Contrast" not in given.stderr

@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 
-from brainseg_tf.images.modality_names import modality_name, named
+from brainseg_tf.images.modality_names import described_modality, modality_name, named, other_modality
+from synthetic_dicom import write_series
 
 
 @pytest.mark.parametrize(
@@ -17,3 +19,45 @@ def test_files_of_a_kind_are_named_after_the_subject():
     assert named(files, "p", "t2") == ["p_t2.nii", "p_t2.nii.gz", "p_T2w.nii.gz"]
     assert named(files, "p", "seg") == ["p_seg.nii"]
     assert named(files, "p", "flair") == []
+
+
+@pytest.mark.parametrize(
+    ("description", "modality"),
+    [
+        ("t2_tirm_tra_dark-fluid_3mm", "flair"),
+        ("AX T2FLAIR FS", "flair"),
+        ("3D_Brain_VIEW_FLAIR", "flair"),
+        ("OAx T1 FLAIR", "t1"),
+        ("T1 mprage sag p2 iso", "t1"),
+        ("Ax T1 +C", "t1ce"),
+        ("t1_se_tra_KM", "t1ce"),
+        ("T2W_TSE", "t2"),
+        ("T2* GRE", "t2*"),
+        ("ADC map", "adc"),
+        ("PD+T2 TSE", None),
+        ("localizer", None),
+        ("", None),
+    ],
+)
+def test_the_modality_in_a_series_description(description, modality):
+    assert described_modality(description) == modality
+
+
+def test_a_series_has_the_modality_of_its_name_or_else_of_its_description(tmp_path):
+    for name, changes in {
+        "0004": {"SeriesDescription": "T2 TSE"},
+        "0005": {"ProtocolName": "AX T2 FLAIR"},
+        "0006": {},
+        "sub01_FLAIR": {"SeriesDescription": "T1 mprage"},
+    }.items():
+        write_series(tmp_path / name, np.ones((4, 5, 3)), np.eye(4), **changes)
+    # A report beside the slices has no description; a damaged slice is reported when the series is read.
+    (tmp_path / "0004" / "a.txt").write_text("not DICOM")
+    (tmp_path / "0004" / "b.dcm").write_bytes(bytes(128) + b"DICM")
+    assert other_modality(tmp_path / "0004", "flair") == "t2"
+    assert other_modality(tmp_path / "0004", "t2") is None
+    assert other_modality(tmp_path / "0005", "flair") is None
+    assert other_modality(tmp_path / "0005", "t2") == "flair"
+    assert other_modality(tmp_path / "0006", "flair") is None
+    assert other_modality(tmp_path / "sub01_FLAIR", "flair") is None
+    assert other_modality(tmp_path / "none", "flair") is None

@@ -9,6 +9,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.images.scan_search import bids_root, search_bids, search_folder
 from brainseg_tf.prediction.batch import plan_batch
 from helpers import make_brain, save
+from synthetic_dicom import write_series
 
 
 def touch(folder, *names):
@@ -182,3 +183,15 @@ def test_a_folder_without_read_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "iterdir", denied)
     with pytest.raises(InputError, match=r"a: .*(cannot be listed|Permission denied)"):
         plan_batch([tmp_path / "a"], tmp_path / "out")
+
+
+def test_a_series_of_another_modality_is_left_out_by_its_description(tmp_path):
+    for name, description in {"0001": "localizer", "0004": "AX T2 FLAIR", "0005": "T1 mprage"}.items():
+        write_series(tmp_path / name, np.ones((4, 5, 3)), np.eye(4), SeriesDescription=description)
+    found = search_folder(tmp_path, "flair", tmp_path / "out")
+    assert names(found.scans) == ["0001", "0004"]
+    assert reasons(found.left_out) == {
+        "0005": "is t1 according to its name or series description, but the model needs flair; "
+        "give the series itself to segment it"
+    }
+    assert names(search_folder(tmp_path, None, tmp_path / "out").scans) == ["0001", "0004", "0005"]
