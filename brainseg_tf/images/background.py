@@ -16,6 +16,9 @@ _UNIFORM = 0.001
 # Noise level of air, as a share of the brightest tissue. On 55 raw heads with brain masks, this threshold classifies at
 # most 6 % of a mask as air; an Otsu threshold classifies up to 88 %.
 _NOISE = 0.05
+# Air, within the noise level, is at least 66 % of the border of 49 raw heads. In seven of them, cut inside the brain,
+# at most 35 % of the border are near its median.
+_LEAST_AIR_SHARE = 0.5
 # The edges of the field of view are background in a stripped scan that was cropped to the brain, apart from this share.
 _EDGES_IN_TISSUE = 0.1
 # The sides of such a scan are background or tissue; a smaller share is as dark as the noise of air.
@@ -26,7 +29,8 @@ def head_mask(data: np.ndarray) -> np.ndarray:
     """Mask of the head, or of the brain if the scan is skull-stripped; holes are filled.
 
     The air around a head with skull is noisy. There, voxels belong to the head if they differ from the median of the
-    volume's border by more than the noise level. Filling the holes keeps dark fluid inside the head.
+    volume's border by more than the noise level. Filling the holes keeps dark fluid inside the head. If the border is
+    tissue, because the field of view is smaller than the brain, there is no air.
 
     Args:
         data: (X, Y, Z), the intensities.
@@ -37,6 +41,8 @@ def head_mask(data: np.ndarray) -> np.ndarray:
     background = find_background(data)
     if background is None:
         border, bright = _border(data)
+        if _share(_sides(data), border, bright, _NOISE) < _LEAST_AIR_SHARE:
+            return np.ones(data.shape, bool)
         background = border, _NOISE * bright
     value, tolerance = background
     return fill_holes(np.abs(data - value) > tolerance)
@@ -67,7 +73,7 @@ def find_background(data: np.ndarray) -> tuple[float, float] | None:
         Both numbers; None if neither is uniform.
     """
     value, bright = _border(data)
-    sides = (data[[0, -1]], data[:, [0, -1]], data[:, :, [0, -1]])
+    sides = _sides(data)
     if _share(sides, value, bright) > 0.5:
         return value, _NEGLIGIBLE * bright
     edges = (data[[0, -1]][:, [0, -1]], data[[0, -1]][:, :, [0, -1]], data[:, [0, -1]][:, :, [0, -1]])
@@ -87,8 +93,12 @@ def _share(parts: Sequence[np.ndarray], value: float, bright: float, tolerance: 
     return near / sum(part.size for part in parts)
 
 
+def _sides(data: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The voxels of the six sides of the volume, in three arrays."""
+    return data[[0, -1]], data[:, [0, -1]], data[:, :, [0, -1]]
+
+
 def _border(data: np.ndarray) -> tuple[float, float]:
     """The median of the volume's border, and the 99th percentile of the absolute difference from it."""
-    border = np.concatenate([data[[0, -1]].ravel(), data[:, [0, -1]].ravel(), data[:, :, [0, -1]].ravel()])
-    value = float(np.median(border))
+    value = float(np.median(np.concatenate([side.ravel() for side in _sides(data)])))
     return value, float(np.percentile(np.abs(data - value), 99))

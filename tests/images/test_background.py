@@ -47,3 +47,12 @@ def test_noise_and_tissue_are_no_background():
     # A field of view inside the brain.
     inside = scan[25:35, 28:42, 15:25]
     assert brain[25:35, 28:42, 15:25].all() and find_background(inside) is None
+    assert head_mask(inside).all()
+
+
+def test_air_is_no_part_of_a_head_also_in_a_narrow_field_of_view():
+    brain, scan = brain_and_scan()
+    head = scan + np.abs(np.random.default_rng(1).normal(0, 4, scan.shape)).astype(np.float32)
+    # Cropped to the head: it touches the sides.
+    narrow = tuple(slice(where.min(), where.max() + 1) for where in np.nonzero(brain))
+    assert np.mean(head_mask(head[narrow]) == brain[narrow]) > 0.99
