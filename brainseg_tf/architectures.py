@@ -159,6 +159,16 @@ def fine_tuning_recipe(card: "ModelCard", modalities: tuple[str, ...] = ()) -> F
     )
 
 
+def recipe_to_repeat(card: "ModelCard") -> FitOptions:
+    """The recipe with which a network like a model is trained from random weights, for a cross-validation.
+
+    That of a fine-tuned model is too short for this, so it is the recipe of its architecture.
+    """
+    if card.training.get("initial", RANDOM_WEIGHTS) == RANDOM_WEIGHTS:
+        return recipe_of(card)
+    return replace(recipe_for(card.architecture, card.modalities), slices=card.slices)
+
+
 def recipe_of(card: "ModelCard") -> FitOptions:
     """The options that a model was trained with, for a training from random weights."""
     training = dict(card.training) | {"initial": RANDOM_WEIGHTS}

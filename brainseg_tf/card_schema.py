@@ -72,7 +72,10 @@ _LESION_CARD = Record(
     {
         **_COMMON,
         **_LESION_NETWORK,
-        "data": Record({**dict.fromkeys(("patients", "slices", "chosen", "healthy"), Integer()), **_NAMES}),
+        "data": Record(
+            {**dict.fromkeys(("patients", "slices", "chosen", "healthy"), Integer()), **_NAMES},
+            {"earlier": Items(Text(), unique=True)},
+        ),
         "training": _LESION_TRAINING,
         "healthy_levels": Record(dict.fromkeys(_SCORES, Number(0, 10)), {"probability": _SHARE}),
     },

@@ -69,6 +69,7 @@ class TrainingData:
         slices: number of their slices; ``chosen``: selected for training; ``healthy``: those of the selected slices
             that were used, which are without a lesion, as far as known, unless the option ``labels`` is ``voxels``.
         train, validation, test: names of the patients.
+        earlier: names of the patients that the model had seen from whose weights the training started.
     """
 
     patients: int
@@ -78,6 +79,12 @@ class TrainingData:
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """Names of all patients that the weights, or the best epoch, depend on."""
+        return tuple(dict.fromkeys((*self.train, *self.validation, *self.earlier)))
 
 
 @dataclass(frozen=True)
@@ -217,11 +224,13 @@ class ModelCard(Card):
     def _data_sections(self) -> dict[str, list[str]]:
         data = self.data
         kinds = {"none": "assumed lesion-free", "voxels": "of them used, with and without lesions"}
+        earlier = [", ".join(data.earlier)] if data.earlier else []
         healthy = kinds.get(self.training.get("labels", ""), "tumour-free")
         return {
             "Data": [
                 f"- {data.patients} patients, {data.slices} slices; {data.chosen} selected, {data.healthy} {healthy}",
                 *_sides(data),
+                *(f"- seen by the model that the training started from: {names}" for names in earlier),
             ],
             "Slices": _items(asdict(self.slices)),
         }

@@ -12,6 +12,8 @@ from brainseg_tf_cli.tensorflow_import import prepare_tensorflow
 if TYPE_CHECKING:
     from brainseg_tf.evaluation.case_metrics import Comparison
     from brainseg_tf.model_card import ModelCard
+    from brainseg_tf.saved_model import ModelFolder
+    from brainseg_tf.training.cohort import Cohort
 
 
 MODELS, PATIENTS, OUTPUT = "Methods", "Patients", "Output"
@@ -38,20 +40,60 @@ def _baselines(context: click.Context, parameter: click.Parameter, given: str) -
     return selected
 
 
-def _select_patients(side: str, names: list[str], cards: "list[ModelCard]") -> list[str]:
-    """The patients of a cohort that --patients selects.
+def _select_patients(side: str, cohort: "Cohort", cards: "list[ModelCard]") -> list[str]:
+    """The names of the patients of a cohort that --patients selects.
 
     Args:
         side: the value of --patients.
-        names: of all patients.
+        cohort: all patients.
         cards: of the models.
     """
+    names = [patient.name for patient in cohort.patients]
     if side == "all":
         return names
     if side == "unseen":
-        seen = {name for card in cards for name in (*card.data.train, *card.data.validation)}
-        return [name for name in names if name not in seen]
+        # Another examination of a subject is not unseen.
+        seen = cohort.subjects([name for card in cards for name in card.data.seen])
+        return [patient.name for patient in cohort.patients if patient.subject not in seen]
     return [name for name in names if name in getattr(cards[0].data, side)]
+
+
+def _by_method(models: "list[ModelFolder]", typed: tuple[str, ...], *, trains: bool) -> "dict[str, ModelFolder]":
+    """The models by the names of their methods: their own names, or as they were typed if two have the same name.
+
+    Args:
+        models: the models.
+        typed: their names and folders on the command line.
+        trains: whether their recipes are trained, into folders with these names.
+
+    Raises:
+        InputError: then two have the same name.
+    """
+    from brainseg_tf.errors import InputError
+
+    names = [one.card.name for one in models]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice and trains:
+        raise InputError(f"{twice}: two of the models have this name; train them one by one, each with its own --out")
+    return {
+        name if names.count(name) == 1 else reference: one
+        for name, reference, one in zip(names, typed or names, models, strict=True)
+    }
+
+
+def _seeds(given: str) -> list[int]:
+    """The seeds, each once.
+
+    Raises:
+        click.BadParameter: one of them is no integer, or is negative.
+    """
+    try:
+        seeds = list(dict.fromkeys(int(seed) for seed in given.split(",")))
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0:
+        raise click.BadParameter(f"{given}: expected integers from 0 on, separated by commas", param_hint="--seeds")
+    return seeds
 
 
 @click.command(cls=GroupedCommand, short_help="Compare models and baselines without a network with the ground truth.")
@@ -152,21 +194,26 @@ def evaluate(
         raise click.UsageError(f"{'--folds' if folds else '--train-on'} trains models; give --out FOLDER for them")
     if folds and train_on:
         raise click.UsageError("--folds trains on DATA, so --train-on does not go with it")
-    try:
-        numbers = [int(seed) for seed in seeds.split(",")]
-    except ValueError:
-        raise click.BadParameter(f"{seeds}: expected integers separated by commas", param_hint="--seeds") from None
+    numbers = _seeds(seeds)
+    if len(numbers) > 1 and not (folds or train_on):
+        raise click.UsageError("several --seeds go with --folds or --train-on, which train models")
     found = [find(model) for model in models] or [best_for(("flair",))]
+    methods = _by_method(found, models, trains=bool(folds or train_on))
     modalities = tuple(dict.fromkeys(name for one in found for name in one.card.modalities))
     cohort = read_cohort(data, modalities)
     training = read_cohort(train_on, modalities) if train_on else None
-    names = [patient.name for patient in cohort.patients]
+    names: list[str] = []
     if training:
         # A patient must not be on both sides, also if the folders have different names.
-        read_cohort([*data, *train_on], modalities)
-        side = f"trained on {', '.join(folder.name for folder in train_on)}"
+        both = read_cohort([*data, *train_on], modalities)
+        tested, trained = (set(one.subjects([patient.name for patient in one.patients])) for one in (cohort, training))
+        if twice := tested & trained:
+            raise InputError(
+                f"{both.title}: subject {min(twice)} is on both sides, with different examinations; remove one of them"
+            )
+        side = f"trained on {', '.join(training.names)}"
     elif not folds:
-        names = _select_patients(side, names, [one.card for one in found])
+        names = _select_patients(side, cohort, [one.card for one in found])
         if not names:
             raise InputError(
                 f"{cohort.title}: has no {side} patients for this model; give --patients all, or --folds 5"
@@ -192,7 +239,7 @@ def evaluate(
         click.echo(f"{comparison.patient:28} {comparison.method:14} Dice {comparison.dice:.3f}")
 
     options = segmentation_options(context, stages)
-    experiment = experiments.Experiment(cohort, found, baselines, options, say)
+    experiment = experiments.Experiment(cohort, methods, baselines, options, say)
     if folds and out:
         results = experiment.cross_validate(folds, numbers, out, click.echo)
     elif training and out:
@@ -219,7 +266,7 @@ def evaluate(
         "the mask if the method gets only the tumour-free slices. any: share of the patients in which this volume is "
         "above 0."
     )
-    patients = f"{' + '.join(folder.name for folder in data)}, {f'{folds} folds' if folds else side}, seeds {seeds}"
+    patients = f"{' + '.join(cohort.names)}, {f'{folds} folds' if folds else side}, seeds {seeds}"
     if out:
         reports.write_csv(out / "comparisons.csv", comparisons)
         cohorts = {name: reports.nested(of_cohort) for name, of_cohort in by_cohort.items()}
@@ -228,5 +275,5 @@ def evaluate(
         figures.dice_by_patient([one for _, one in comparisons], out / "dice.png")
         figures.reliability(reports.reliability(summaries), out / "calibration.png")
     if update_card:
-        for one in found:
-            reports.update_card(one, summaries, patients, folds or 0, options)
+        for name, one in methods.items():
+            reports.update_card(one, name, summaries, patients, folds or 0, options)

@@ -26,7 +26,7 @@ from brainseg_tf_cli.tensorflow_import import import_tensorflow
     help="savedmodel: for TensorFlow Serving; onnx: the file NAME.onnx (pip install 'brainseg-tf[onnx]').",
 )
 @click.option(
-    "--version", type=click.IntRange(1, 2**63 - 1), help="Number of the new version.  [default: that of MODEL]"
+    "--version", type=click.IntRange(1, 10**18 - 1), help="Number of the new version.  [default: that of MODEL]"
 )
 def export(model: str, folder: Path, kind: str, version: int | None) -> None:
     """Add MODEL to a model repository as NAME/VERSION, or write it as NAME.onnx.

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from brainseg_tf.evaluation.case_metrics import Comparison
-from brainseg_tf.metrics import calibration_error, cluster_interval, interval
+from brainseg_tf.metrics import calibration_error, cluster_interval
 
 # Metrics whose mean over patients is reported, with its interval.
 MEANS = (
@@ -29,13 +29,20 @@ SIZES = ("small", "medium", "large")
 def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """Aggregates the comparisons of one method and cut over patients.
 
+    With several seeds a patient has several comparisons. Means are over all of them, intervals draw patients with all
+    of theirs, and numbers of slices, lesions and missed lesions are means over the seeds.
+
+    Args:
+        comparisons: one or several of each patient.
+
     Returns:
         The aggregated metrics by name:
 
         - ``patients``, ``slices``: their numbers.
         - ``missed``: number of patients whose lesion is missed (``Comparison.missed``); ``missed_share``: their share
           of the patients with a lesion, and ``missed_share_interval``.
-        - ``dice_median``, and ``worst``: the five patients with the lowest Dice, each with its volumes.
+        - ``dice_median``, and ``worst``: the five patients with the lowest Dice, each with its volumes, of the seed
+          with the lowest Dice.
         - ``lesion_sensitivity``: share of all lesions that are detected, and ``lesion_sensitivity_interval``;
           ``lesions``: their number; ``false_lesions``: mean number of the mask's components that are no lesion.
         - For each of ``MEANS`` its mean over the patients with a lesion, NaN left out, and ``<name>_interval``, the
@@ -52,29 +59,34 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """
     abnormal = [one for one in comparisons if one.lesion_ml > 0]
     slices = np.concatenate([one.slices for one in comparisons])
-    by_patient = {name: [getattr(one, name) for one in abnormal] for name in MEANS}
+    patients = len({one.patient for one in comparisons})
+    seeds = len(comparisons) / patients
+    lowest: dict[str, Comparison] = {}
+    for one in sorted(abnormal, key=lambda one: one.dice):
+        lowest.setdefault(one.patient, one)
     numbers: dict[str, Any] = {
-        "patients": len(comparisons),
-        "slices": len(slices),
-        "missed": sum(one.missed for one in abnormal),
+        "patients": patients,
+        "slices": _whole(len(slices) / seeds),
+        "missed": _whole(sum(one.missed for one in abnormal) / seeds),
         "missed_share": _mean([one.missed for one in abnormal]),
-        "missed_share_interval": list(interval([one.missed for one in abnormal])),
+        "missed_share_interval": _interval(abnormal, [one.missed for one in abnormal]),
         "dice_median": float(np.median([one.dice for one in abnormal])) if abnormal else float("nan"),
         "worst": [
             {
                 "patient": one.patient,
                 **{name: round(getattr(one, name), 3) for name in ("dice", "lesion_ml", "found_ml")},
             }
-            for one in sorted(abnormal, key=lambda one: one.dice)[:_WORST]
+            for one in list(lowest.values())[:_WORST]
         ],
-        **_by_lesion(comparisons),
+        **_by_lesion(comparisons, seeds),
     }
-    for name, values in by_patient.items():
+    for name in MEANS:
+        values = [getattr(one, name) for one in abnormal]
         numbers[name] = _mean(values)
-        numbers[f"{name}_interval"] = list(interval(values))
+        numbers[f"{name}_interval"] = _interval(abnormal, values)
     for column, name in enumerate(SLICE_MEANS):
         numbers[name] = _mean(slices[:, column])
-        numbers[f"{name}_interval"] = list(cluster_interval([one.slices[:, column] for one in abnormal]))
+        numbers[f"{name}_interval"] = _interval(abnormal, [one.slices[:, column] for one in abnormal])
     ranked = sorted(abnormal, key=lambda one: one.lesion_ml)
     for size, third in zip(SIZES, np.array_split(np.arange(len(ranked)), len(SIZES)), strict=True):
         numbers[f"dice_{size}"] = _mean([ranked[k].dice for k in third])
@@ -97,16 +109,30 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     return numbers
 
 
-def _by_lesion(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def _by_lesion(comparisons: Sequence[Comparison], seeds: float) -> dict[str, Any]:
     """Detection by lesion; NaN if it was not measured."""
-    counts = [one.lesions for one in comparisons if one.lesions is not None]
+    measured = [one for one in comparisons if one.lesions is not None]
+    counts = [one.lesions for one in measured if one.lesions is not None]
     detected = [one.detected for one in counts]
     return {
-        "lesions": sum(map(len, detected)),
+        "lesions": _whole(sum(map(len, detected)) / seeds) if measured else float("nan"),
         "lesion_sensitivity": _mean(np.concatenate(detected)) if detected else float("nan"),
-        "lesion_sensitivity_interval": list(cluster_interval(detected)),
+        "lesion_sensitivity_interval": _interval(measured, detected),
         "false_lesions": _mean([one.false for one in counts]),
     }
+
+
+def _interval(comparisons: Sequence[Comparison], values: Sequence[float] | Sequence[np.ndarray]) -> list[float]:
+    """The interval of the mean of one or several values of each comparison, by a bootstrap that draws patients."""
+    of_patient: dict[str, list[np.ndarray]] = {}
+    for one, value in zip(comparisons, values, strict=True):
+        of_patient.setdefault(one.patient, []).append(np.atleast_1d(np.asarray(value, float)))
+    return list(cluster_interval([np.concatenate(parts) for parts in of_patient.values()]))
+
+
+def _whole(number: float) -> int | float:
+    """A mean over seeds, as an integer if it is whole, for instance with one seed."""
+    return int(number) if number == int(number) else number
 
 
 def _mean(values: Sequence[float] | np.ndarray) -> float:

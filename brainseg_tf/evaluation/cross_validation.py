@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from brainseg_tf import card_schema
+from brainseg_tf.architectures import recipe_of
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable, write_json
 from brainseg_tf.json_file import read_json
-from brainseg_tf.options import FitOptions
+from brainseg_tf.options import RANDOM_WEIGHTS, FitOptions
 from brainseg_tf.saved_model import ModelFolder, newest_version, open_folder
 from brainseg_tf.schema import Integer, Items, MismatchError, Record, Text
 from brainseg_tf.training.cohort import Split
@@ -87,6 +88,8 @@ def recorded_folds(file: Path, names: Sequence[str], count: int, validation: flo
 def train(data: Sequence[Path], run: Path, options: FitOptions, settings: RunSettings) -> ModelFolder:
     """Trains a network; resumes an interrupted run, and does not repeat a finished one.
 
+    A finished run that was started from the weights of a model can be put there; its recipe is not compared.
+
     Args:
         data: folders of the cohorts.
         run: folder of the run.
@@ -95,9 +98,23 @@ def train(data: Sequence[Path], run: Path, options: FitOptions, settings: RunSet
 
     Returns:
         The trained model.
+
+    Raises:
+        InputError: the finished run has learned from other patients than those of the split, or with another recipe.
     """
     from brainseg_tf.training.fit import fit
 
     if not run.is_dir() or newest_version(run) is None:
         fit(data, run, options, replace(settings, resume=(run / "run.json").exists()))
-    return open_folder(run)
+    trained, split = open_folder(run), settings.split
+    assert split is not None
+    others = {*trained.card.data.train, *trained.card.data.validation} - {*split.train, *split.validation}
+    if others:
+        raise InputError(
+            f"{printable(run)}: has learned from other patients, for instance {printable(min(others))}; choose another "
+            "--out"
+        )
+    from_random_weights = trained.card.training.get("initial", RANDOM_WEIGHTS) == RANDOM_WEIGHTS
+    if from_random_weights and recipe_of(trained.card) != options:
+        raise InputError(f"{printable(run)}: was trained with another recipe; choose another --out")
+    return trained

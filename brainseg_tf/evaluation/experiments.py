@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from brainseg_tf.architectures import recipe_of
+from brainseg_tf.architectures import recipe_to_repeat
 from brainseg_tf.evaluation.case_metrics import Comparison
 from brainseg_tf.evaluation.cross_validation import recorded_folds, train
 from brainseg_tf.evaluation.methods import Method, Result, baseline, evaluate, oracle
@@ -25,14 +25,14 @@ class Experiment:
 
     Attributes:
         cohort: all patients.
-        models: the models, or the models whose recipes are trained.
+        models: the models, or the models whose recipes are trained, by the name of the method.
         baselines: some of ``methods.BASELINES``.
         options: of the stages after the network.
         show: called with each comparison.
     """
 
     cohort: Cohort
-    models: Sequence[ModelFolder]
+    models: Mapping[str, ModelFolder]
     baselines: Sequence[str]
     options: SegmentationOptions
     show: Show
@@ -45,8 +45,9 @@ class Experiment:
         Args:
             names: of the patients to test.
         """
-        validation = [name for name in self.models[0].card.data.validation if name not in names]
-        methods = [Method(one.card.name, one.card, one.load(), self.options) for one in self.models]
+        first = next(iter(self.models.values()))
+        validation = [name for name in first.card.data.validation if name not in names]
+        methods = [Method(name, one.card, one.load(), self.options) for name, one in self.models.items()]
         return self._evaluate(methods, self.cohort.named(validation), names)
 
     def train_and_test(self, training: Cohort, seeds: Sequence[int], out: Path, say: Callable[[str], None]) -> Results:
@@ -61,19 +62,19 @@ class Experiment:
         Returns:
             By seed, one result.
         """
-        names = [patient.name for patient in training.patients]
-        subjects = training.subjects(names)
+        patients = [patient.name for patient in training.patients]
+        subjects = training.subjects(patients)
         results: Results = {}
         for seed in seeds:
             methods = []
-            for one in self.models:
-                options = replace(recipe_of(one.card), seed=seed, test=0.0)
-                split = training.of_subjects(split_patients(subjects, options.validation, 0.0, seed), names)
-                say(f"seed {seed}: {one.card.name}")
-                run = out / "runs" / one.card.name / f"seed{seed}"
+            for name, one in self.models.items():
+                options = replace(recipe_to_repeat(one.card), seed=seed, test=0.0)
+                split = training.of_subjects(split_patients(subjects, options.validation, 0.0, seed), patients)
+                say(f"seed {seed}: {name}")
+                run = out / "runs" / name / f"seed{seed}"
                 settings = RunSettings(split=split, cache=out / "cache", say=say)
                 trained = train(training.folders, run, options, settings)
-                methods.append(Method(one.card.name, trained.card, trained.load(), self.options))
+                methods.append(Method(name, trained.card, trained.load(), self.options))
             validation = training.named(methods[0].card.data.validation)
             test = [patient.name for patient in self.cohort.patients]
             results[seed] = [self._evaluate(methods, validation, test)]
@@ -93,34 +94,38 @@ class Experiment:
         Returns:
             By seed, a result for each fold.
         """
-        for one in self.models:
+        for one in self.models.values():
             one.check()  # The recipe is read from the card, so the card must be undamaged.
-        share = self.models[0].card.training["validation"]
+        share = next(iter(self.models.values())).card.training["validation"]
         results: Results = {}
         for seed in seeds:
-            names = [patient.name for patient in self.cohort.patients]
-            subjects = self.cohort.subjects(names)
+            patients = [patient.name for patient in self.cohort.patients]
+            subjects = self.cohort.subjects(patients)
             splits = recorded_folds(out / f"folds-seed{seed}.json", subjects, count, share, seed)
             for number, of_subjects in enumerate(splits):
-                split = self.cohort.of_subjects(of_subjects, names)
+                split = self.cohort.of_subjects(of_subjects, patients)
                 methods = []
                 settings = RunSettings(split=split, cache=out / "cache", say=say)
-                for one in self.models:
-                    say(f"seed {seed}, fold {number + 1} of {count}: {one.card.name}")
-                    run = out / "runs" / one.card.name / f"seed{seed}-fold{number + 1}"
-                    trained = train(self.cohort.folders, run, replace(recipe_of(one.card), seed=seed), settings)
-                    methods.append(Method(one.card.name, trained.card, trained.load(), self.options))
+                for name, one in self.models.items():
+                    say(f"seed {seed}, fold {number + 1} of {count}: {name}")
+                    run = out / "runs" / name / f"seed{seed}-fold{number + 1}"
+                    trained = train(self.cohort.folders, run, replace(recipe_to_repeat(one.card), seed=seed), settings)
+                    methods.append(Method(name, trained.card, trained.load(), self.options))
                 results.setdefault(seed, []).append(
                     self._evaluate(methods, self.cohort.named(split.validation), split.test)
                 )
         return results
 
     def _evaluate(self, methods: Sequence[Method], validation: Sequence[Patient], test: Sequence[str]) -> Result:
-        """Evaluates methods and baselines; the validation patients give the healthy threshold of the baselines."""
+        """Evaluates methods and baselines.
+
+        The validation patients give the healthy threshold of the baselines; without healthy slices in them it is that
+        of the first method.
+        """
         card = methods[0].card
         # The baselines use the first modality only.
         first_modality = [replace(patient, scans=dict(list(patient.scans.items())[:1])) for patient in validation]
-        levels = healthy_levels(first_modality, None, card.slices) if first_modality else card.healthy_levels
+        levels = healthy_levels(first_modality, None, card.slices) or card.healthy_levels
         baselines = [baseline(name, card, self.options, levels["input"]) for name in self.baselines]
         return evaluate([*methods, *baselines], validation, self.cohort.named(test), self.show)
 

@@ -171,6 +171,7 @@ def _run(
     rule = replace(methods[0].card.slices, min_brain=MIN_BRAIN, central=CENTRAL)
     used = select_slices(np.moveaxis(brain, -1, 0), rule)
     case = Case(patient.name, truth, brain, used, first.spacing, patient.cohort)
+    histograms: dict[str, Histogram] = {}
     comparisons = []
     for method in methods:
         volumes = [by_modality[modality] for modality in method.card.modalities]
@@ -179,12 +180,8 @@ def _run(
             segment_slices(stack, method.model, method.card, method.options).outline if method.has_mixture else None
         )
         score = from_stack(outline.score if outline else _score(stack, method), stack, first)
-        histogram = Histogram(case, score)
-        if say is None:
-            result.validation[method.name].append(histogram)
-            continue
-        result.test[method.name].append((case, histogram))
-        if outline:
+        histograms[method.name] = Histogram(case, score)
+        if outline and say:
             mask = (from_stack(outline.found, stack, first) > 0.5) & brain
             posterior = np.clip(from_stack(outline.probability, stack, first), 0, 1)
             comparison = replace(
@@ -194,6 +191,11 @@ def _run(
             )
             comparisons.append(comparison)
     # They are added after all methods have run: a patient on whom one method fails must not count for the others.
+    for name, histogram in histograms.items():
+        if say:
+            result.test[name].append((case, histogram))
+        else:
+            result.validation[name].append(histogram)
     for comparison in comparisons:
         result.comparisons.append(comparison)
         if say:

@@ -148,12 +148,13 @@ def reliability(summaries: Summaries) -> dict[str, np.ndarray]:
 
 
 def update_card(
-    found: ModelFolder, summaries: Summaries, patients: str, folds: int, options: SegmentationOptions
+    found: ModelFolder, name: str, summaries: Summaries, patients: str, folds: int, options: SegmentationOptions
 ) -> None:
     """Writes the metrics of a model, of the baseline without a network and of the paper into the model's card.
 
     Args:
         found: the model.
+        name: of its method in the summaries.
         summaries: of all methods.
         patients: description of the test patients.
         folds: number of folds if the model's recipe was tested by cross-validation; 0 if the model itself was tested.
@@ -163,7 +164,7 @@ def update_card(
     metrics = {
         "patients": patients,
         "folds": folds,
-        "network": numbers[card.name],
+        "network": numbers[name],
         **({NO_NETWORK: numbers[NO_NETWORK][MIXTURE_CUT]} if NO_NETWORK in numbers else {}),
         "paper_iou_slice": PAPER_IOU.get(card.architecture),
         "options": asdict(options),

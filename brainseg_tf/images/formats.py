@@ -23,6 +23,8 @@ _PAIR = (".hdr", ".img", ".hdr.gz", ".img.gz")
 _MGH = (".mgh", ".mgz")
 # Suffixes of scans in a folder. Files with other suffixes that nibabel reads can be named one by one.
 SCANS = (*NIFTI, ".mgz", ".mgh", ".hdr", *itk.SUFFIXES)
+# Headers whose voxels are in a file of the same name beside them, and the suffixes of that file.
+_HEADERS, _VOXELS_BESIDE = (".hdr", ".mhd", ".nhdr"), (".img", ".img.gz", ".raw", ".raw.gz", ".zraw")
 # The largest field of view of a scanner. The model's grid grows with the field of view, so a larger one is refused.
 LARGEST_FIELD_MM = 2000.0
 # A field of view that is smaller than this in two directions cannot contain a human brain: the brain of a child born at
@@ -94,6 +96,18 @@ def stem(path: Path) -> str:
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.name
+
+
+def files_of(scan: Path) -> list[Path]:
+    """The files of a scan: all files in the folder of a series, otherwise the file itself and that of its voxels.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    if scan.is_dir():
+        return sorted(file for file in scan.iterdir() if file.is_file())
+    beside = (scan.with_name(stem(scan) + suffix) for suffix in _VOXELS_BESIDE if scan.suffix.lower() in _HEADERS)
+    return [scan, *(file for file in beside if file.is_file())]
 
 
 def unit_of(image: nib.Nifti1Pair) -> str:

@@ -31,9 +31,15 @@ _MODALITIES = {
     "asl": "asl",
     "angio": "angio",
 }
-# Parts of series descriptions only. Siemens names FLAIR after the sequence, a turbo inversion recovery (TIRM).
-_DESCRIBED = _MODALITIES | {"tirm": "flair", "darkfluid": "flair", "tof": "angio", "trace": "dwi", "diffusion": "dwi"}
+# Words of series descriptions only. Siemens names FLAIR after the sequence, a turbo inversion recovery (TIRM).
+_DESCRIBED = _MODALITIES | {
+    **{"tirm": "flair", "darkfluid": "flair", "tof": "angio"},
+    **{"trace": "dwi", "tracew": "dwi", "diff": "dwi", "diffusion": "dwi", "eadc": "adc", "dadc": "adc"},
+}
+# Siemens abbreviates dark fluid, which is FLAIR, in several ways.
+_DARK_FLUID = re.compile(r"da(rk)?[-_ ]?fl(uid)?(?![a-z])")
 _CONTRAST_AGENT = {"gd", "gad", "gado", "km", "ce", "post", "contrast"}
+_NO_CONTRAST_AGENT = {"pre", "without", "no", "non", "native", "nativ", "ohne", "vor", "op", "surgery"}
 
 _BIDS_SUFFIXES = {"flair": "FLAIR", "t1": "T1w", "t2": "T2w", "pd": "PDw"}
 
@@ -129,13 +135,19 @@ def described_modality(description: str) -> str | None:
     Returns:
         The modality; None if the text names none or several, as that of a double echo does (``PD+T2``).
     """
-    text = description.lower().replace("t2*", "t2star").replace("dark-fluid", "darkfluid").replace("flair", " flair ")
+    text = _DARK_FLUID.sub(" darkfluid ", description.lower().replace("t2*", "t2star")).replace("flair", " flair ")
+    # T1 FLAIR has the contrast of T1: only T2 FLAIR is what is called FLAIR.
+    text = re.sub(r"\bt1w?[-_ ]*flair\b", "t1", text)
+    text = re.sub(r"\+c\b|\bc\+", " gd ", text).replace("w/o", "without")
     words = set(re.split(r"[^a-z0-9]+", text))
     found = {_DESCRIBED[word] for word in words & set(_DESCRIBED)}
-    if found in ({"t1", "flair"}, {"t1"}):  # T1 FLAIR has the contrast of T1: only T2 FLAIR is what is called FLAIR.
-        return "t1ce" if words & _CONTRAST_AGENT or "+c" in text else "t1"
-    if "flair" in found:
-        return "flair"
+    if {"t1", "flair"} <= found:
+        return None  # One of them can be the image that the other was registered to.
+    for also_has_another in ("flair", "adc"):  # ``T2 FLAIR``, ``DWI ADC``
+        if also_has_another in found:
+            return also_has_another
+    if found == {"t1"}:
+        return "t1ce" if words & _CONTRAST_AGENT and not words & _NO_CONTRAST_AGENT else "t1"
     return found.pop() if len(found) == 1 else None
 
 

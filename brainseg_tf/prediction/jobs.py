@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from brainseg_tf.files import printable
-from brainseg_tf.images.formats import stem
+from brainseg_tf.images.formats import files_of, stem
 from brainseg_tf.prediction import results_table
 from brainseg_tf.prediction.pages import Navigation
 from brainseg_tf.prediction.viewer_tables import SUFFIXES
@@ -16,8 +16,6 @@ from brainseg_tf.prediction.viewer_tables import SUFFIXES
 RAW = "raw"
 # Number of samples of a file by which it is known again, and their size.
 _SAMPLES, _SAMPLE_BYTES = 32, 4096
-# Headers whose voxels are in a file of the same name beside them, and the suffixes of that file.
-_HEADERS, _VOXELS_BESIDE = (".hdr", ".mhd", ".nhdr"), (".img", ".img.gz", ".raw", ".raw.gz", ".zraw")
 
 
 @dataclass(frozen=True)
@@ -182,12 +180,10 @@ def _sampled_sha256(scan: Path) -> str | None:
     files would be too much to read again for thousands of finished scans.
     """
     try:
-        if scan.is_dir():
-            # In the order of the contents, whatever the files are called. Each slice has its own identifier.
-            parts = sorted(_samples(file, 1) for file in scan.iterdir() if file.is_file())
-        else:
-            beside = (scan.with_name(stem(scan) + suffix) for suffix in _VOXELS_BESIDE if scan.suffix in _HEADERS)
-            parts = [_samples(file, _SAMPLES) for file in (scan, *(one for one in beside if one.is_file()))]
+        series = scan.is_dir()
+        parts = [_samples(file, 1 if series else _SAMPLES) for file in files_of(scan)]
+        if series:  # In the order of the contents, whatever the files are called. Each slice has its own identifier.
+            parts.sort()
     except OSError:
         return None
     return hashlib.sha256(b"".join(parts)).hexdigest()

@@ -74,7 +74,7 @@ def healthy_levels(
     """Healthy threshold of each kind of score.
 
     The 98.5 % quantile of the score over the brain is measured in the selected healthy slices of each patient. The
-    threshold is the mean of these quantiles.
+    threshold is the mean of these quantiles. A patient whose scans cannot be read is left out.
 
     Args:
         patients: the validation patients.
@@ -84,11 +84,14 @@ def healthy_levels(
             used.
 
     Returns:
-        The threshold by kind of score, in units of that score.
+        The threshold by kind of score, in units of that score; none if there is no healthy slice.
     """
     quantiles = []
     for patient in patients:
-        scans = read_patient(patient)
+        try:
+            scans = read_patient(patient)
+        except InputError:  # The caller names such a patient.
+            continue
         stack = to_stack(scans.volumes, scans.brain, options, trim)
         reconstruction = model.reconstruct(stack.images) if model else Reconstruction(stack.images)
         healthy = _healthy_slices(scans, stack, options)

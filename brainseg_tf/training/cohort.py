@@ -24,7 +24,7 @@ class Patient:
         truth: the path of the ground-truth segmentation; lesion voxels are above 0. None if there is none, or if it
             is not used.
         brain: the path of the brain mask; None if there is none.
-        cohort: name of the folder or table that the patient was found in.
+        cohort: name of the folder or table that the patient was found in, with its path if another has the same name.
         subject: the same for all examinations of one person.
         side: the side of the split that a table demands, one of ``layouts.SIDES``; None if it does not.
     """
@@ -73,6 +73,11 @@ class Cohort:
     def title(self) -> str:
         """The folders, for messages."""
         return ", ".join(printable(folder) for folder in self.folders)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the folders and tables, see ``Patient.cohort``."""
+        return _names_of(self.folders)
 
     def named(self, names: Sequence[str]) -> tuple[Patient, ...]:
         """The patients of the cohort that have one of these names."""
@@ -159,7 +164,7 @@ def read_cohort(
         labels = "slices" if any(one.truth for of_folder in found for one in of_folder.candidates) else "none"
     patients: list[Patient] = []
     problems: list[str] = []
-    for folder, of_folder in zip(folders, found, strict=True):
+    for folder, name, of_folder in zip(folders, _names_of(folders), found, strict=True):
         complete = []
         for candidate in of_folder.candidates:
             needs_truth = labels != "none" and requires_truth
@@ -167,7 +172,7 @@ def read_cohort(
             if missing := (*candidate.missing, *no_truth):
                 problems.append(f"{printable(candidate.place)}: left out, {' and '.join(missing)}")
             else:
-                complete.append(_patient(candidate, folder, with_truth=labels != "none"))
+                complete.append(_patient(candidate, name, with_truth=labels != "none"))
         problems += of_folder.problems
         patients += complete
         _check_files(patients)
@@ -176,14 +181,21 @@ def read_cohort(
     return Cohort(folders, tuple(sorted(patients, key=lambda patient: patient.name)), tuple(problems), labels)
 
 
-def _patient(candidate: Candidate, folder: Path, *, with_truth: bool) -> Patient:
+def _names_of(folders: Sequence[Path]) -> tuple[str, ...]:
+    names = [folder.resolve().name for folder in folders]
+    return tuple(
+        name if names.count(name) == 1 else printable(folder) for name, folder in zip(names, folders, strict=True)
+    )
+
+
+def _patient(candidate: Candidate, cohort: str, *, with_truth: bool) -> Patient:
     return Patient(
         candidate.name,
         candidate.grade,
         candidate.scans,
         candidate.truth if with_truth else None,
         candidate.brain,
-        folder.resolve().name,
+        cohort,
         candidate.subject,
         candidate.side,
     )

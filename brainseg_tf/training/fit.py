@@ -26,7 +26,7 @@ from brainseg_tf.training.calibration import healthy_levels
 from brainseg_tf.training.cohort import Cohort, Patient, Split, read_cohort, split_patients
 from brainseg_tf.training.distribution import Distribution, steps_in_epoch
 from brainseg_tf.training.initial_weights import load_weights
-from brainseg_tf.training.pipeline import CachedSlices, Part, batches, cache_slices, ordered_batches
+from brainseg_tf.training.pipeline import CachedSlices, Part, batches, cache_slices, has_healthy_slice, ordered_batches
 from brainseg_tf.training.progress import Progress, draw_figures, tensorboard
 from brainseg_tf.training.run_state import RunState
 from brainseg_tf.training.runs import RunSettings, Say, read_history
@@ -39,6 +39,8 @@ from brainseg_tf.training.screening import (
     write_rounds,
 )
 
+# The sides of a split that have slices, by their names in messages.
+_SIDES = {"training": "train", "validation": "validation"}
 __all__ = ["KerasReconstructor", "RunSettings", "Say", "compiled", "fit", "read_history"]
 
 
@@ -89,8 +91,15 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
     for name, side in sides.items():
         count = sum(slices.used for slices in side)
         say(f"{name}: {len(side)} patients, {count} slices")
+        if not {one.patient for one in cached} & set(getattr(split, _SIDES[name])):
+            raise InputError(f"{cohort.title}: no patient for {name} can be read; see the lines above")
         if count == 0:
             raise InputError(f"{cohort.title}: no slice for {name}; lower --min-brain or raise --central")
+    if options.given_lesions and not any(map(has_healthy_slice, sides["validation"])):
+        raise InputError(
+            f"{cohort.title}: every slice for validation shows a lesion, so the healthy threshold cannot be measured; "
+            "add patients"
+        )
     writes_files = workers is None or workers.chief
     if record and record.epochs != options.epochs:
         say(
@@ -140,8 +149,9 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
         draw_figures(best, state.history.rows, used["validation"], options, out)
         rounds = read_rounds(out)
         flagged = rounds[-1].rows if rounds else {}
-        data = _describe([replace(one, left_out=flagged.get(one.patient, ())) for one in cached], split)
-        _export(best, state, cohort.named(split.validation), data, options, target, settings)
+        data = _describe([replace(one, left_out=flagged.get(one.patient, ())) for one in cached], split, settings)
+        readable = [one.patient for one in cached if one.patient in set(split.validation)]
+        _export(best, state, cohort.named(readable), data, options, target, settings)
     if workers:
         workers.barrier()  # No worker returns before the model is exported.
     return target
@@ -210,9 +220,9 @@ def _export(
         return abnormal_slices(stack.images, stack.brain, reconstruction, best.score)
 
     screens = options.labels == "none" and options.rounds > 0
-    levels = healthy_levels(
-        validation, KerasReconstructor(best), options.slices, best.trim, abnormal if screens else None
-    )
+    measure = partial(healthy_levels, validation, KerasReconstructor(best), options.slices, best.trim)
+    # If the final network flags every slice, all are used.
+    levels = (measure(abnormal) if screens else {}) or measure()
     card = ModelCard(
         name=target.parent.resolve().name,
         version=1,
@@ -366,7 +376,7 @@ def _slices_of(cached: Sequence[CachedSlices], names: Sequence[str]) -> list[Cac
     return [slices for slices in cached if slices.patient in set(names) and slices.used]
 
 
-def _describe(cached: Sequence[CachedSlices], split: Split) -> TrainingData:
+def _describe(cached: Sequence[CachedSlices], split: Split, settings: RunSettings) -> TrainingData:
     return TrainingData(
         patients=len(cached),
         slices=sum(slices.slices for slices in cached),
@@ -375,4 +385,5 @@ def _describe(cached: Sequence[CachedSlices], split: Split) -> TrainingData:
         train=split.train,
         validation=split.validation,
         test=split.test,
+        earlier=settings.initial.card.data.seen if settings.initial else (),
     )

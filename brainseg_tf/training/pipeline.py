@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, replacing, write_json
+from brainseg_tf.images.formats import files_of
+from brainseg_tf.images.readers import reading
 from brainseg_tf.json_file import read_json
 from brainseg_tf.options import SliceOptions
 from brainseg_tf.schema import Integer, Record
@@ -23,6 +25,8 @@ _FORMAT = 6
 # Of a view with more slices than this, evenly spaced ones are used. No scan of 1 mm has so many; a scan with a
 # wrong slice thickness in its header can have a multiple.
 _MOST_OF_A_VIEW = 128
+# Characters of a patient's name that a file name begins with.
+_LONGEST_NAME = 50
 # Content of the JSON file that belongs to each file of slices.
 _COUNTS = Record(dict.fromkeys(("slices", "chosen", "used"), Integer()))
 
@@ -99,9 +103,11 @@ def cache_slices(
 
 
 def _cache_patient(patient: Patient, options: SliceOptions, folder: Path, views: int, *, lesions: bool) -> CachedSlices:
-    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in patient.files]
+    with reading(patient.files[0], "is gone or cannot be read; restore it"):
+        files = [file for scan in patient.files for file in files_of(scan)]
+        stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     key = hashlib.sha256(json.dumps([_FORMAT, asdict(options), views, lesions, stamps]).encode()).hexdigest()[:16]
-    file = folder / f"{patient.name}-{key}.npy"
+    file = folder / f"{patient.name[:_LONGEST_NAME]}-{key}.npy"
     counts = file.with_suffix(".json")
     if not (file.exists() and counts.exists()):
         scans = read_patient(patient)
@@ -134,6 +140,12 @@ def _slices_of(view: View, options: SliceOptions, *, lesions: bool) -> tuple[np.
         chosen = chosen[np.arange(_MOST_OF_A_VIEW) * len(chosen) // _MOST_OF_A_VIEW]
     counts = {"slices": len(selected), "chosen": int(selected.sum()), "used": len(chosen)}
     return images[chosen], counts
+
+
+def has_healthy_slice(cached: CachedSlices) -> bool:
+    """Whether one of the slices that were cached with lesions shows none."""
+    lesions = np.load(cached.file, mmap_mode="r")[..., -1]
+    return not bool(lesions.any(axis=(1, 2)).all())
 
 
 def batches(

@@ -112,6 +112,7 @@ def unlike_others(cached: Sequence[CachedSlices]) -> list[str]:
     Args:
         cached: the slices of all scans, with robust normalisation.
     """
+    cached = [one for one in cached if one.used]
     if len(cached) < _LEAST_SCANS:
         return []
     quantiles = np.array([_intensities(one) for one in cached])

@@ -16,7 +16,9 @@ from click.testing import Result
 from brainseg_tf.architectures import ARCHITECTURES, recipe_for, recipe_of
 from brainseg_tf.model_card import read_card, training_options
 from brainseg_tf.saved_model import find, open_folder
+from brainseg_tf.training.cohort import read_cohort
 from brainseg_tf.training.runs import nothing_to_do
+from brainseg_tf_cli.evaluate import _select_patients
 from helpers import FAST, call, fails, small_options
 
 
@@ -276,6 +278,66 @@ def test_evaluate_uses_the_patients_that_no_model_was_trained_on(trained, brats_
     assert result.exit_code == 0, result.output
     tested = {line.split()[0] for line in result.stdout.splitlines() if " Dice 0" in line}
     assert tested == set(data.test) and not tested & {*data.train, *data.validation}
+
+
+def test_patients_that_an_earlier_model_saw_and_other_examinations_are_not_unseen(trained, brats_like, tmp_path):
+    card = read_card(trained / "1")
+    first, *rest = card.data.test
+    cohort = read_cohort(brats_like, ("flair",))
+    assert _select_patients("unseen", cohort, [card]) == [first, *rest]
+    tuned = replace(card, data=replace(card.data, earlier=(first,)))
+    assert tuned.data.seen == (*card.data.train, *card.data.validation, first)
+    assert _select_patients("unseen", cohort, [tuned]) == rest
+    subjects = {first: card.data.train[0]}
+    twice = tuple(replace(one, subject=subjects.get(one.name, one.name)) for one in cohort.patients)
+    assert _select_patients("unseen", replace(cohort, patients=twice), [card]) == rest
+
+
+def test_two_models_of_one_name_are_two_methods(trained, brats_like, tmp_path):
+    other = tmp_path / "small"
+    shutil.copytree(trained / "1", other / "1")
+    models = ("--models", f"{trained},{other}")
+    result = call("evaluate", brats_like, *models, "--baselines", "no-network", *FAST)
+    assert result.exit_code == 0, result.output
+    for model in (trained, other):
+        assert f"\n{model}, lowest Dice: " in result.stdout
+    message = fails(call("evaluate", brats_like, *models, "--folds", 2, "--out", tmp_path / "out"))
+    assert message == "Error: small: two of the models have this name; train them one by one, each with its own --out\n"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        ("-1", "-1: expected integers from 0 on, separated by commas"),
+        ("0,x", "0,x: expected integers from 0 on, separated by commas"),
+        ("0,1", "several --seeds go with --folds or --train-on, which train models"),
+    ],
+)
+def test_seeds_that_are_not_possible_are_refused(trained, brats_like, seeds, message):
+    assert message in fails(call("evaluate", brats_like, "--model", trained, "--seeds", seeds), code=2)
+
+
+def test_a_subject_is_not_on_both_sides(two_cohorts, trained, tmp_path):
+    first, second = two_cohorts
+    for table, folder in ((tmp_path / "first.tsv", first), (tmp_path / "second.tsv", second)):
+        rows = [
+            f"{next(one.glob('*_flair.nii.gz'))}\t{next(one.glob('*_seg.nii.gz'))}\tsub-{number}"
+            for number, one in enumerate(sorted(folder.iterdir()))
+        ]
+        table.write_text("path\tseg\tsubject\n" + "\n".join(rows) + "\n")
+    out = tmp_path / "out"
+    message = fails(
+        call(
+            *("evaluate", tmp_path / "second.tsv", "--train-on", tmp_path / "first.tsv"),
+            "--model",
+            trained,
+            "--out",
+            out,
+        )
+    )
+    assert "subject sub-0 is on both sides, with different examinations; remove one of them" in message
+    assert not out.exists()
 
 
 def test_all_patients_of_another_cohort_are_unseen(trained, brats_like, tmp_path):

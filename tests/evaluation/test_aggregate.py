@@ -63,7 +63,21 @@ def test_detection_by_lesion(comparisons):
     assert numbers["false_lesions"] == pytest.approx(1 / 7)
     # Over the patients with a lesion.
     assert numbers["lesion_f1"] == pytest.approx((1 + 1 + 0 + 1 + 0) / 5)
-    assert np.isnan(summarise([Comparison(**{**vars(comparisons[0]), "lesions": None})])["lesion_sensitivity"])
+    unmeasured = summarise([Comparison(**{**vars(comparisons[0]), "lesions": None})])
+    assert np.isnan(unmeasured["lesion_sensitivity"]) and np.isnan(unmeasured["lesions"])
+
+
+def test_several_seeds_add_no_patients(comparisons):
+    once, thrice = summarise(comparisons), summarise([*comparisons, *comparisons, *comparisons])
+    for name in ("patients", "missed", "lesions", "slices", "dice", "missed_share", "lesion_sensitivity", "worst"):
+        assert thrice[name] == once[name], name
+    for name in ("dice", "missed_share", "lesion_f1", "lesion_sensitivity", "iou_slice"):
+        assert thrice[f"{name}_interval"] == pytest.approx(once[f"{name}_interval"]), name
+    # A patient who is missed with one seed of two.
+    found = comparison("missed", 40, 40, 40)
+    both = summarise([*comparisons, *(found if one.patient == "missed" else one for one in comparisons)])
+    assert (both["patients"], both["missed"]) == (7, 1.5)
+    assert both["worst"][0]["patient"] == "missed" and both["worst"][0]["dice"] == 0
 
 
 def test_summaries_by_cohort(comparisons):

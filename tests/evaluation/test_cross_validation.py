@@ -1,9 +1,14 @@
 import json
+from dataclasses import replace
 
 import pytest
 
+from brainseg_tf.architectures import ARCHITECTURES, recipe_of, recipe_to_repeat
 from brainseg_tf.errors import InputError
-from brainseg_tf.evaluation.cross_validation import folds, recorded_folds
+from brainseg_tf.evaluation.cross_validation import folds, recorded_folds, train
+from brainseg_tf.model_card import read_card
+from brainseg_tf.training.cohort import Split
+from brainseg_tf.training.runs import RunSettings
 
 NAMES = [f"p{number}" for number in range(8)]
 
@@ -67,3 +72,22 @@ def test_damaged_folds_are_one_line(tmp_path, content, reason):
     message = str(caught.value)
     assert message.startswith(f"{file}: is ") and f"({reason}" in message
     assert message.endswith("; restore it from a copy, or choose another --out") and message.isprintable()
+
+
+def test_a_finished_run_is_used_again_only_for_the_same_patients_and_recipe(trained):
+    card = read_card(trained / "1")
+    options, data = recipe_of(card), card.data
+    split = Split(data.train, data.validation, data.test)
+    assert train([], trained, options, RunSettings(split=split)).card.data == data
+    other = Split(data.train[1:], data.validation, (*data.test, data.train[0]))
+    with pytest.raises(InputError, match=f"has learned from other patients, for instance {data.train[0]}; choose"):
+        train([], trained, options, RunSettings(split=other))
+    with pytest.raises(InputError, match="was trained with another recipe; choose another --out"):
+        train([], trained, replace(options, epochs=41), RunSettings(split=split))
+
+
+def test_the_recipe_of_a_fine_tuned_model_is_that_of_its_architecture(trained):
+    card = read_card(trained / "1")
+    assert recipe_to_repeat(card) == recipe_of(card)
+    tuned = replace(card, training=card.training | {"initial": "other/1 0123", "epochs": 6})
+    assert recipe_to_repeat(tuned) == replace(ARCHITECTURES["cvae"].recipe, slices=card.slices)

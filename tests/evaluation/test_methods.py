@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from brainseg_tf.errors import InputError
 from brainseg_tf.evaluation.case_metrics import BINS, Histogram
 from brainseg_tf.evaluation.methods import (
     EQUALISED,
@@ -96,3 +97,22 @@ def test_a_patient_with_a_damaged_file_is_left_out_and_named(brats_like, tmp_pat
     result = evaluate(methods(), (), patients)
     assert len(result.problems) == 1 and patients[0].name in result.problems[0]
     assert [one.patient for one in result.comparisons] == [patients[1].name] * 2
+
+
+def test_a_patient_on_whom_one_method_fails_counts_for_none(brats_like):
+    patients = read_cohort(brats_like, ("flair",)).patients[:2]
+
+    class Failing(Healthy):
+        calls = 0
+
+        def reconstruct(self, images):
+            self.calls += 1
+            if self.calls == 1:
+                raise InputError("cannot be segmented")
+            return super().reconstruct(images)
+
+    for sides in ((patients, ()), ((), patients)):
+        result = evaluate([*methods(), Method("failing", card(), Failing(), OPTIONS)], *sides)
+        assert result.problems == [f"{patients[0].name}: left out, cannot be segmented"]
+        counts = [len(one) for one in (result.test if sides[1] else result.validation).values()]
+        assert counts == [1, 1, 1, 1]

@@ -247,3 +247,13 @@ def test_an_unknown_grade_is_ignored(tmp_path):
     patient(tmp_path, "p1")
     (tmp_path / "name_mapping.csv").write_bytes(HEAD + b"IV,p1\n")
     assert [one.grade for one in read_cohort(tmp_path, ("flair",)).patients] == [None]
+
+
+def test_cohorts_in_folders_of_one_name_are_told_apart(tmp_path):
+    for site in ("a", "b"):
+        patient(tmp_path / site / "data", f"P_{site}")
+    folders = [tmp_path / site / "data" for site in ("a", "b")]
+    cohort = read_cohort(folders, ("flair",))
+    assert cohort.names == tuple(str(folder) for folder in folders)
+    assert [one.cohort for one in cohort.patients] == list(cohort.names)
+    assert read_cohort(folders[0], ("flair",)).names == ("data",)

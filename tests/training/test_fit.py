@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -21,6 +22,7 @@ from brainseg_tf.segmentation import segment
 from brainseg_tf.slices import onto_stack, to_stack
 from brainseg_tf.training import fit as training
 from brainseg_tf.training import runs
+from brainseg_tf.training.cohort import Split, read_cohort
 from brainseg_tf.training.fit import RunSettings, fit, read_history
 from helpers import make_brain, save, small_options
 
@@ -164,6 +166,37 @@ def test_a_network_learns_from_segmentations(brats_like, tmp_path):
     probability = found.load().reconstruct(stack.images).probability
     lesion = onto_stack(read_mask(save(truth, tmp_path / "truth.nii"), scan), scan, stack) > 0.5
     assert np.median(probability[lesion]) > 0.5 > np.quantile(probability[stack.brain & ~lesion], 0.9)
+
+
+def test_segmentations_without_a_healthy_slice_for_validation_are_refused(brats_like, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(brats_like, folder)
+    (first, *rest) = read_cohort(folder, ("flair",)).patients
+    flair = nib.load(first.scans["flair"])
+    nib.save(nib.Nifti1Image((flair.get_fdata() > 0).astype(np.uint8), flair.affine), first.truth)
+    split = Split(tuple(one.name for one in rest), (first.name,), ())
+    options = small_options(labels="voxels", architecture="selfseg", epochs=1)
+    with pytest.raises(InputError, match="every slice for validation shows a lesion, so the healthy threshold cannot"):
+        run(folder, tmp_path / "run", options, split=split)
+    with pytest.raises(InputError, match="no slice for validation; lower --min-brain"):
+        run(folder, tmp_path / "run2", small_options(epochs=1), split=split)
+
+
+@pytest.mark.slow
+def test_a_validation_patient_that_cannot_be_read_is_left_out(brats_like, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(brats_like, folder)
+    names = [one.name for one in read_cohort(folder, ("flair",)).patients]
+    scan = next(folder.rglob(f"{names[0]}_flair.nii.gz"))
+    scan.write_bytes(scan.read_bytes()[:2000])
+    with pytest.raises(InputError, match="no patient for validation can be read; see the lines above"):
+        run(folder, tmp_path / "none", replace(SHORT, epochs=1), split=Split(tuple(names[1:]), (names[0],), ()))
+    exported, lines = run(
+        folder, tmp_path / "run", replace(SHORT, epochs=1), split=Split(tuple(names[2:]), tuple(names[:2]), ())
+    )
+    assert any(line.startswith(f"{names[0]}: left out") for line in lines)
+    assert "measuring the healthy threshold on 1 validation scans" in lines
+    assert 0 < saved_model.find(str(exported)).card.healthy_levels["input"] < 1
 
 
 def test_a_network_without_a_lesion_probability_does_not_learn_from_segmentations(brats_like, tmp_path):

@@ -2,10 +2,13 @@ import shutil
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from brainseg_tf.options import SliceOptions
 from brainseg_tf.training.cohort import read_cohort
 from brainseg_tf.training.pipeline import CachedSlices, batches, cache_slices, ordered_batches
+from helpers import AFFINE, make_brain
+from synthetic_dicom import write_series
 
 OPTIONS = SliceOptions(size=32, spacing=6.0, min_brain=0.05)
 
@@ -71,6 +74,22 @@ def test_slices_are_decoded_once_unless_options_or_files_change(brats_like, tmp_
     changed = list(cache_slices(patients, OPTIONS, tmp_path / "cache"))
     assert changed[0].file != first[0].file
     assert changed[1] == first[1]
+
+
+def test_a_series_whose_files_change_is_decoded_again(tmp_path):
+    data, _ = make_brain(lesion=False)
+    folder = tmp_path / "data" / ("x" * 240)
+    folder.parent.mkdir()
+    write_series(folder, data, AFFINE)
+    (patient,) = read_cohort(tmp_path / "data", ("flair",), None).patients
+    (first,) = cache_slices([patient], OPTIONS, tmp_path / "cache")
+    assert list(cache_slices([patient], OPTIONS, tmp_path / "cache")) == [first]
+    for file in folder.iterdir():
+        one = dcmread(file)
+        one.RescaleSlope = "0.6"
+        one.save_as(file)
+    (second,) = cache_slices([patient], OPTIONS, tmp_path / "cache")
+    assert second.file != first.file and second.used == first.used
 
 
 def test_a_patient_with_a_damaged_file_is_left_out_and_named(brats_like, tmp_path):

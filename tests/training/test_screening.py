@@ -102,6 +102,9 @@ def test_a_scan_of_another_contrast_is_named(tmp_path):
         "other: its intensities are unlike those of the other scans (95% quantile 1.00, others 0.34); check that it "
         "has the same contrast"
     ]
+    # A scan with lesions in all slices has none to compare.
+    empty = cached(tmp_path, "empty", np.zeros((0, 16, 16, 1), np.float32))
+    assert unlike_others([*flair, empty]) == []
     # With a few scans, nobody knows which one is the other.
     assert unlike_others([*flair[:3], scan("other", 1.0)]) == []
 
