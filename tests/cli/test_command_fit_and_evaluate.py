@@ -322,10 +322,10 @@ def test_a_subject_is_not_on_both_sides(two_cohorts, trained, tmp_path):
     first, second = two_cohorts
     for table, folder in ((tmp_path / "first.tsv", first), (tmp_path / "second.tsv", second)):
         rows = [
-            f"{next(one.glob('*_flair.nii.gz'))}\t{next(one.glob('*_seg.nii.gz'))}\tsub-{number}"
+            f"{next(one.glob('*_flair.nii.gz'))}\t{next(one.glob('*_seg.nii.gz'))}\tsub-{number}\t{folder.name}"
             for number, one in enumerate(sorted(folder.iterdir()))
         ]
-        table.write_text("path\tseg\tsubject\n" + "\n".join(rows) + "\n")
+        table.write_text("path\tseg\tsubject\tsession\n" + "\n".join(rows) + "\n")
     out = tmp_path / "out"
     message = fails(
         call(

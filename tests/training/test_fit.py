@@ -173,7 +173,10 @@ def test_segmentations_without_a_healthy_slice_for_validation_are_refused(brats_
     shutil.copytree(brats_like, folder)
     (first, *rest) = read_cohort(folder, ("flair",)).patients
     flair = nib.load(first.scans["flair"])
-    nib.save(nib.Nifti1Image((flair.get_fdata() > 0).astype(np.uint8), flair.affine), first.truth)
+    # A lesion from the top to the bottom.
+    lesion = np.zeros(flair.shape, np.uint8)
+    lesion[18:24, 20:26] = flair.get_fdata()[18:24, 20:26] > 0
+    nib.save(nib.Nifti1Image(lesion, flair.affine), first.truth)
     split = Split(tuple(one.name for one in rest), (first.name,), ())
     options = small_options(labels="voxels", architecture="selfseg", epochs=1)
     with pytest.raises(InputError, match="every slice for validation shows a lesion, so the healthy threshold cannot"):
