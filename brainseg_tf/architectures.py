@@ -162,11 +162,13 @@ def fine_tuning_recipe(card: "ModelCard", modalities: tuple[str, ...] = ()) -> F
 def recipe_to_repeat(card: "ModelCard") -> FitOptions:
     """The recipe with which a network like a model is trained from random weights, for a cross-validation.
 
-    That of a fine-tuned model is too short for this, so it is the recipe of its architecture.
+    That of a fine-tuned model is too short for this, so it is the recipe of its architecture, with the labels, the
+    batch and the precision of the fine-tuning.
     """
     if card.training.get("initial", RANDOM_WEIGHTS) == RANDOM_WEIGHTS:
         return recipe_of(card)
-    return replace(recipe_for(card.architecture, card.modalities), slices=card.slices)
+    kept = {name: card.training[name] for name in ("labels", "batch", "precision") if name in card.training}
+    return replace(recipe_for(card.architecture, card.modalities), slices=card.slices, **kept)
 
 
 def recipe_of(card: "ModelCard") -> FitOptions:

@@ -69,7 +69,7 @@ class TrainingData:
         slices: number of their slices; ``chosen``: selected for training; ``healthy``: those of the selected slices
             that were used, which are without a lesion, as far as known, unless the option ``labels`` is ``voxels``.
         train, validation, test: names of the patients.
-        earlier: names of the patients that the model had seen from whose weights the training started.
+        earlier: names of the patients of the model that it was fine-tuned from.
     """
 
     patients: int
@@ -230,7 +230,7 @@ class ModelCard(Card):
             "Data": [
                 f"- {data.patients} patients, {data.slices} slices; {data.chosen} selected, {data.healthy} {healthy}",
                 *_sides(data),
-                *(f"- seen by the model that the training started from: {names}" for names in earlier),
+                *(f"- of the model that it was fine-tuned from: {names}" for names in earlier),
             ],
             "Slices": _items(asdict(self.slices)),
         }

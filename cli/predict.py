@@ -138,7 +138,7 @@ def choose_model(scans: tuple[Path, ...], given: dict[str, Any], further: tuple[
     Raises:
         click.UsageError: --contrast is not that of --model.
     """
-    from brainseg_tf.images.modality_names import evidence
+    from brainseg_tf.files import is_folder
     from brainseg_tf.saved_model import best_for, find
 
     name = given["model"]
@@ -150,9 +150,8 @@ def choose_model(scans: tuple[Path, ...], given: dict[str, Any], further: tuple[
             f"{found.card.modalities[0]}"
         )
     if not name and not given["contrast"] and contrast != CONTRASTS[0]:
-        click.echo(
-            f"Contrast {contrast}, from the {evidence(scans[0])} of the scans; model {found.card.name}", err=True
-        )
+        said = "names or series descriptions" if any(map(is_folder, scans)) else "names"
+        click.echo(f"Contrast {contrast}, from the {said} of the scans; model {found.card.name}", err=True)
     return found
 
 

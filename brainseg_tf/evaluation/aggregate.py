@@ -59,15 +59,13 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """
     abnormal = [one for one in comparisons if one.lesion_ml > 0]
     slices = np.concatenate([one.slices for one in comparisons])
-    patients = len({one.patient for one in comparisons})
-    seeds = len(comparisons) / patients
     lowest: dict[str, Comparison] = {}
     for one in sorted(abnormal, key=lambda one: one.dice):
         lowest.setdefault(one.patient, one)
     numbers: dict[str, Any] = {
-        "patients": patients,
-        "slices": _whole(len(slices) / seeds),
-        "missed": _whole(sum(one.missed for one in abnormal) / seeds),
+        "patients": len({one.patient for one in comparisons}),
+        "slices": _total(comparisons, [len(one.slices) for one in comparisons]),
+        "missed": _total(abnormal, [one.missed for one in abnormal]),
         "missed_share": _mean([one.missed for one in abnormal]),
         "missed_share_interval": _interval(abnormal, [one.missed for one in abnormal]),
         "dice_median": float(np.median([one.dice for one in abnormal])) if abnormal else float("nan"),
@@ -78,7 +76,7 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
             }
             for one in list(lowest.values())[:_WORST]
         ],
-        **_by_lesion(comparisons, seeds),
+        **_by_lesion(comparisons),
     }
     for name in MEANS:
         values = [getattr(one, name) for one in abnormal]
@@ -109,13 +107,13 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     return numbers
 
 
-def _by_lesion(comparisons: Sequence[Comparison], seeds: float) -> dict[str, Any]:
+def _by_lesion(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """Detection by lesion; NaN if it was not measured."""
     measured = [one for one in comparisons if one.lesions is not None]
     counts = [one.lesions for one in measured if one.lesions is not None]
     detected = [one.detected for one in counts]
     return {
-        "lesions": _whole(sum(map(len, detected)) / seeds) if measured else float("nan"),
+        "lesions": _total(measured, [len(one) for one in detected]) if measured else float("nan"),
         "lesion_sensitivity": _mean(np.concatenate(detected)) if detected else float("nan"),
         "lesion_sensitivity_interval": _interval(measured, detected),
         "false_lesions": _mean([one.false for one in counts]),
@@ -124,15 +122,21 @@ def _by_lesion(comparisons: Sequence[Comparison], seeds: float) -> dict[str, Any
 
 def _interval(comparisons: Sequence[Comparison], values: Sequence[float] | Sequence[np.ndarray]) -> list[float]:
     """The interval of the mean of one or several values of each comparison, by a bootstrap that draws patients."""
+    return list(cluster_interval(_of_patients(comparisons, values)))
+
+
+def _total(comparisons: Sequence[Comparison], values: Sequence[float]) -> int | float:
+    """The sum over patients of their means over seeds, as an integer if it is whole, for instance with one seed."""
+    total = sum(float(of_patient.mean()) for of_patient in _of_patients(comparisons, values))
+    return round(total) if abs(total - round(total)) < 1e-9 else total
+
+
+def _of_patients(comparisons: Sequence[Comparison], values: Sequence[float] | Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The values of each patient, with all seeds."""
     of_patient: dict[str, list[np.ndarray]] = {}
     for one, value in zip(comparisons, values, strict=True):
         of_patient.setdefault(one.patient, []).append(np.atleast_1d(np.asarray(value, float)))
-    return list(cluster_interval([np.concatenate(parts) for parts in of_patient.values()]))
-
-
-def _whole(number: float) -> int | float:
-    """A mean over seeds, as an integer if it is whole, for instance with one seed."""
-    return int(number) if number == int(number) else number
+    return [np.concatenate(parts) for parts in of_patient.values()]
 
 
 def _mean(values: Sequence[float] | np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """k-fold cross-validation of a model's recipe by patient: every patient is tested once."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,12 @@ from brainseg_tf.architectures import recipe_of
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable, write_json
 from brainseg_tf.json_file import read_json
+from brainseg_tf.model_card import TrainingData
 from brainseg_tf.options import RANDOM_WEIGHTS, FitOptions
 from brainseg_tf.saved_model import ModelFolder, newest_version, open_folder
 from brainseg_tf.schema import Integer, Items, MismatchError, Record, Text
 from brainseg_tf.training.cohort import Split
-from brainseg_tf.training.runs import RunSettings
+from brainseg_tf.training.runs import RunSettings, read_record
 
 _FOLDS = Record(
     {
@@ -23,7 +24,8 @@ _FOLDS = Record(
         "folds": Items(Record({side: Items(Text(), unique=True) for side in card_schema.SIDES}), least=2),
     }
 )
-_REMEDY = "restore it from a copy, or choose another --out"
+_OTHER = "choose another --out"
+_REMEDY = f"restore it from a copy, or {_OTHER}"
 
 
 def folds(names: Sequence[str], count: int, validation: float, seed: int) -> list[Split]:
@@ -85,7 +87,9 @@ def recorded_folds(file: Path, names: Sequence[str], count: int, validation: flo
     return splits
 
 
-def train(data: Sequence[Path], run: Path, options: FitOptions, settings: RunSettings) -> ModelFolder:
+def train(
+    data: Sequence[Path], run: Path, options: FitOptions, settings: RunSettings, tested: Sequence[str] = ()
+) -> ModelFolder:
     """Trains a network; resumes an interrupted run, and does not repeat a finished one.
 
     A finished run that was started from the weights of a model can be put there; its recipe is not compared.
@@ -95,26 +99,44 @@ def train(data: Sequence[Path], run: Path, options: FitOptions, settings: RunSet
         run: folder of the run.
         options: the recipe, with the seed of the run.
         settings: with the split.
+        tested: names of the test patients that are not in the split.
 
     Returns:
         The trained model.
 
     Raises:
-        InputError: the finished run has learned from other patients than those of the split, or with another recipe.
+        InputError: the run has other training or validation patients than those of the split, or another recipe, or a
+            model that it was started from has seen a test patient.
     """
     from brainseg_tf.training.fit import fit
 
-    if not run.is_dir() or newest_version(run) is None:
-        fit(data, run, options, replace(settings, resume=(run / "run.json").exists()))
-    trained, split = open_folder(run), settings.split
+    split = settings.split
     assert split is not None
-    others = {*trained.card.data.train, *trained.card.data.validation} - {*split.train, *split.validation}
-    if others:
-        raise InputError(
-            f"{printable(run)}: has learned from other patients, for instance {printable(min(others))}; choose another "
-            "--out"
-        )
-    from_random_weights = trained.card.training.get("initial", RANDOM_WEIGHTS) == RANDOM_WEIGHTS
-    if from_random_weights and recipe_of(trained.card) != options:
-        raise InputError(f"{printable(run)}: was trained with another recipe; choose another --out")
+    finished = run.is_dir() and newest_version(run) is not None
+    interrupted = not finished and (run / "run.json").exists()
+    if interrupted:
+        _check_patients(run, read_record(run).split, split)
+    if not finished:
+        fit(data, run, options, replace(settings, resume=interrupted))
+    trained = open_folder(run)
+    _check_patients(run, trained.card.data, split)
+    if trained.card.training.get("initial", RANDOM_WEIGHTS) == RANDOM_WEIGHTS:
+        _check_recipe(run, recipe_of(trained.card), options)
+    elif leaked := set(trained.card.data.seen) & {*split.test, *tested}:
+        raise InputError(f"{printable(run)}: was started from a model that has seen {printable(min(leaked))}; {_OTHER}")
     return trained
+
+
+def _check_patients(run: Path, used: Split | TrainingData, wanted: Split) -> None:
+    """Raises ``InputError`` if a run uses other training or validation patients."""
+    for side in ("train", "validation"):
+        if differing := set(getattr(used, side)) ^ set(getattr(wanted, side)):
+            example = printable(min(differing))
+            raise InputError(f"{printable(run)}: has other patients for {side}, for instance {example}; {_OTHER}")
+
+
+def _check_recipe(run: Path, used: FitOptions, wanted: FitOptions) -> None:
+    """Raises ``InputError`` if a run was trained with another recipe."""
+    name = next((one.name for one in fields(used) if getattr(used, one.name) != getattr(wanted, one.name)), None)
+    if name:
+        raise InputError(f"{printable(run)}: was trained with another recipe, which differs in {name}; {_OTHER}")

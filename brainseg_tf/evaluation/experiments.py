@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from brainseg_tf.architectures import recipe_to_repeat
+from brainseg_tf.errors import InputError
 from brainseg_tf.evaluation.case_metrics import Comparison
 from brainseg_tf.evaluation.cross_validation import recorded_folds, train
 from brainseg_tf.evaluation.methods import Method, Result, baseline, evaluate, oracle
@@ -13,6 +14,7 @@ from brainseg_tf.saved_model import ModelFolder
 from brainseg_tf.training.calibration import healthy_levels
 from brainseg_tf.training.cohort import Cohort, Patient, split_patients
 from brainseg_tf.training.runs import RunSettings
+from brainseg_tf.training.scans import read_patient
 
 Show = Callable[[Comparison], None]
 # By seed, a result for each split.
@@ -64,6 +66,7 @@ class Experiment:
         """
         patients = [patient.name for patient in training.patients]
         subjects = training.subjects(patients)
+        tested = [patient.name for patient in self.cohort.patients]
         results: Results = {}
         for seed in seeds:
             methods = []
@@ -73,11 +76,10 @@ class Experiment:
                 say(f"seed {seed}: {name}")
                 run = out / "runs" / name / f"seed{seed}"
                 settings = RunSettings(split=split, cache=out / "cache", say=say)
-                trained = train(training.folders, run, options, settings)
+                trained = train(training.folders, run, options, settings, tested)
                 methods.append(Method(name, trained.card, trained.load(), self.options))
             validation = training.named(methods[0].card.data.validation)
-            test = [patient.name for patient in self.cohort.patients]
-            results[seed] = [self._evaluate(methods, validation, test)]
+            results[seed] = [self._evaluate(methods, validation, tested)]
         return results
 
     def cross_validate(self, count: int, seeds: Sequence[int], out: Path, say: Callable[[str], None]) -> Results:
@@ -124,10 +126,23 @@ class Experiment:
         """
         card = methods[0].card
         # The baselines use the first modality only.
-        first_modality = [replace(patient, scans=dict(list(patient.scans.items())[:1])) for patient in validation]
+        first_modality = [
+            replace(patient, scans=dict(list(patient.scans.items())[:1]))
+            for patient in validation
+            if _readable(patient)
+        ]
         levels = healthy_levels(first_modality, None, card.slices) or card.healthy_levels
         baselines = [baseline(name, card, self.options, levels["input"]) for name in self.baselines]
         return evaluate([*methods, *baselines], validation, self.cohort.named(test), self.show)
+
+
+def _readable(patient: Patient) -> bool:
+    """Whether the scans can be read; ``methods.evaluate`` names those that cannot."""
+    try:
+        read_patient(patient)
+    except InputError:
+        return False
+    return True
 
 
 def all_cuts(results: Mapping[int, Sequence[Result]]) -> list[tuple[int, Comparison]]:

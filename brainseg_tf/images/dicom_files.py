@@ -54,16 +54,18 @@ def is_dicom(start: bytes) -> bool:
 
 
 def series_description(folder: Path) -> str:
-    """The description of the series in a folder: that of its first image, otherwise the name of the protocol.
+    """The description of the series in a folder, otherwise the name of its protocol.
 
     Returns:
-        The text as the scanner or its operator wrote it; empty if there is none, or no image can be read.
+        The text as the scanner or its operator wrote it; empty if there is none, or no image can be read, or the images
+        belong to several series.
     """
     try:
         files = sorted(folder.iterdir()) if _is_installed() else []
     except OSError:
         files = []
     silence()
+    descriptions: dict[str, str] = {}
     for file in files:
         try:
             start = _start(file)
@@ -71,8 +73,9 @@ def series_description(folder: Path) -> str:
         except (OSError, InputError):  # ``find_series`` raises an error about such a file.
             continue
         if header is not None and _is_image(header):
-            return str(header.get("SeriesDescription") or header.get("ProtocolName") or "")
-    return ""
+            text = str(header.get("SeriesDescription") or header.get("ProtocolName") or "")
+            descriptions.setdefault(str(header.get("SeriesInstanceUID")), text)
+    return descriptions.popitem()[1] if len(descriptions) == 1 else ""
 
 
 def find_images(folder: Path) -> "list[tuple[Path, Dataset]]":

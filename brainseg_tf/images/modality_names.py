@@ -33,12 +33,13 @@ _MODALITIES = {
 }
 # Words of series descriptions only. Siemens names FLAIR after the sequence, a turbo inversion recovery (TIRM).
 _DESCRIBED = _MODALITIES | {
-    **{"tirm": "flair", "darkfluid": "flair", "tof": "angio"},
+    **{"tirm": "flair", "tof": "angio"},
     **{"trace": "dwi", "tracew": "dwi", "diff": "dwi", "diffusion": "dwi", "eadc": "adc", "dadc": "adc"},
 }
 # Siemens abbreviates dark fluid, which is FLAIR, in several ways.
 _DARK_FLUID = re.compile(r"da(rk)?[-_ ]?fl(uid)?(?![a-z])")
 _CONTRAST_AGENT = {"gd", "gad", "gado", "km", "ce", "post", "contrast"}
+_GRADIENT_ECHO = {"gre", "hemo", "fl2d", "medic"}
 _NO_CONTRAST_AGENT = {"pre", "without", "no", "non", "native", "nativ", "ohne", "vor", "op", "surgery"}
 
 _BIDS_SUFFIXES = {"flair": "FLAIR", "t1": "T1w", "t2": "T2w", "pd": "PDw"}
@@ -135,20 +136,24 @@ def described_modality(description: str) -> str | None:
     Returns:
         The modality; None if the text names none or several, as that of a double echo does (``PD+T2``).
     """
-    text = _DARK_FLUID.sub(" darkfluid ", description.lower().replace("t2*", "t2star")).replace("flair", " flair ")
-    # T1 FLAIR has the contrast of T1: only T2 FLAIR is what is called FLAIR.
-    text = re.sub(r"\bt1w?[-_ ]*flair\b", "t1", text)
-    text = re.sub(r"\+c\b|\bc\+", " gd ", text).replace("w/o", "without")
-    words = set(re.split(r"[^a-z0-9]+", text))
-    found = {_DESCRIBED[word] for word in words & set(_DESCRIBED)}
-    if {"t1", "flair"} <= found:
-        return None  # One of them can be the image that the other was registered to.
+    text = description.lower().replace("_", " ").replace("t2*", "t2star")
+    text = _DARK_FLUID.sub(" flair ", text).replace("flair", " flair ")
+    text = re.sub(r"\+ ?c\b|\bc\+", " gd ", text).replace("w/o", "without")
+    words = [word for word in re.split(r"[^a-z0-9]+", text) if word]
+    found = [_DESCRIBED[word] for word in words if word in _DESCRIBED]
+    kinds = set(found)
+    if {"t1", "flair"} <= kinds:
+        if found.index("flair") < found.index("t1"):
+            return None  # FLAIR that was registered to T1, or the reverse.
+        kinds.discard("flair")  # T1 FLAIR has the contrast of T1: only T2 FLAIR is what is called FLAIR.
     for also_has_another in ("flair", "adc"):  # ``T2 FLAIR``, ``DWI ADC``
-        if also_has_another in found:
+        if also_has_another in kinds:
             return also_has_another
-    if found == {"t1"}:
-        return "t1ce" if words & _CONTRAST_AGENT and not words & _NO_CONTRAST_AGENT else "t1"
-    return found.pop() if len(found) == 1 else None
+    if kinds == {"t1"}:
+        return "t1ce" if _CONTRAST_AGENT & set(words) and not _NO_CONTRAST_AGENT & set(words) else "t1"
+    if kinds == {"t2"} and _GRADIENT_ECHO & set(words):
+        return "t2*"
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def _parts(scan: Path) -> list[str]:

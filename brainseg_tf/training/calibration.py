@@ -74,7 +74,7 @@ def healthy_levels(
     """Healthy threshold of each kind of score.
 
     The 98.5 % quantile of the score over the brain is measured in the selected healthy slices of each patient. The
-    threshold is the mean of these quantiles. A patient whose scans cannot be read is left out.
+    threshold is the mean of these quantiles.
 
     Args:
         patients: the validation patients.
@@ -85,13 +85,13 @@ def healthy_levels(
 
     Returns:
         The threshold by kind of score, in units of that score; none if there is no healthy slice.
+
+    Raises:
+        InputError: a scan cannot be read.
     """
     quantiles = []
     for patient in patients:
-        try:
-            scans = read_patient(patient)
-        except InputError:  # The caller names such a patient.
-            continue
+        scans = read_patient(patient)
         stack = to_stack(scans.volumes, scans.brain, options, trim)
         reconstruction = model.reconstruct(stack.images) if model else Reconstruction(stack.images)
         healthy = _healthy_slices(scans, stack, options)

@@ -26,7 +26,7 @@ from brainseg_tf.training.calibration import healthy_levels
 from brainseg_tf.training.cohort import Cohort, Patient, Split, read_cohort, split_patients
 from brainseg_tf.training.distribution import Distribution, steps_in_epoch
 from brainseg_tf.training.initial_weights import load_weights
-from brainseg_tf.training.pipeline import CachedSlices, Part, batches, cache_slices, has_healthy_slice, ordered_batches
+from brainseg_tf.training.pipeline import CachedSlices, Part, batches, cache_slices, ordered_batches
 from brainseg_tf.training.progress import Progress, draw_figures, tensorboard
 from brainseg_tf.training.run_state import RunState
 from brainseg_tf.training.runs import RunSettings, Say, read_history
@@ -87,15 +87,17 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
     if options.slices.normalisation == "robust":
         for line in unlike_others(cached):
             say(line)
+    readable = {one.patient for one in cached}
     sides = {"training": _slices_of(cached, split.train), "validation": _slices_of(cached, split.validation)}
     for name, side in sides.items():
         count = sum(slices.used for slices in side)
         say(f"{name}: {len(side)} patients, {count} slices")
-        if not {one.patient for one in cached} & set(getattr(split, _SIDES[name])):
+        if readable.isdisjoint(getattr(split, _SIDES[name])):
             raise InputError(f"{cohort.title}: no patient for {name} can be read; see the lines above")
         if count == 0:
             raise InputError(f"{cohort.title}: no slice for {name}; lower --min-brain or raise --central")
-    if options.given_lesions and not any(map(has_healthy_slice, sides["validation"])):
+    validation = [patient for patient in cohort.named(split.validation) if patient.name in readable]
+    if options.given_lesions and not healthy_levels(validation, None, options.slices):
         raise InputError(
             f"{cohort.title}: every slice for validation shows a lesion, so the healthy threshold cannot be measured; "
             "add patients"
@@ -150,8 +152,7 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
         rounds = read_rounds(out)
         flagged = rounds[-1].rows if rounds else {}
         data = _describe([replace(one, left_out=flagged.get(one.patient, ())) for one in cached], split, settings)
-        readable = [one.patient for one in cached if one.patient in set(split.validation)]
-        _export(best, state, cohort.named(readable), data, options, target, settings)
+        _export(best, state, validation, data, options, target, settings)
     if workers:
         workers.barrier()  # No worker returns before the model is exported.
     return target
@@ -223,6 +224,8 @@ def _export(
     measure = partial(healthy_levels, validation, KerasReconstructor(best), options.slices, best.trim)
     # If the final network flags every slice, all are used.
     levels = (measure(abnormal) if screens else {}) or measure()
+    if not levels:
+        raise InputError(f"{target.parent}: the scans for validation changed and have no healthy slice; restore them")
     card = ModelCard(
         name=target.parent.resolve().name,
         version=1,

@@ -103,9 +103,10 @@ def cache_slices(
 
 
 def _cache_patient(patient: Patient, options: SliceOptions, folder: Path, views: int, *, lesions: bool) -> CachedSlices:
-    with reading(patient.files[0], "is gone or cannot be read; restore it"):
-        files = [file for scan in patient.files for file in files_of(scan)]
-        stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    stamps = []
+    for scan in patient.files:
+        with reading(scan, "is gone or cannot be read; restore it"):
+            stamps += [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files_of(scan)]
     key = hashlib.sha256(json.dumps([_FORMAT, asdict(options), views, lesions, stamps]).encode()).hexdigest()[:16]
     file = folder / f"{patient.name[:_LONGEST_NAME]}-{key}.npy"
     counts = file.with_suffix(".json")
@@ -140,12 +141,6 @@ def _slices_of(view: View, options: SliceOptions, *, lesions: bool) -> tuple[np.
         chosen = chosen[np.arange(_MOST_OF_A_VIEW) * len(chosen) // _MOST_OF_A_VIEW]
     counts = {"slices": len(selected), "chosen": int(selected.sum()), "used": len(chosen)}
     return images[chosen], counts
-
-
-def has_healthy_slice(cached: CachedSlices) -> bool:
-    """Whether one of the slices that were cached with lesions shows none."""
-    lesions = np.load(cached.file, mmap_mode="r")[..., -1]
-    return not bool(lesions.any(axis=(1, 2)).all())
 
 
 def batches(

@@ -288,6 +288,10 @@ def test_patients_that_an_earlier_model_saw_and_other_examinations_are_not_unsee
     tuned = replace(card, data=replace(card.data, earlier=(first,)))
     assert tuned.data.seen == (*card.data.train, *card.data.validation, first)
     assert _select_patients("unseen", cohort, [tuned]) == rest
+    # Another session of a subject, which is not among these scans.
+    session = replace(card, data=replace(card.data, train=("sub-01_ses-1",), validation=("a",)))
+    one = replace(cohort, patients=(replace(cohort.patients[0], name="sub-01_ses-2", subject="sub-01"),))
+    assert _select_patients("unseen", one, [session]) == []
     subjects = {first: card.data.train[0]}
     twice = tuple(replace(one, subject=subjects.get(one.name, one.name)) for one in cohort.patients)
     assert _select_patients("unseen", replace(cohort, patients=twice), [card]) == rest

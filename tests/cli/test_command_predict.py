@@ -14,6 +14,7 @@ import pytest
 from brainseg_tf.metrics import dice
 from brainseg_tf.prediction import cohort_tables
 from helpers import AFFINE, FAST, ROOT, call, fails, make_brain, save
+from synthetic_dicom import write_series
 
 PHANTOM = Path(__file__).parents[2] / "examples" / "phantom" / "phantom_flair.nii.gz"
 MAPS = ("residual", "reconstruction", "probability")
@@ -242,11 +243,20 @@ def test_the_contrast_decides_the_model(scan, tmp_path):
     t2 = shutil.copy(scan, tmp_path / "sub-01_T2w.nii.gz")
     named = call("predict", t2, "--out", tmp_path / "named.nii.gz", "--report", tmp_path / "named.json")
     assert named.exit_code == 0, named.output
-    assert named.stderr.splitlines()[0] == "Contrast t2, from the name of the scans; model selfseg-t2"
+    assert named.stderr.splitlines()[0] == "Contrast t2, from the names of the scans; model selfseg-t2"
+    write_series(tmp_path / "0004", make_brain()[0], AFFINE, SeriesDescription="T2 TSE")
+    series = call("predict", tmp_path / "0004", "--out", tmp_path / "s.nii.gz", "--report", tmp_path / "series.json")
+    assert series.exit_code == 0, series.output
+    first = "Contrast t2, from the names or series descriptions of the scans; model selfseg-t2"
+    assert series.stderr.splitlines()[0] == first
+    wrong = call("predict", tmp_path / "0004", "--out", tmp_path / "w.nii.gz", "--contrast", "flair")
+    assert (
+        "0004: is t2 according to its name or series description, but model selfseg-flair needs flair" in wrong.stderr
+    )
     given = call("predict", scan, "--out", tmp_path / "m.nii.gz", "--contrast", "t2", "--report", tmp_path / "m.json")
     assert given.exit_code == 0, given.output
     assert "Contrast" not in given.stderr
-    for name in ("named", "m"):
+    for name in ("named", "series", "m"):
         assert json.loads((tmp_path / f"{name}.json").read_text())["model"]["name"] == "selfseg-t2"
     message = fails(
         call("predict", scan, "--out", tmp_path / "x.nii.gz", "--contrast", "t2", "--model", "cvae"), code=2

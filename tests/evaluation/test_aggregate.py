@@ -78,6 +78,8 @@ def test_several_seeds_add_no_patients(comparisons):
     both = summarise([*comparisons, *(found if one.patient == "missed" else one for one in comparisons)])
     assert (both["patients"], both["missed"]) == (7, 1.5)
     assert both["worst"][0]["patient"] == "missed" and both["worst"][0]["dice"] == 0
+    # A patient who could not be tested with the other seed counts once too.
+    assert summarise([*comparisons, *comparisons[:3]])["missed"] == 2
 
 
 def test_summaries_by_cohort(comparisons):

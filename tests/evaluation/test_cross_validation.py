@@ -1,5 +1,7 @@
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ from brainseg_tf.evaluation.cross_validation import folds, recorded_folds, train
 from brainseg_tf.model_card import read_card
 from brainseg_tf.training.cohort import Split
 from brainseg_tf.training.runs import RunSettings
+from helpers import small_options
 
 NAMES = [f"p{number}" for number in range(8)]
 
@@ -74,20 +77,57 @@ def test_damaged_folds_are_one_line(tmp_path, content, reason):
     assert message.endswith("; restore it from a copy, or choose another --out") and message.isprintable()
 
 
+def run_of(trained, folder, **data) -> Path:
+    """A copy of a finished run whose card says that it has other data."""
+    shutil.copytree(trained, folder)
+    card = read_card(folder / "1")
+    replace(card, data=replace(card.data, **data)).write(folder / "1")
+    return folder
+
+
 def test_a_finished_run_is_used_again_only_for_the_same_patients_and_recipe(trained):
-    card = read_card(trained / "1")
-    options, data = recipe_of(card), card.data
+    data = read_card(trained / "1").data
     split = Split(data.train, data.validation, data.test)
+    # The options of the fixture, not those in the card.
+    options = small_options()
     assert train([], trained, options, RunSettings(split=split)).card.data == data
-    other = Split(data.train[1:], data.validation, (*data.test, data.train[0]))
-    with pytest.raises(InputError, match=f"has learned from other patients, for instance {data.train[0]}; choose"):
-        train([], trained, options, RunSettings(split=other))
-    with pytest.raises(InputError, match="was trained with another recipe; choose another --out"):
+    fewer = Split(data.train[1:], data.validation, (*data.test, data.train[0]))
+    more = Split((*data.train, *data.test), data.validation, ())
+    for other, example in ((fewer, data.train[0]), (more, min(data.test))):
+        with pytest.raises(InputError, match=f"has other patients for train, for instance {example}; choose another"):
+            train([], trained, options, RunSettings(split=other))
+    with pytest.raises(InputError, match="was trained with another recipe, which differs in epochs; choose another"):
         train([], trained, replace(options, epochs=41), RunSettings(split=split))
+
+
+def test_an_interrupted_run_of_other_patients_is_not_resumed(trained, tmp_path):
+    data = read_card(trained / "1").data
+    shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "1")
+    more = Split((*data.train, *data.test), data.validation, ())
+    with pytest.raises(InputError, match="has other patients for train"):
+        train([], tmp_path / "run", small_options(), RunSettings(split=more))
+    assert not (tmp_path / "run" / "1").exists()
+
+
+def test_a_run_from_a_model_that_has_seen_a_test_patient_is_refused(trained, tmp_path):
+    data = read_card(trained / "1").data
+    run = run_of(trained, tmp_path / "run", earlier=("other", data.test[0]))
+    card = read_card(run / "1")
+    replace(card, training=card.training | {"initial": "small/1 0123"}).write(run / "1")
+    split = Split(data.train, data.validation, data.test)
+    message = f"was started from a model that has seen {data.test[0]}; choose another --out"
+    with pytest.raises(InputError, match=message):
+        train([], run, small_options(), RunSettings(split=split))
+    untested = replace(split, test=())
+    assert train([], run, small_options(), RunSettings(split=untested)).card.data.earlier == ("other", data.test[0])
+    with pytest.raises(InputError, match=message):
+        train([], run, small_options(), RunSettings(split=untested), [data.test[0]])
 
 
 def test_the_recipe_of_a_fine_tuned_model_is_that_of_its_architecture(trained):
     card = read_card(trained / "1")
     assert recipe_to_repeat(card) == recipe_of(card)
-    tuned = replace(card, training=card.training | {"initial": "other/1 0123", "epochs": 6})
-    assert recipe_to_repeat(tuned) == replace(ARCHITECTURES["cvae"].recipe, slices=card.slices)
+    tuned = replace(card, training=card.training | {"initial": "other/1 0123", "epochs": 6, "labels": "none"})
+    expected = replace(ARCHITECTURES["cvae"].recipe, slices=card.slices, labels="none", batch=8)
+    assert recipe_to_repeat(tuned) == expected

@@ -56,3 +56,12 @@ def test_air_is_no_part_of_a_head_also_in_a_narrow_field_of_view():
     # Cropped to the head: it touches the sides.
     narrow = tuple(slice(where.min(), where.max() + 1) for where in np.nonzero(brain))
     assert np.mean(head_mask(head[narrow]) == brain[narrow]) > 0.99
+
+
+def test_air_is_no_part_of_a_slab_of_a_head():
+    """The first and the last slice show tissue, so about half of the border does."""
+    brain, scan = brain_and_scan()
+    head = scan + np.abs(np.random.default_rng(1).normal(0, 4, scan.shape)).astype(np.float32)
+    slab = (slice(None), slice(None), slice(17, 23))
+    assert np.mean(head[slab][:, :, [0, -1]] > 100) > 0.4
+    assert np.mean(head_mask(head[slab]) == brain[slab]) > 0.95

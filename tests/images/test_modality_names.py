@@ -33,6 +33,13 @@ def test_files_of_a_kind_are_named_after_the_subject():
         ("FLAIR_reg_T1", None),
         ("OAx T1 FLAIR", "t1"),
         ("OAx T1FLAIR +C", "t1ce"),
+        ("3D_T1_FLAIR", "t1"),
+        ("Ax T1 FSE FLAIR", "t1"),
+        ("t1_tirm_tra_dark-fluid", "t1"),
+        ("T1 coregistered to FLAIR", "t1"),
+        ("ax_t1+c_fs", "t1ce"),
+        ("T2_FL2D_HEMO", "t2*"),
+        ("AX T2 GRE", "t2*"),
         ("T1 mprage sag p2 iso", "t1"),
         ("Ax T1 +C", "t1ce"),
         ("AX T1 C+", "t1ce"),
@@ -74,3 +81,9 @@ def test_a_series_has_the_modality_of_its_name_or_else_of_its_description(tmp_pa
     assert other_modality(tmp_path / "0006", "flair") is None
     assert other_modality(tmp_path / "sub01_FLAIR", "flair") is None
     assert other_modality(tmp_path / "none", "flair") is None
+    # A folder with two series is refused when it is read, so that none of them is lost.
+    write_series(tmp_path / "both", np.ones((4, 5, 3)), np.eye(4), SeriesDescription="T1 mprage")
+    write_series(tmp_path / "more", np.ones((4, 5, 3)), np.eye(4), SeriesDescription="AX T2 FLAIR")
+    for file in (tmp_path / "more").iterdir():
+        file.rename(tmp_path / "both" / f"more_{file.name}")
+    assert other_modality(tmp_path / "both", "flair") is None

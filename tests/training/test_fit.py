@@ -173,9 +173,9 @@ def test_segmentations_without_a_healthy_slice_for_validation_are_refused(brats_
     shutil.copytree(brats_like, folder)
     (first, *rest) = read_cohort(folder, ("flair",)).patients
     flair = nib.load(first.scans["flair"])
-    # A lesion from the top to the bottom.
+    # A lesion from the top to the bottom, which fills less than half of a pixel.
     lesion = np.zeros(flair.shape, np.uint8)
-    lesion[18:24, 20:26] = flair.get_fdata()[18:24, 20:26] > 0
+    lesion[20:22, 22] = flair.get_fdata()[20:22, 22] > 0
     nib.save(nib.Nifti1Image(lesion, flair.affine), first.truth)
     split = Split(tuple(one.name for one in rest), (first.name,), ())
     options = small_options(labels="voxels", architecture="selfseg", epochs=1)

@@ -1,5 +1,7 @@
+import os
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pytest
 from pydicom import dcmread
@@ -90,6 +92,22 @@ def test_a_series_whose_files_change_is_decoded_again(tmp_path):
         one.save_as(file)
     (second,) = cache_slices([patient], OPTIONS, tmp_path / "cache")
     assert second.file != first.file and second.used == first.used
+
+
+def test_a_scan_whose_voxels_are_in_another_file_is_decoded_again(tmp_path):
+    data, _ = make_brain(lesion=False)
+    for slope in (1.0, 0.5):
+        image = nib.Nifti1Pair((data * slope).astype(np.int16), AFFINE)
+        header = (tmp_path / "a.hdr").read_bytes() if slope < 1 else None
+        times = (tmp_path / "a.hdr").stat() if header else None
+        nib.save(image, tmp_path / "a.hdr")
+        if header and times:
+            (tmp_path / "a.hdr").write_bytes(header)
+            os.utime(tmp_path / "a.hdr", ns=(times.st_atime_ns, times.st_mtime_ns))
+        (patient,) = read_cohort(tmp_path, ("flair",), None).patients
+        (one,) = cache_slices([patient], OPTIONS, tmp_path / "cache")
+        assert isinstance(one, CachedSlices)
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
 
 
 def test_a_patient_with_a_damaged_file_is_left_out_and_named(brats_like, tmp_path):
