@@ -224,13 +224,12 @@ class ModelCard(Card):
     def _data_sections(self) -> dict[str, list[str]]:
         data = self.data
         kinds = {"none": "assumed lesion-free", "voxels": "of them used, with and without lesions"}
-        earlier = [", ".join(data.earlier)] if data.earlier else []
         healthy = kinds.get(self.training.get("labels", ""), "tumour-free")
         return {
             "Data": [
                 f"- {data.patients} patients, {data.slices} slices; {data.chosen} selected, {data.healthy} {healthy}",
                 *_sides(data),
-                *(f"- of the model that it was fine-tuned from: {names}" for names in earlier),
+                *_items({"of the model that it was fine-tuned from": ", ".join(data.earlier)} if data.earlier else {}),
             ],
             "Slices": _items(asdict(self.slices)),
         }

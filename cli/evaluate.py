@@ -56,7 +56,8 @@ def _select_patients(side: str, cohort: "Cohort", cards: "list[ModelCard]") -> l
     if side == "unseen":
         # Another examination of a subject is not unseen. A card has names of examinations, such as sub-01_ses-1.
         examinations = [name for card in cards for name in card.data.seen]
-        seen = {*cohort.subjects(examinations), *(subject_and_session(name)[0] for name in examinations)}
+        named = {subject_and_session(name)[0] for name in examinations} - {""}
+        seen = named | set(cohort.subjects(examinations))
         return [patient.name for patient in cohort.patients if patient.subject not in seen]
     return [name for name in names if name in getattr(cards[0].data, side)]
 
