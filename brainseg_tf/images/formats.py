@@ -286,6 +286,8 @@ def _unit_warnings(image: nib.Nifti1Pair) -> Iterator[str]:
 
 
 def _orientation_warnings(image: nib.Nifti1Pair) -> Iterator[str]:
+    if len(image.shape) < 3:
+        return
     header = image.header
     (sform, sform_code), (qform, qform_code) = header.get_sform(coded=True), header.get_qform(coded=True)
     if sform_code == 0 and qform_code == 0:

@@ -62,11 +62,12 @@ def read(path: Path) -> nib.Nifti1Image:
             raise InputError(f"{printable(path)}: contains colours or vectors; convert it to one real value per voxel")
         image = reader.Execute()
     data = SimpleITK.GetArrayFromImage(image).T
-    affine = np.eye(4)
-    if image.GetDimension() == 3:
-        axes = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+    affine, dimensions = np.eye(4), image.GetDimension()
+    if dimensions >= 3:  # A fourth dimension, that of the frames, has a position and a direction too.
+        directions = np.array(image.GetDirection()).reshape(dimensions, dimensions)[:3, :3]
+        axes, origin = directions * image.GetSpacing()[:3], np.array(image.GetOrigin()[:3])
         # World coordinates are LPS in ITK and RAS in NIfTI.
-        affine[:3, :3], affine[:3, 3] = np.diag([-1, -1, 1]) @ axes, np.array(image.GetOrigin()) * [-1, -1, 1]
+        affine[:3, :3], affine[:3, 3] = np.diag([-1, -1, 1]) @ axes, origin * [-1, -1, 1]
     if not np.issubdtype(data.dtype, np.floating):
         data = data.astype(np.float32 if data.dtype.itemsize < 4 else np.float64)
     result = nib.Nifti1Image(data, affine)

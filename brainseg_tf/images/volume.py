@@ -212,12 +212,17 @@ def has_same_grid(volume: Volume, like: Volume) -> bool:
 
 
 def check_same_grid(volume: Volume, like: Volume) -> None:
-    """Checks that two scans are on the same grid.
+    """Checks that two scans are on the same grid, with the same axes.
 
     Raises:
         InputError: they are not.
     """
     _check_same_grid(volume.source, _shape_3d(volume.source, volume.path), volume.path, like)
+    if not np.array_equal(_orientation_to_lps(volume.source), _orientation_to_lps(like.source)):
+        raise InputError(
+            f"{printable(volume.path)}: its axes are between two directions, and are not those of "
+            f"{printable(like.path)}; resample it to that scan"
+        )
 
 
 def is_whole(path: Path) -> bool:
@@ -343,7 +348,8 @@ def _labels_of(image: nib.Nifti1Pair, path: Path, like: Volume) -> np.ndarray:
         data = np.asanyarray(image.dataobj).reshape(shape)
     if not np.isfinite(data).all():
         raise InputError(f"{printable(path)}: contains NaN or infinite values; replace them, for instance by 0")
-    return apply_orientation(data, _orientation_to_lps(image))
+    # The axes of the scan: at 45 degrees, between two of them, those of the mask depend on how its affine is rounded.
+    return apply_orientation(data, _orientation_to_lps(like.source))
 
 
 def _check_same_grid(image: nib.Nifti1Pair, shape: tuple[int, int, int], path: Path, like: Volume) -> None:

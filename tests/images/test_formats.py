@@ -46,6 +46,26 @@ def test_every_format_has_the_same_values_and_position(tmp_path, name):
     assert formats.stem(path) == "s"
 
 
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".mhd"])
+def test_a_fourth_dimension_with_one_frame_changes_nothing(tmp_path, suffix):
+    data, _ = make_brain(4)
+    as_itk(data, TILTED, tmp_path / f"three{suffix}")
+    three = SimpleITK.ReadImage(str(tmp_path / f"three{suffix}"))
+    SimpleITK.WriteImage(SimpleITK.JoinSeries([three]), str(tmp_path / f"four{suffix}"))
+    expected, volume = (read_volume(tmp_path / f"{name}{suffix}") for name in ("three", "four"))
+    np.testing.assert_allclose(volume.affine, expected.affine, atol=1e-4)
+    np.testing.assert_array_equal(volume.data, expected.data)
+
+
+def test_a_single_slice_is_named_as_one(tmp_path):
+    image = nib.Nifti1Image(np.ones((40, 40), np.float32), AFFINE)
+    image.set_sform(AFFINE, 1)
+    image.set_qform(AFFINE, 1)
+    nib.save(image, tmp_path / "slice.nii")
+    with pytest.raises(InputError, match=r"has shape \(40, 40\); one 3D volume is needed"):
+        read_volume(tmp_path / "slice.nii")
+
+
 def test_analyze_gives_a_warning_about_left_and_right(tmp_path):
     data, _ = make_brain(4)
     nib.save(nib.AnalyzeImage(data, np.diag([-4, 4.2, 5, 1])), tmp_path / "s.img")

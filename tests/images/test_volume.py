@@ -3,10 +3,18 @@ import itertools
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.maps import write_map
-from brainseg_tf.images.volume import is_whole, read_mask, read_on_same_grid, read_segmentation, read_volume
+from brainseg_tf.images.volume import (
+    has_same_grid,
+    is_whole,
+    read_mask,
+    read_on_same_grid,
+    read_segmentation,
+    read_volume,
+)
 from helpers import AFFINE, DAMAGES, damaged, make_brain, save
 
 # Voxels of 1 ml, so that a small array has the size of a head.
@@ -92,6 +100,28 @@ def test_a_mask_on_another_grid_is_refused(tmp_path, scan):
             with pytest.raises(InputError, match="another grid"):
                 read(tmp_path / name, volume)
     np.testing.assert_array_equal(read_mask(scan, volume), volume.data > 0)
+
+
+def test_a_mask_has_the_axes_of_its_scan_at_45_degrees(tmp_path):
+    """There the nearest axes depend on the rounding of sform and qform, which store one affine differently."""
+    random = np.random.default_rng(0)
+    data, mask = random.uniform(1, 9, (24, 24, 12)).astype(np.float32), random.random((24, 24, 12)) > 0.5
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("z", 45, degrees=True).as_matrix() @ np.diag([-8.0, 8, 10])
+    affine[:3, 3] = (0, 100, -50)
+    scan = nib.Nifti1Image(data, affine)
+    scan.set_sform(affine, 1)
+    nib.save(scan, tmp_path / "scan.nii")
+    other = nib.Nifti1Image(mask.astype(np.uint8), affine)
+    other.set_qform(affine, 1)
+    other.set_sform(None, 0)
+    nib.save(other, tmp_path / "mask.nii")
+    volume = read_volume(tmp_path / "scan.nii")
+    found = read_segmentation(tmp_path / "mask.nii", volume)
+    np.testing.assert_array_equal(np.sort(volume.data[found]), np.sort(data[mask]))
+    nib.save(nib.Nifti1Image(data, other.affine, other.header), tmp_path / "further.nii")
+    further = read_volume(tmp_path / "further.nii")
+    assert has_same_grid(further, volume) == np.allclose(further.affine, volume.affine, atol=1e-3)
 
 
 def test_maps_need_a_nifti_name(tmp_path, scan):
