@@ -24,6 +24,8 @@ from brainseg_tf.options import Normalisation, SliceOptions
 
 # Pixels between the brain and the edge of trimmed slices, so that border effects of the network do not reach the brain.
 _EDGE_MARGIN = 8
+# Shares of the brain that a further modality must cover, and that one without a warning covers.
+_LEAST_COVERAGE, _USUAL_COVERAGE = 0.5, 0.95
 # On a scale from the 1st percentile (0) to the 99th percentile (1), the median of brain tissue is 0.2 to 0.7, and that
 # of a mask that is mostly air is 0. Masks with a lower median than this are refused.
 _SMALLEST_MEDIAN = 0.02
@@ -109,6 +111,30 @@ def to_stack(
         except InputError as error:
             raise InputError(f"{volume.path}: {error}") from error
     return Stack(np.stack(channels, axis=-1), inside, affine)
+
+
+def check_coverage(volumes: Sequence[Volume], brain: np.ndarray) -> list[str]:
+    """Checks that the scans of further modalities cover the brain; outside their field of view they are 0.
+
+    Args:
+        volumes: of one patient, on one grid.
+        brain: (X, Y, Z) bool, not empty.
+
+    Returns:
+        A warning for each scan that is 0 in more than 5 % of the brain.
+
+    Raises:
+        InputError: a scan is 0 in more than half of the brain.
+    """
+    warnings = []
+    for volume in volumes[1:]:
+        covered = float((volume.data[brain] != 0).mean())
+        problem = f"{volume.path}: covers {covered:.0%} of the brain; outside it is 0"
+        if covered < _LEAST_COVERAGE:
+            raise InputError(f"{problem}, so the scan cannot be used; give one that covers the brain")
+        if covered < _USUAL_COVERAGE:
+            warnings.append(f"{problem}, and the mask may be wrong there")
+    return warnings
 
 
 def normalise(image: np.ndarray, brain: np.ndarray, method: Normalisation) -> np.ndarray:

@@ -247,7 +247,9 @@ def fit(
     if resume:
         # What the command line does not name is as it was when the run was started.
         started_with = runs.read_record(out).options
-        named = {name: started_with[name] for name in ("epochs", "labels") if name in started_with}
+        named = {
+            name: started_with[name] for name in ("epochs", "labels") if name in started_with and hasattr(options, name)
+        }
         options = replace(options, **{name: value for name, value in named.items() if given[name] is None})
     finished = runs.check_run(out, options, resume=resume)
     if finished is not None:

@@ -11,7 +11,7 @@ from brainseg_tf.brain.mask import brain_mask, cut_to_head, skull_warning
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import read_volume
 from brainseg_tf.options import SliceOptions
-from brainseg_tf.slices import _resample, from_stack, normalise, onto_stack, select_slices, to_stack
+from brainseg_tf.slices import _resample, check_coverage, from_stack, normalise, onto_stack, select_slices, to_stack
 from helpers import AFFINE, make_brain, save
 
 OPTIONS = SliceOptions(size=64, spacing=3.0)
@@ -209,6 +209,28 @@ def test_a_brain_that_is_mostly_background_is_not_normalised(scan):
     # A constant image is not refused: it becomes 0, which cannot be segmented as a lesion.
     constant = normalise(np.full((2, 4, 4), 7.0), np.ones((2, 4, 4), bool), "robust")
     assert not constant.any()
+
+
+def test_a_further_modality_must_cover_the_brain(scan):
+    volume = read_volume(scan)
+    brain = brain_mask(volume)
+    heights = np.flatnonzero(brain.any(axis=(0, 1)))
+    warnings = {}
+    for share in (1.0, 0.8, 0.3):
+        part = volume.data.copy()
+        part[..., heights[0] + round(share * len(heights)) :] = 0
+        slab = replace(volume, data=part)
+        assert check_coverage([slab], brain) == []
+        if share == 0.3:
+            with pytest.raises(
+                InputError, match=r"scan\.nii\.gz: covers .*% of the brain; .* so the scan cannot be used"
+            ):
+                check_coverage([volume, slab], brain)
+        else:
+            warnings[share] = check_coverage([volume, slab], brain)
+    assert warnings[1.0] == []
+    (warning,) = warnings[0.8]
+    assert "and the mask may be wrong there" in warning
 
 
 @pytest.mark.parametrize("degrees", [(20, 0, 0), (0, 15, 0), (0, 0, -15), (10, 8, 12)])

@@ -4,17 +4,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from brainseg_tf.architectures import recipe_to_repeat
 from brainseg_tf.errors import InputError
 from brainseg_tf.evaluation.case_metrics import Comparison
 from brainseg_tf.evaluation.cross_validation import recorded_folds, train
 from brainseg_tf.evaluation.methods import Method, Result, baseline, evaluate, oracle
-from brainseg_tf.options import SegmentationOptions
+from brainseg_tf.options import SegmentationOptions, SliceOptions
 from brainseg_tf.saved_model import ModelFolder
 from brainseg_tf.training.calibration import healthy_levels
 from brainseg_tf.training.cohort import Cohort, Patient, split_patients
 from brainseg_tf.training.runs import RunSettings
-from brainseg_tf.training.scans import read_patient
 
 Show = Callable[[Comparison], None]
 # By seed, a result for each split.
@@ -125,24 +126,26 @@ class Experiment:
         of the first method.
         """
         card = methods[0].card
-        # The baselines use the first modality only.
-        first_modality = [
-            replace(patient, scans=dict(list(patient.scans.items())[:1]))
-            for patient in validation
-            if _readable(patient)
-        ]
-        levels = healthy_levels(first_modality, None, card.slices) or card.healthy_levels
-        baselines = [baseline(name, card, self.options, levels["input"]) for name in self.baselines]
+        level = _input_level(validation, card.slices)
+        if level is None:
+            level = card.healthy_levels["input"]
+        baselines = [baseline(name, card, self.options, level) for name in self.baselines]
         return evaluate([*methods, *baselines], validation, self.cohort.named(test), self.show)
 
 
-def _readable(patient: Patient) -> bool:
-    """Whether the scans can be read; ``methods.evaluate`` names those that cannot."""
-    try:
-        read_patient(patient)
-    except InputError:
-        return False
-    return True
+def _input_level(validation: Sequence[Patient], options: SliceOptions) -> float | None:
+    """The healthy threshold of the first modality's intensities; None without a healthy slice.
+
+    Scans that cannot be read are skipped here; ``methods.evaluate`` names them.
+    """
+    levels: list[float] = []
+    for patient in validation:
+        first_modality = replace(patient, scans=dict(list(patient.scans.items())[:1]))
+        try:
+            levels += healthy_levels([first_modality], None, options).values()
+        except InputError:
+            continue
+    return float(np.mean(levels)) if levels else None
 
 
 def all_cuts(results: Mapping[int, Sequence[Result]]) -> list[tuple[int, Comparison]]:

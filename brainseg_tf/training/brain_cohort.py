@@ -16,6 +16,7 @@ from brainseg_tf.brain.mask import stripped_brain
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, printable, replacing, write_json
 from brainseg_tf.images.modality_names import named
+from brainseg_tf.images.readers import reading
 from brainseg_tf.images.volume import Volume, read_mask, read_on_same_grid, read_volume
 from brainseg_tf.json_file import read_json
 from brainseg_tf.schema import Flag, Integer, Items, Number, Record
@@ -127,7 +128,10 @@ def cache_subjects(subjects: Iterable[HeadFiles], folder: Path) -> Iterator[Cach
 
 def _cache_subject(subject: HeadFiles, folder: Path) -> CachedSubject:
     files = [*subject.scans.values(), *([subject.brain] if subject.brain else [])]
-    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    stamps = []
+    for file in files:
+        with reading(file, "is gone or cannot be read; restore it"):
+            stamps.append((str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns))
     key = hashlib.sha256(json.dumps([_FORMAT, stamps]).encode()).hexdigest()[:16]
     file = folder / f"{subject.name}-{key}.npy"
     facts_file = file.with_suffix(".json")

@@ -1,6 +1,6 @@
 """Training (section 5.2): from a folder of patients to a SavedModel with its card. Runs can be resumed at any point."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -134,7 +134,10 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
         if done >= stop or state.exhausted:
             continue
         if start or options.screens_first:
-            left_out = _left_out([*sides["training"], *sides["validation"]], state, model, start, done, say)
+            find = partial(
+                find_abnormal, model=KerasReconstructor(model), kind=model.score, columns=options.columns, epochs=start
+            )
+            left_out = _left_out([*sides["training"], *sides["validation"]], state, find, start, done, say)
             used = {name: left_out.apply(side) for name, side in sides.items()}
         for name, side in used.items():
             if not side:
@@ -247,7 +250,12 @@ def _export(
 
 
 def _left_out(
-    cached: Sequence[CachedSlices], state: RunState, model: ContextModel, start: int, done: int, say: Say
+    cached: Sequence[CachedSlices],
+    state: RunState,
+    find: Callable[[Sequence[CachedSlices]], LeftOut],
+    start: int,
+    done: int,
+    say: Say,
 ) -> LeftOut:
     """The slices that are left out in the part of the training that begins after ``start`` epochs.
 
@@ -256,7 +264,7 @@ def _left_out(
     Args:
         cached: the slices of training and validation.
         state: of the run.
-        model: with the present weights.
+        find: looks for them with the present weights.
         start: number of epochs before the part.
         done: number of finished epochs; larger than ``start`` if the run was interrupted within the part.
         say: called with a line for the user.
@@ -264,7 +272,7 @@ def _left_out(
     rounds = [one for one in read_rounds(state.folder) if one.epochs <= done]
     if rounds and (rounds[-1].epochs == start or done > start):
         return rounds[-1]
-    found = find_abnormal(cached, KerasReconstructor(model), model.score, start)
+    found = find(cached)
     say(found.describe(cached))
     if state.writes:
         write_rounds(state.folder, [*rounds, found])

@@ -48,13 +48,14 @@ def load_weights(network: keras.Model, model: ModelFolder) -> None:
         variable.assign(value)
 
 
-def _creation_order(path: str) -> tuple[str, int, str]:
+def _creation_order(path: str) -> tuple[str, int, str, str]:
     """Sorts the variables of a network as it creates them, whatever else the process created before.
 
     Keras numbers the layers of a class in the order of their creation, for instance ``unet/down_24/conv2d_5/kernel``.
-    Before version 0.9 all convolutions were Keras' own, ``conv2d`` and ``conv2d_transpose``.
+    Before version 0.9 all convolutions were Keras' own, ``conv2d`` and ``conv2d_transpose``. Layers with one name, of
+    which each of two fused networks has one, are sorted by their path.
     """
     layer, variable = path.split("/")[-2:]
     numbered = re.fullmatch(r"(.*?)_(\d+)", layer)
     name, number = (numbered[1], int(numbered[2])) if numbered else (layer, 0)
-    return name.removeprefix("strided_dilated_"), number, variable
+    return name.removeprefix("strided_dilated_"), number, variable, path

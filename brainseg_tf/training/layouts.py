@@ -266,7 +266,9 @@ def _read_table(table: Path, modalities: Sequence[str], *, with_missing: bool) -
         explain_csv_errors(table, "cannot be read as a table of scans", "repair it"),
         table.open(newline="", encoding="utf-8-sig") as lines,
     ):
-        reader = csv.DictReader(lines, dialect=dialect, strict=True)
+        # Blanks beside a separator mean nothing.
+        reader = csv.DictReader(lines, dialect=dialect, strict=True, skipinitialspace=True)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         if _PATH not in (reader.fieldnames or ()):
             raise InputError(
                 f"{printable(table)}: has no column {_PATH}; give one row per scan with the columns {_PATH} and, if "
@@ -300,7 +302,8 @@ class _Row:
 
 def _row(folder: Path, cells: Mapping[str, str], modalities: Sequence[str], *, with_missing: bool) -> _Row | str:
     """A row of the table in ``folder``, or a phrase about what is wrong with it."""
-    values = {name: None if cells.get(name, "") in _NO_VALUE else cells[name] for name in (_PATH, *_COLUMNS)}
+    stripped = {name: cells.get(name, "").strip() for name in (_PATH, *_COLUMNS)}
+    values = {name: None if value in _NO_VALUE else value for name, value in stripped.items()}
     files = {name: folder / str(values[name]) for name in (_PATH, "brain_mask", TRUTH) if values[name]}
     if _PATH not in files:
         return f"the column {_PATH} is empty"
@@ -328,14 +331,22 @@ def _add_examinations(
     if any(len(some) > 1 for some in by_modality.values()) and len(modalities) > 1:
         found.problems.append(f"{printable(members[0].path)}: left out, {name} has several scans of one modality")
         return
+    used = [row for some in by_modality.values() for row in some]
+    if len(modalities) > 1 and len({row.side for row in used if row.side}) > 1:
+        found.problems.append(f"{printable(members[0].path)}: left out, {name} has several splits")
+        return
     for number, row in enumerate(first or members[:1], start=1):
+        # What the row of the first modality does not say can be in those of the others.
+        rows = [row] if len(modalities) == 1 else used
+        brain, truth, side = (
+            next((value for one in rows if (value := getattr(one, field))), None)
+            for field in ("brain", "truth", "side")
+        )
         scans = {modality: some[0].path for modality, some in by_modality.items() if some}
         if first:
             scans[modalities[0]] = row.path
         missing = tuple(f"no {modality}" for modality in modalities if modality not in scans)
         unique = f"{name}_{number}" if len(first) > 1 else name
         found.candidates.append(
-            Candidate(
-                row.path, unique, subject, scans, missing, row.truth, brain=row.brain, side=row.side, session=session
-            )
+            Candidate(row.path, unique, subject, scans, missing, truth, brain=brain, side=side, session=session)
         )

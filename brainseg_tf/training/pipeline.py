@@ -21,7 +21,7 @@ from brainseg_tf.training.cohort import Patient
 from brainseg_tf.training.scans import View, random_views, read_patient
 
 # Part of the cache key. Increase it when the same options give other slices than before.
-_FORMAT = 6
+_FORMAT = 7
 # Of a view with more slices than this, evenly spaced ones are used. No scan of 1 mm has so many; a scan with a
 # wrong slice thickness in its header can have a multiple.
 _MOST_OF_A_VIEW = 128
@@ -112,7 +112,13 @@ def _cache_patient(patient: Patient, options: SliceOptions, folder: Path, views:
     counts = file.with_suffix(".json")
     if not (file.exists() and counts.exists()):
         scans = read_patient(patient)
-        straight, *rotated = (_slices_of(view, options, lesions=lesions) for view in random_views(scans, views))
+        seen = random_views(scans, patient.name, views)
+        straight, *rotated = (_slices_of(view, options, lesions=lesions) for view in seen)
+        if (largest := max(straight[0].shape[1:3])) > options.size:
+            raise InputError(
+                f"{scans.volumes[0].path}: the brain is about {largest * options.pixel:.0f} mm long, but a slice has "
+                f"{options.field_of_view:.0f} mm; check the voxel sizes and the brain mask"
+            )
         # A rotated head can be too large for the grid, which then grows; such a view is left out.
         parts = [straight, *(part for part in rotated if part[0].shape[1:] == straight[0].shape[1:])]
         with replacing(file) as temporary:
@@ -204,7 +210,7 @@ def _index(cached: Sequence[CachedSlices]) -> np.ndarray:
     return np.array([(i, k) for i, slices in enumerate(cached) for k in slices.rows], np.int32).reshape(-1, 2)
 
 
-def _central_columns(images: np.ndarray, columns: int) -> np.ndarray:
+def central_columns(images: np.ndarray, columns: int) -> np.ndarray:
     """The central columns of images (N, H, W, C); all if ``columns`` is 0 or there are not more."""
     beside = max(0, images.shape[2] - columns) // 2 if columns else 0
     return images[:, :, beside : images.shape[2] - beside]
@@ -219,7 +225,7 @@ def _read(
     columns: int = 0,
 ) -> tf.data.Dataset:
     seed, epoch = seed_and_epoch
-    files = [_central_columns(np.load(slices.file, mmap_mode="r"), columns) for slices in cached]
+    files = [central_columns(np.load(slices.file, mmap_mode="r"), columns) for slices in cached]
     shape = (None, *files[0].shape[1:])
 
     def load(rows: np.ndarray) -> np.ndarray:

@@ -107,8 +107,9 @@ class RunState(keras.callbacks.Callback):
         It is not the trained model itself, because one worker cannot export variables that several devices share.
 
         Raises:
-            InputError: the weights are damaged or missing.
+            InputError: the weights are damaged or missing, or no epoch has a finite validation loss.
         """
+        _ = self.best  # Without it no weights were written.
         try:
             network.load_weights(self.best_weights)
         except (OSError, ValueError, KeyError) as error:

@@ -13,6 +13,7 @@ from brainseg_tf.brain.network import BrainNetwork
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.registration import bring_to
 from brainseg_tf.images.volume import Volume, has_same_grid, read_mask, read_segmentation, read_volume
+from brainseg_tf.slices import check_coverage
 from brainseg_tf.training.cohort import Patient
 
 # Largest rotation of a view about the left, posterior and superior axis, in degrees. A prediction corrects rotations
@@ -53,7 +54,7 @@ def read_patient(patient: Patient) -> PatientScans:
     """Reads the scans of a patient. The brain is found as in a prediction, see ``find_brain``.
 
     Raises:
-        InputError: a file cannot be read, there is no brain, or it is a CT.
+        InputError: a file cannot be read, there is no brain, a further modality does not cover it, or it is a CT.
     """
     first, *others = (read_volume(path) for path in patient.scans.values())
     volumes = [first, *(one if has_same_grid(one, first) else bring_to(one, first)[0] for one in others)]
@@ -62,6 +63,7 @@ def read_patient(patient: Patient) -> PatientScans:
     truth = read_segmentation(patient.truth, volumes[0]) if patient.truth else None
     given = read_mask(patient.brain, volumes[0]) if patient.brain else None
     brain = find_brain(volumes[0], given=given, network=None if patient.brain else _brain_network)
+    check_coverage(volumes, brain.mask)
     return PatientScans(volumes, brain.mask, truth)
 
 
@@ -72,18 +74,19 @@ def _brain_network() -> BrainNetwork:
     return shipped_brain_network().load()
 
 
-def random_views(scans: PatientScans, count: int) -> Iterator[View]:
+def random_views(scans: PatientScans, name: str, count: int) -> Iterator[View]:
     """The scans along the axes of the head, then in random directions, some of them with thick slices.
 
-    The same scan gives the same views.
+    The same patient gives the same views.
 
     Args:
         scans: of a patient.
+        name: of the patient.
         count: number of views.
     """
     yield View(scans)
     for number in range(1, count):
-        random = np.random.default_rng([number, *scans.volumes[0].path.name.encode("utf-8", "surrogateescape")])
+        random = np.random.default_rng([number, *name.encode("utf-8", "surrogateescape")])
         angles = random.uniform(-_LARGEST_ROTATION, _LARGEST_ROTATION)
         seen = scans
         if random.random() < _THICK_SHARE:

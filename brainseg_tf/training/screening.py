@@ -19,7 +19,7 @@ from brainseg_tf.postprocessing.residual import score_map, smooth
 from brainseg_tf.reconstruction import Reconstruction, Reconstructor
 from brainseg_tf.schema import Integer, Items, Map, Record, Text
 from brainseg_tf.training.calibration import EVEN_ODDS, HEALTHY_QUANTILE
-from brainseg_tf.training.pipeline import CachedSlices
+from brainseg_tf.training.pipeline import CachedSlices, central_columns
 from brainseg_tf.training.runs import LEFT_OUT, REMEDY
 
 _WHAT = "the record of slices that are left out"
@@ -93,12 +93,22 @@ def abnormal_slices(images: np.ndarray, brain: np.ndarray, reconstruction: Recon
     return quantiles[:, 0] > threshold
 
 
-def find_abnormal(cached: Iterable[CachedSlices], model: Reconstructor, kind: Score, epochs: int) -> LeftOut:
-    """Looks at all cached slices, also at those that are left out at present."""
+def find_abnormal(
+    cached: Iterable[CachedSlices], model: Reconstructor, kind: Score, epochs: int, columns: int = 0
+) -> LeftOut:
+    """Looks at all cached slices, also at those that are left out at present.
+
+    Args:
+        cached: the slices.
+        model: the network in training.
+        kind: of its score.
+        epochs: number of finished epochs.
+        columns: number of central columns that the network is trained with; 0 uses all.
+    """
     rows: dict[str, tuple[int, ...]] = {}
     for one in cached:
-        images = np.load(one.file)
-        found = abnormal_slices(images, images.any(axis=-1), model.reconstruct(images), kind)
+        images = central_columns(np.load(one.file), columns)
+        found = abnormal_slices(images, np.any(images, axis=-1), model.reconstruct(images), kind)
         if found.any():
             rows[one.patient] = tuple(int(row) for row in np.flatnonzero(found))
     return LeftOut(epochs, rows)

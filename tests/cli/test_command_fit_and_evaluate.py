@@ -431,3 +431,8 @@ def test_the_brain_network_is_trained_on_one_folder(brats_like, tmp_path):
     message = fails(call("fit", brats_like, brats_like, "--model", "brain", "--out", tmp_path / "run"), 2)
     assert "--model brain takes one folder" in message
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_another_network_is_not_resumed_as_a_brain_network(trained, brats_like):
+    message = fails(call("fit", brats_like, "--model", "brain", "--out", trained, "--resume"))
+    assert "was started with architecture cvae, not brain" in message

@@ -69,3 +69,12 @@ def test_an_empty_or_wrong_brain_mask_leaves_the_subject_out(heads, tmp_path):
     save(make_brain(0)[0][1:] > 0, mask)
     first, *_ = cache_subjects(read_heads(heads, MODALITIES), tmp_path / "cache")
     assert first.startswith("head1: left out, ") and "on another grid" in first
+
+
+def test_a_file_that_is_not_there_leaves_the_subject_out(heads, tmp_path):
+    mask = heads / "head1" / "head1_brain.nii.gz"
+    mask.unlink()
+    mask.symlink_to("gone")
+    first, *others = cache_subjects(read_heads(heads, MODALITIES), tmp_path / "cache")
+    assert first == f"head1: left out, {mask}: is gone or cannot be read; restore it"
+    assert len(others) == 2

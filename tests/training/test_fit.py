@@ -23,7 +23,8 @@ from brainseg_tf.slices import onto_stack, to_stack
 from brainseg_tf.training import fit as training
 from brainseg_tf.training import runs
 from brainseg_tf.training.cohort import Split, read_cohort
-from brainseg_tf.training.fit import RunSettings, fit, read_history
+from brainseg_tf.training.fit import RunSettings, compiled, fit, read_history
+from brainseg_tf.training.run_state import RunState
 from helpers import make_brain, save, small_options
 
 SHORT = small_options(epochs=4)
@@ -135,6 +136,15 @@ def test_training_stops_early_and_keeps_the_best(brats_like, tmp_path):
     best = min(range(len(history)), key=lambda k: history[k]["val_loss"])
     assert len(history) == best + 3 < 60
     assert saved_model.find(str(exported)).card.losses["epoch"] == best + 1
+
+
+def test_a_training_without_a_finite_loss_says_so(tmp_path):
+    """No weights are written then, so the message must not be about a missing file."""
+    model = compiled(SHORT, 10)
+    state = RunState(tmp_path, model, 3)
+    state.history.rows = [{"epoch": 1, "loss": float("nan"), "val_loss": float("nan")}]
+    with pytest.raises(InputError, match="no epoch has a finite validation loss; start a new run with a lower"):
+        state.load_best(model)
 
 
 @pytest.mark.slow

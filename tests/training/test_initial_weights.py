@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +7,9 @@ import tensorflow as tf
 
 from brainseg_tf import models, saved_model
 from brainseg_tf.errors import InputError
+from brainseg_tf.training.fit import RunSettings, fit
 from brainseg_tf.training.initial_weights import load_weights
+from helpers import small_options
 
 
 @pytest.mark.parametrize("name", ["selfseg-flair", "cvae", "dcvae", pytest.param("dae", marks=pytest.mark.slow)])
@@ -40,3 +43,15 @@ def test_other_layers_are_refused(trained, tmp_path):
     (tmp_path / "run/1/variables/variables.data-00000-of-00001").write_bytes(b"damaged")
     with pytest.raises(InputError, match="does not match the checksum"):
         load_weights(models.create("cvae", 1), saved_model.find(str(tmp_path / "run")))
+
+
+def test_the_weights_of_two_fused_networks_are_not_exchanged(brats_like, tmp_path):
+    options = replace(small_options(), architecture="fusion", modalities=("flair", "t2"), epochs=1)
+    fit(brats_like, tmp_path / "run", options, RunSettings(say=lambda line: None, verbose=0))
+    found = saved_model.find(str(tmp_path / "run"))
+    network = models.create("fusion", 2)
+    load_weights(network, found)
+    images = np.random.default_rng(0).random((2, 48, 48, 2), np.float32)
+    ours, theirs = network.outputs(tf.constant(images)), found.load().reconstruct(images)
+    np.testing.assert_allclose(ours["reconstruction"].numpy(), theirs.images, atol=1e-5)
+    np.testing.assert_allclose(ours["probability"].numpy(), theirs.probability, atol=1e-5)

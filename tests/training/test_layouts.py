@@ -182,3 +182,19 @@ def test_a_split_must_be_complete_and_by_subject(tmp_path):
             cohort.demanded_split([one.name for one in cohort.patients])
     cohort = read_cohort(table(tmp_path, "path\none.nii.gz\n"), ("flair",), "none")
     assert cohort.demanded_split(["one"]) is None
+
+
+def test_blanks_beside_a_separator_mean_nothing(tmp_path):
+    rows = "path, subject, split\none.nii.gz, A, train\ntwo.nii.gz, A , train\nthree.nii.gz, B, validation\n"
+    candidates = search(table(tmp_path, rows, "scans.csv"), ("flair",)).candidates
+    assert [(one.subject, one.side) for one in candidates] == [("A", "train"), ("A", "train"), ("B", "validation")]
+
+
+def test_what_one_row_of_an_examination_says_counts_for_all(tmp_path):
+    head = "path\tsubject\tmodality\tbrain_mask\tseg\tsplit\n"
+    rows = "one.nii.gz\tA\tflair\t\t\t\ntwo.nii.gz\tA\tt2\tmask.nii.gz\tlesion.nii.gz\ttrain\n"
+    (one,) = search(table(tmp_path, head + rows), ("flair", "t2")).candidates
+    assert (one.brain.name, one.truth.name, one.side) == ("mask.nii.gz", "lesion.nii.gz", "train")
+    found = search(table(tmp_path, head + rows.replace("flair\t\t\t", "flair\t\t\ttest")), ("flair", "t2"))
+    assert found.candidates == []
+    assert found.problems == [f"{tmp_path}/one.nii.gz: left out, A has several splits"]

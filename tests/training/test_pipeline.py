@@ -9,7 +9,7 @@ from pydicom import dcmread
 from brainseg_tf.options import SliceOptions
 from brainseg_tf.training.cohort import read_cohort
 from brainseg_tf.training.pipeline import CachedSlices, batches, cache_slices, ordered_batches
-from helpers import AFFINE, make_brain
+from helpers import AFFINE, make_brain, save
 from synthetic_dicom import write_series
 
 OPTIONS = SliceOptions(size=32, spacing=6.0, min_brain=0.05)
@@ -45,11 +45,15 @@ def test_slices_with_lesions_have_the_lesions_as_a_channel(brats_like, cached, t
         assert np.median(images[lesion][:, 0]) > 0.8 > np.median(images[~lesion & (images[..., 0] > 0)][:, 0])
 
 
-def test_views_add_slices_and_those_that_do_not_fit_are_left_out(brats_like, tmp_path):
-    """The brains are larger than a grid of 120 mm, which grows with each view: most views then have another size."""
-    patients = read_cohort(brats_like, ("flair",)).patients[:3]
+def test_views_add_slices_and_those_that_do_not_fit_are_left_out(tmp_path):
+    """A box of 160 x 160 mm fits into slices of 170 mm, but most rotated ones do not."""
+    box = np.zeros((41, 41, 20), np.float32)
+    box[4:37, 4:37, 4:16] = np.random.default_rng(0).uniform(200, 400, (33, 33, 12))
+    for number in range(3):
+        save(box, tmp_path / "data" / f"p{number}" / f"p{number}_flair.nii.gz", np.diag([-5.0, -5, 5, 1]))
+    patients = read_cohort(tmp_path / "data", ("flair",), "none").patients
     counts = {}
-    for field in (240.0, 120.0):
+    for field in (240.0, 170.0):
         options = SliceOptions(size=32, field_of_view=field, spacing=6.0, min_brain=0.05)
         for views in (1, 4):
             cached = list(cache_slices(patients, options, tmp_path / f"{field}", views))
@@ -57,7 +61,15 @@ def test_views_add_slices_and_those_that_do_not_fit_are_left_out(brats_like, tmp
             assert all(len(np.load(one.file)) == one.used for one in cached)
             counts[field, views] = sum(one.used for one in cached)
     assert counts[240.0, 4] > 2 * counts[240.0, 1]
-    assert counts[120.0, 1] <= counts[120.0, 4] < 3 * counts[120.0, 1]
+    assert counts[170.0, 1] <= counts[170.0, 4] < 3 * counts[170.0, 1]
+
+
+def test_a_brain_that_is_larger_than_the_slices_is_left_out_and_named(brats_like, tmp_path):
+    patients = read_cohort(brats_like, ("flair",)).patients[:2]
+    options = SliceOptions(size=32, field_of_view=120.0, spacing=6.0, min_brain=0.05)
+    for patient, line in zip(patients, cache_slices(patients, options, tmp_path), strict=True):
+        assert line.startswith(f"{patient.name}: left out, {patient.scans['flair']}: the brain is about 1")
+        assert line.endswith("mm long, but a slice has 120 mm; check the voxel sizes and the brain mask")
 
 
 def test_slices_are_decoded_once_unless_options_or_files_change(brats_like, tmp_path):

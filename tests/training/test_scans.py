@@ -57,16 +57,21 @@ def test_without_a_mask_the_brain_network_finds_the_brain_of_a_head(tmp_path, mo
 
 
 def test_the_first_view_is_straight_and_the_others_are_random_and_repeatable(scans):
-    views = list(random_views(scans, 9))
+    views = list(random_views(scans, "p1", 9))
     assert views[0].scans is scans and views[0].rotation is None
     for view in views[1:]:
         np.testing.assert_allclose(view.rotation @ view.rotation.T, np.eye(3), atol=1e-12)
         angles = np.abs(Rotation.from_matrix(view.rotation).as_euler("xyz", degrees=True))
         assert 1 < angles.max() <= 20
     assert len({view.rotation.tobytes() for view in views[1:]}) == 8
-    for view, again in zip(views[1:], list(random_views(scans, 9))[1:], strict=True):
+    for view, again in zip(views[1:], list(random_views(scans, "p1", 9))[1:], strict=True):
         np.testing.assert_array_equal(view.rotation, again.rotation)
         np.testing.assert_array_equal(view.scans.volumes[0].data, again.scans.volumes[0].data)
+
+
+def test_patients_whose_files_have_one_name_have_different_views(scans):
+    first, second = (list(random_views(scans, name, 3)) for name in ("p1", "p2"))
+    assert not np.allclose(first[1].rotation, second[1].rotation)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

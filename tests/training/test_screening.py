@@ -63,6 +63,16 @@ def cached(folder: Path, name: str, images: np.ndarray) -> CachedSlices:
     return CachedSlices(name, folder / f"{name}.npy", len(images), len(images), len(images))
 
 
+def test_only_the_columns_of_the_training_are_looked_at(tmp_path):
+    images = np.zeros((2, 64, 64, 1), np.float32)
+    images[:, 16:48, 4:60] = 0.5
+    images[0, 20:30, 28:36] = 1.0
+    images[1, 20:30, 4:10] = 1.0
+    one = [cached(tmp_path, "a", images)]
+    assert find_abnormal(one, Reports(), "probability", 5).rows == {"a": (0, 1)}
+    assert find_abnormal(one, Reports(), "probability", 5, columns=40).rows == {"a": (0,)}
+
+
 def test_what_is_flagged_is_recorded_and_left_out(tmp_path):
     images, _ = slices_with_spots()
     some = [cached(tmp_path, "a", images), cached(tmp_path, "b", images[:2]), cached(tmp_path, "c", images[[4, 6]])]
