@@ -8,5 +8,9 @@ class InputError(Exception):
     """
 
 
+class LockedError(InputError):
+    """Another run holds the lock of a file."""
+
+
 class InputWarning(UserWarning):
     """A possible problem with the user's files or machine; the message has one line."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from brainseg_tf.errors import InputError, InputWarning
+from brainseg_tf.errors import InputError, InputWarning, LockedError
 
 # Largest file name in bytes on most file systems, if the file system does not state its limit.
 _USUAL_NAME_BYTES = 255
@@ -63,7 +63,7 @@ def _escaped(character: str) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, new: bool = False) -> Iterator[Path]:
     """Replaces a file atomically, or a folder in one step.
 
     The block writes to a temporary path in the same folder with the same suffixes, which is renamed to ``path`` at the
@@ -73,6 +73,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Args:
         path: the file or folder.
+        new: a folder must not exist yet when it gets its name.
 
     Yields:
         The temporary path.
@@ -85,7 +86,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{secrets.token_hex(8)}{''.join(path.suffixes[-2:])[-32:]}")
     try:
         yield temporary
-        if temporary.is_dir() and path.is_dir():
+        if temporary.is_dir() and path.is_dir() and not new:
             shutil.rmtree(path)
         temporary.replace(path)
     except OSError as error:
@@ -101,7 +102,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_all(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
-    """Replaces several files, see ``replacing``: all of them, the first one last, or none if the block fails.
+    """Replaces several files, see ``replacing``: all of them in reverse order, or none if the block fails.
 
     Args:
         paths: the files, by name.
@@ -153,13 +154,14 @@ def file_lock(file: Path, seconds: float = 60.0) -> Iterator[None]:
         seconds: longest time to wait for the lock.
 
     Raises:
-        InputError: another process holds the lock for longer than ``seconds``, or the lock cannot be created.
+        LockedError: another process holds the lock for longer than ``seconds``.
+        InputError: the lock cannot be created.
     """
     try:
         with _locked(file.with_name(f".{file.name}.lock"), timeout=seconds):
             yield
     except Timeout as error:
-        raise InputError(
+        raise LockedError(
             f"{file}: another run has locked it for {seconds:.0f} s; wait for that run, then try again"
         ) from error
 

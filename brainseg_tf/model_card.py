@@ -221,6 +221,17 @@ class ModelCard(Card):
         measured = self.metrics["network"]["mixture"]["dice"] if self.metrics else None
         return 0.0 if measured is None else measured
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what a prediction depends on: the network's files, and fields of the card, but not its metrics."""
+        content = {
+            "files": {name: value for name, value in self.checksums.items() if not is_extra(name)},
+            "slices": asdict(self.slices),
+            "score": self.score,
+            "healthy_levels": self.healthy_levels,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
     def _data_sections(self) -> dict[str, list[str]]:
         data = self.data
         kinds = {"none": "assumed lesion-free", "voxels": "of them used, with and without lesions"}

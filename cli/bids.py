@@ -128,6 +128,7 @@ def bids(
 
 
 def _run_participants(places: Sequence[Path], out: Path, index: Path | None, options: Sequence[str]) -> None:
+    from brainseg_tf.files import printable
     from brainseg_tf_cli.predict import predict
 
     arguments = ["--save-probability", _PROBABILITY, "--save-lesions", _LESIONS, *options]
@@ -135,6 +136,10 @@ def _run_participants(places: Sequence[Path], out: Path, index: Path | None, opt
     # Complete results are kept unless the user gives --overwrite.
     arguments += [] if "--overwrite" in options else ["--continue"]
     with predict.make_context("brainseg-tf predict", [*arguments, "--out-dir", str(out), *map(str, places)]) as context:
+        # Words that belong to no option come before the places.
+        if extra := context.params["scans"][: -len(places)]:
+            words = " ".join(printable(word) for word in extra)
+            raise click.UsageError(f"unexpected arguments: {words}; labels follow --participant-label")
         predict.invoke(context)
 
 

@@ -110,6 +110,8 @@ def _check_usage(scans: tuple[Path, ...], given: dict[str, Any]) -> None:
         raise click.UsageError("give --scheduler or --server, not both")
     if given["scheduler"] and given["threads"]:
         raise click.UsageError("--threads does not go with --scheduler; give dask worker --nthreads")
+    if given["scheduler"] and given["device"] != "auto":
+        raise click.UsageError("--device does not go with --scheduler; the workers choose it")
     single = [flag for name, flag in _ONE_SCAN.items() if given[name]]
     if out_dir is not None and single:
         raise click.UsageError(f"{', '.join(single)}: for one scan with --out only")
@@ -181,6 +183,8 @@ def model_loader(found: "ModelFolder", given: dict[str, Any]) -> "Callable[[], R
 
             name = given["server_model"] or found.card.name
             model = connect(_endpoint(given, name, given["server_version"], given["server_label"]), found.card)
+        if given.get("save_uncertainty") is not None:
+            prepare_tensorflow(given["device"], given["threads"])  # It corrupts the slices.
         if found.card.score == "probability":
             # For the correction of the bias field. It is imported here while the brain network runs.
             import sklearn.linear_model  # noqa: F401

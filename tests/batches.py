@@ -23,7 +23,7 @@ class Fake:
         outputs = {"mask": str(job.outputs.mask), "report": str(job.outputs.report)}
         report = {"lesion_ml": 1.0, "components": 1, "seconds": {"model": 1.0}, "warnings": [], "outputs": outputs}
         report |= {
-            "lesions": [{}],
+            "lesions": [{"ml": 1.0}],
             "brain": {"ml": 1000.0, "median_intensity": 3.0},
             "model": {"name": "m", "version": 1},
         }

@@ -103,7 +103,7 @@ def other_modality(scan: Path, expected: str) -> str | None:
     Returns:
         The other modality; None if the name contains the expected modality, or nothing says what it is.
     """
-    if expected in map(known_modality, _parts(scan)):
+    if expected in map(known_modality, name_parts(scan)):
         return None
     other = last_modality(scan)
     return None if other == expected else other
@@ -118,7 +118,7 @@ def last_modality(scan: Path) -> str | None:
     Returns:
         The modality; None if neither says it.
     """
-    last = next((part for part in reversed(_parts(scan)) if part not in _STRIPPED), "")
+    last = next((part for part in reversed(name_parts(scan)) if part not in _STRIPPED), "")
     return known_modality(last) or (described_modality(series_description(scan)) if is_folder(scan) else None)
 
 
@@ -156,5 +156,6 @@ def described_modality(description: str) -> str | None:
     return kinds.pop() if len(kinds) == 1 else None
 
 
-def _parts(scan: Path) -> list[str]:
+def name_parts(scan: Path) -> list[str]:
+    """The words of a scan's name without its suffix, in lower case."""
     return re.split(r"[^a-z0-9]+", stem(scan).lower())

@@ -1,7 +1,6 @@
 """Finds the scans to segment in a folder or a BIDS dataset, and the reasons why other files are left out."""
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.files import is_folder
 from brainseg_tf.images.dicom import is_series
 from brainseg_tf.images.formats import SCANS, open_image, stem
-from brainseg_tf.images.modality_names import bids_suffix, evidence, other_modality
+from brainseg_tf.images.modality_names import bids_suffix, evidence, name_parts, other_modality
 from brainseg_tf.images.readers import reading
 
 DESCRIPTION = "dataset_description.json"
@@ -172,7 +171,7 @@ def _bids_ignored(root: Path) -> Callable[[str], bool]:
 def _reason_to_leave_out(scan: Path, modality: str | None) -> str | None:
     """Why a file or a DICOM series is not a scan to segment; None if it is one."""
     series = is_folder(scan)
-    last = re.split(r"[^a-z0-9]+", stem(scan).lower())[-1]
+    last = name_parts(scan)[-1]
     if not series:
         if not scan.name.lower().endswith(SCANS):
             return f"does not have the suffix of a scan ({', '.join(SCANS)}); rename it, or give the file itself"

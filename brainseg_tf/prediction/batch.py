@@ -2,12 +2,13 @@
 
 import json
 import os
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from brainseg_tf import __version__
@@ -121,24 +122,54 @@ def plan_batch(
         raise InputError(empty[0][1])
     found.left_out += [(place, message.removeprefix(f"{place}: ")) for place, message in empty]
     jobs = [_without_unwanted(job, pages=index is not None, brain_masks=brain_masks) for job in jobs]
-    for path, count in Counter(path for job in jobs for path in job.outputs.paths).items():
-        if count > 1:
-            what = "mask" if path in {job.outputs.mask for job in jobs} else "output"
-            raise InputError(f"{path}: is the {what} of two scans; rename one of them, or segment them separately")
+    # Few folders have many files, and resolving a path is slow.
+    resolved = cache(Path.resolve)
+
+    def place_of(path: Path) -> tuple[Path, str]:
+        return resolved(path.parent), path.name
+
+    _check_names(
+        jobs, [out / SUMMARY, *(out / name for name in cohort_tables.NAMES), *([index] if index else [])], place_of
+    )
     if datasets:
         _write_description(out, datasets)
     make_folder(out)
     for folder in {path.parent for job in jobs for path in job.outputs.paths}:
         make_folder(folder)
-    # Few folders have many files, and resolving a path is slow.
-    resolved = cache(Path.resolve)
-    known = {(resolved(path.parent), path.name) for job in jobs for path in (*job.outputs.paths, *job.inputs)}
-    left_out = [one for one in found.left_out if (resolved(one[0].parent), one[0].name) not in known]
+    known = {place_of(path) for job in jobs for path in (*job.outputs.paths, *job.inputs)}
+    left_out = [one for one in found.left_out if place_of(one[0]) not in known]
     failed += [Outcome(_job(file, out), error=f"{file}: {reason}") for file, reason in found.failed]
     if index is not None:
         links = navigation([job.outputs.page for job in jobs if job.outputs.page], index)
         jobs = [replace(job, navigation=one) for job, one in zip(jobs, links, strict=True)]
     return Batch(jobs, failed, left_out)
+
+
+def _check_names(jobs: Sequence[Job], tables: Sequence[Path], place_of: Callable[[Path], tuple[Path, str]]) -> None:
+    """Checks that no output of a batch has the name of another one or of a file that is read.
+
+    Args:
+        jobs: of the batch.
+        tables: the outputs of the batch as a whole.
+        place_of: the resolved folder and the name of a file.
+
+    Raises:
+        InputError: names the file.
+    """
+    masks = {job.outputs.mask for job in jobs}
+    read = {place_of(path) for job in jobs for path in job.inputs}
+    of_batch = {place_of(path) for path in tables}
+    written: set[tuple[Path, str]] = set()
+    for path in chain(tables, *((*job.outputs.paths, *job.sidecars) for job in jobs)):
+        place = place_of(path)
+        if place in read:
+            raise InputError(f"{path}: is read, but an output has the same name; choose another --out-dir")
+        if place in written and place in of_batch:
+            raise InputError(f"{path}: is named twice; rename the scan, or give another name with --html")
+        if place in written:
+            what = "mask" if path in masks else "output"
+            raise InputError(f"{path}: is the {what} of two scans; rename one of them, or segment them separately")
+        written.add(place)
 
 
 def run_all(predictor: Predictor, jobs: Sequence[Job], *, workers: int = 2, proceed: bool = False) -> Iterator[Outcome]:
@@ -151,17 +182,20 @@ def run_all(predictor: Predictor, jobs: Sequence[Job], *, workers: int = 2, proc
         jobs: the jobs.
         workers: number of scans that are processed at the same time.
         proceed: continue an earlier run: its complete results are kept, incomplete ones are replaced. Results of
-            another version, of another model or with other options are errors.
+            another version, of another model or with other options are errors, and so are files without a report,
+            which are not results of an earlier run.
 
     Yields:
-        The outcome of each job, in the order of the jobs. If the caller stops early, the scans in progress are
-        finished and no other is started.
+        The outcome of each job as soon as it is finished. If the caller stops early, the scans in progress are finished
+        and no other is started.
     """
     pool = ThreadPoolExecutor(workers)
+    finished: SimpleQueue[Future[Outcome]] = SimpleQueue()
     try:
-        waiting = [pool.submit(attempt, predictor, job, proceed=proceed) for job in jobs]
-        for future in waiting:
-            yield future.result()
+        for job in jobs:
+            pool.submit(attempt, predictor, job, proceed=proceed).add_done_callback(finished.put)
+        for _ in jobs:
+            yield finished.get().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -184,8 +218,8 @@ def attempt(predictor: Predictor, job: Job, *, proceed: bool) -> Outcome:
         proceed: as for ``run_all``.
     """
     try:
-        report = _finished(job) if proceed else None
-        if report is not None:
+        report = _earlier_report(job) if proceed else None
+        if report:
             same_inputs = _same_inputs(report.get("inputs"), job.inputs_record)
             if not (same_inputs and predictor.matches_report(report)):
                 how = "by another version or model or with other options" if same_inputs else "from other files"
@@ -195,8 +229,9 @@ def attempt(predictor: Predictor, job: Job, *, proceed: bool) -> Outcome:
                     "another --out-dir",
                     refused=True,
                 )
-            return Outcome(job, report, kept=True)
-        return Outcome(job, predictor.run(job, overwrite=proceed))
+            if _is_complete(job):
+                return Outcome(job, report, kept=True)
+        return Outcome(job, predictor.run(job, overwrite=report is not None))
     except InputError as error:
         return Outcome(job, error=str(error))
     except MemoryError:
@@ -352,15 +387,23 @@ def _is_linked(out: Path, datasets: Collection[Path]) -> bool:
         return False
 
 
-def _finished(job: Job) -> dict[str, Any] | None:
-    """The report of an earlier run; None if an output is missing or the mask is damaged."""
-    possible = () if job.dicom_required else ("dicom", "rtstruct")
-    required = [path for name, path in job.outputs.named.items() if name not in possible]
+def _earlier_report(job: Job) -> dict[str, Any] | None:
+    """The report of an earlier run; empty if it is damaged, None if there is none.
+
+    The report is the first output that gets its name, so without it no other file is of an earlier run.
+    """
     file = job.outputs.report
-    if file is None or not all(path.is_file() for path in required) or not is_whole(job.outputs.mask):
+    if file is None or not file.exists():
         return None
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return report if isinstance(report, dict) else None
+        return {}
+    return report if isinstance(report, dict) else {}
+
+
+def _is_complete(job: Job) -> bool:
+    """Whether all outputs exist, and the mask is not damaged."""
+    possible = () if job.dicom_required else ("dicom", "rtstruct")
+    required = [path for name, path in job.outputs.named.items() if name not in possible]
+    return all(path.is_file() for path in required) and is_whole(job.outputs.mask)

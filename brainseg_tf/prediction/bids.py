@@ -69,7 +69,8 @@ def run_group(out: Path, index: Path | None) -> int:
     if not count:
         raise InputError(f"{printable(out)}: has no results; run the participant level first")
     cohort_tables.check(out)
-    Progress(out, Batch([]), index).finish()
+    Progress(out, Batch([]), index).write_index()
+    cohort_tables.write(out)
     return count
 
 

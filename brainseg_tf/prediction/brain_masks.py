@@ -2,14 +2,14 @@
 
 import csv
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from brainseg_tf.brain.mask import find_brain
 from brainseg_tf.brain.network import BrainNetwork
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import check_writable, printable, replacing
+from brainseg_tf.files import check_writable, explain_csv_errors, printable, replacing
 from brainseg_tf.images.maps import check_name, write_map
 from brainseg_tf.images.volume import read_volume
 
@@ -57,7 +57,26 @@ def write_brain_mask(
     }
 
 
-def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of the table of an earlier run; none if it does not exist.
+
+    Raises:
+        InputError: the file cannot be read or is another table.
+    """
+    if not path.exists():
+        return []
+    remedy = "move it, or choose another --out-dir"
+    with (
+        explain_csv_errors(path, "cannot be read as a table of brain masks", remedy),
+        path.open(newline="", encoding="utf-8") as file,
+    ):
+        rows = csv.DictReader(file, strict=True)
+        if tuple(rows.fieldnames or ()) != COLUMNS:
+            raise InputError(f"{printable(path)}: is not a table of brain masks; {remedy}")
+        return list(rows)
+
+
+def write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Writes the table of several brain masks, with the columns ``COLUMNS``.
 
     Raises:

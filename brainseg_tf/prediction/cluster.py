@@ -1,8 +1,8 @@
 """Segmentation of many scans on a Dask cluster."""
 
 import importlib.util
-from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from brainseg_tf.prediction.predictor import Predictor
 from brainseg_tf.saved_model import find, shipped_brain_network
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 # Longest time in seconds to wait for an answer of the scheduler.
 _TIMEOUT = 10
@@ -44,15 +44,15 @@ def run_on_cluster(
         proceed: as for ``batch.run_all``.
 
     Yields:
-        The outcome of each job, in the order of the jobs. If a worker dies, another worker repeats its jobs.
+        The outcome of each job as soon as it is finished. If a worker dies, another worker repeats its jobs.
 
     Raises:
-        InputError: Dask is not installed, no scheduler answers, or the scheduler has no worker or a worker with another
-            version of brainseg-tf.
+        InputError: Dask is not installed, no scheduler answers or it stops answering, or it has no worker or a worker
+            with another version of brainseg-tf.
     """
     if importlib.util.find_spec("distributed") is None:
         raise InputError("--scheduler: Dask is not installed; pip install 'brainseg-tf[dask]'")
-    from distributed import Client
+    from distributed import Client, as_completed
     from distributed.scheduler import KilledWorker
 
     try:
@@ -63,28 +63,35 @@ def run_on_cluster(
         ) from error
     with client:
         _check_workers(client, address)
-        # Results are released as soon as they are here, so that neither the workers nor the client keep all of them.
-        pending: deque[tuple[Job, Any]] = deque()
+        running: dict[Future[Any], Job] = {}
+        refused: list[Outcome] = []
         for job in jobs:
-            failure = None if options.overwrite or proceed else _existing_outputs(job)
             # Existing outputs are refused here. If they exist when the job runs on a worker, they are the results of a
             # worker that died, and are kept.
-            call = (_run, _absolute(job), model, options)
-            pending.append((job, failure or client.submit(*call, pure=False)))
+            if failure := None if options.overwrite or proceed else _existing_outputs(job):
+                refused.append(failure)
+            else:
+                running[client.submit(_run, _absolute(job), model, options, pure=False)] = job
         try:
-            while pending:
-                job, future = pending[0]
+            yield from refused
+            for future in as_completed(list(running), loop=client.loop):
+                # Results are released as soon as they are here, so that neither workers nor client keep all of them.
+                job = running.pop(future)
                 try:
-                    outcome = replace(future if isinstance(future, Outcome) else future.result(), job=job)
+                    yield replace(future.result(), job=job)
                 except KilledWorker:
-                    outcome = Outcome(
+                    yield Outcome(
                         job, error=f"{job.scan}: all workers that processed it died; give the workers more memory"
                     )
-                pending.popleft()
+                except CancelledError as error:
+                    running.clear()
+                    raise InputError(
+                        f"{address}: the connection to the scheduler was lost; start it again, and continue with "
+                        "--continue"
+                    ) from error
                 del future
-                yield outcome
         finally:
-            client.cancel([future for _, future in pending if not isinstance(future, Outcome)])
+            client.cancel(list(running))
 
 
 def _existing_outputs(job: Job) -> Outcome | None:

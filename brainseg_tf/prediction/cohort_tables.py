@@ -196,8 +196,15 @@ def check(out: Path, inputs: Collection[Path] = ()) -> None:
         for file, start in ((table, first.replace(",", "\t")), (table.with_suffix(".json"), "{")):
             if not file.exists():
                 continue
-            with file.open(encoding="utf-8", errors="replace") as content:
-                ours = content.read(len(start)) == start and (start != "{" or first.split(",")[0] in content.read(100))
+            try:
+                with file.open(encoding="utf-8", errors="replace") as content:
+                    ours = content.read(len(start)) == start
+                    ours = ours and (start != "{" or first.split(",")[0] in content.read(100))
+            except OSError as error:
+                raise InputError(
+                    f"{printable(file)}: cannot be read ({error.strerror}), but a table of results has this name; move "
+                    "it, or choose another --out-dir"
+                ) from error
             if not ours or file.absolute() in read:
                 raise InputError(
                     f"{printable(file)}: would be replaced by a table of results, but is another file; move it, or "

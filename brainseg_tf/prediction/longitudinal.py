@@ -177,10 +177,11 @@ def _status(before_ml: float, after_ml: float, covered: float, options: CompareO
         if covered < _COVERED_SHARE:
             return "not covered"
         return "gone" if before_ml else "new"
-    change = percent(before_ml, after_ml) or 0.0
+    # Rounded, because 40 % from 1 to 1.4 ml is a little less in floating point.
+    change = round(percent(before_ml, after_ml) or 0.0, 9)
     grown = change > 0 and change >= options.min_growth
     shrunk = change < 0 and -change >= options.min_shrinkage
-    if abs(after_ml - before_ml) < options.min_change_ml or not (grown or shrunk):
+    if round(abs(after_ml - before_ml), 9) < options.min_change_ml or not (grown or shrunk):
         return "stable"
     if covered < _MOSTLY_COVERED_SHARE:
         return "not covered"

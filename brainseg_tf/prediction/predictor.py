@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from brainseg_tf.prediction.uncertainty import spread
 from brainseg_tf.prediction.viewer_tables import labels_of, write_tables
 from brainseg_tf.reconstruction import Reconstructor
 from brainseg_tf.segmentation import Segmentation, segment
-from brainseg_tf.slices import from_stack, onto_stack
+from brainseg_tf.slices import check_coverage, from_stack, onto_stack
 
 
 class Predictor:
@@ -119,12 +120,13 @@ class Predictor:
             scans[0], given=given, method=self._options.brain, network=None if network is None else network.wait
         )
         found = time.perf_counter()
+        uncovered = check_coverage(scans, brain.mask)
         try:
             result = segment(scans, model, self.card, self._options.segmentation, brain)
         except InputError:
             model.check()
             raise
-        result.warnings.extend(warning for scan in scans for warning in scan.warnings)
+        result.warnings.extend(chain(uncovered, *(scan.warnings for scan in scans)))
         waited = network.waited if network else 0.0
         result.seconds["model"] = round(result.seconds["model"] - model.waited, 3)
         result.seconds.update(brain=round(found - start - waited, 3), load_model=round(model.waited + waited, 3))
@@ -132,13 +134,20 @@ class Predictor:
 
     def matches_report(self, report: Mapping[str, Any]) -> bool:
         """Whether a report was written by this version, with this model and these options."""
+        if report.get("copies", self._options.copies) != self._options.copies:
+            return False
         return all(report.get(name) == value for name, value in json.loads(json.dumps(self.method())).items())
 
     def method(self) -> dict[str, Any]:
         """The part of the report that says how it was segmented; equal if the results of an earlier run can be kept."""
         card = self.card
         return {
-            "model": {"name": card.name, "version": card.version, "modalities": list(card.modalities)},
+            "model": {
+                "name": card.name,
+                "version": card.version,
+                "modalities": list(card.modalities),
+                "sha256": card.fingerprint,
+            },
             "options": asdict(self._options.segmentation),
             "brain_method": self._options.brain,
             "register": self._options.register,
@@ -248,6 +257,7 @@ class Predictor:
             },
             "seconds": result.seconds,
             "server": self._server,
+            **({"copies": self._options.copies} if job.outputs.uncertainty else {}),
             **self.method(),
             "warnings": result.warnings,
             "note": "for research; not a medical device",
@@ -263,13 +273,18 @@ class Predictor:
         truth: np.ndarray | None,
         report: dict[str, Any],
     ) -> None:
-        """Writes all outputs to temporary files and then renames them, the mask last.
+        """Writes all outputs to temporary files and then renames them, the report first and the mask last.
 
-        If writing fails, no output is written. If the mask exists, all other outputs exist too.
+        If writing fails, no output is written. If the mask exists, all other outputs exist too. If any output exists,
+        the report does, by which ``batch.attempt`` knows the files of an earlier run.
         """
         start = time.perf_counter()
         named, sidecars = job.outputs.named, {f"sidecar {path.name}": path for path in job.sidecars}
-        with replacing_all(named | sidecars) as staged:
+        # They are renamed in reverse order.
+        in_order = named | sidecars
+        if job.outputs.report:
+            in_order = {name: path for name, path in in_order.items() if name != "report"} | {"report": named["report"]}
+        with replacing_all(in_order) as staged:
             temporary = Outputs.of({name: staged[name] for name in named})
             _write_maps(temporary, scans[0], result, uncertainty)
             write_tables(temporary.tables, result.lesions)

@@ -3,10 +3,12 @@
 import json
 import math
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from brainseg_tf.errors import InputWarning, LockedError
 from brainseg_tf.prediction import cohort_tables, results_table
 from brainseg_tf.prediction.batch import SUMMARY, Batch
 from brainseg_tf.prediction.jobs import Job, Outcome, Outputs
@@ -58,6 +60,7 @@ class Progress:
         self._table, self._index = out / SUMMARY, index
         self._total = len(batch.jobs) + len(batch.failed)
         self._outcomes: list[Outcome] = []
+        self._order = {job.outputs.mask: number for number, job in enumerate(batch.jobs)}
         self._start = time.perf_counter()
         self._segmented = 0
         self._pending: list[results_table.Row] = []
@@ -93,14 +96,11 @@ class Progress:
 
         self._write_rows()
         self._index_pace.start()
-        in_run = {results_table.key(outcome.job.scan) for outcome in self._outcomes}
-        others = [
-            _outcome_of(row, self._table.parent)
-            for row in results_table.read(self._table)
-            if results_table.key(row["scan"]) not in in_run
-        ]
-        known = [outcome for outcome in others if outcome is not None]
-        write_index(self._index, [*self._outcomes, *known], total=self._total + len(known))
+        in_run = [(outcome.job.scan, str(outcome.job.outputs.mask)) for outcome in self._outcomes]
+        others = results_table.of_other_scans(results_table.read(self._table), in_run, self._table.parent)
+        known = [outcome for row in others if (outcome := _outcome_of(row, self._table.parent)) is not None]
+        ours = sorted(self._outcomes, key=lambda one: self._order.get(one.job.outputs.mask, -1))
+        write_index(self._index, [*ours, *known], total=self._total + len(known))
         self._index_pace.stop()
 
     def _write_rows(self) -> None:
@@ -113,10 +113,16 @@ class Progress:
         self._table_pace.stop()
 
     def finish(self) -> None:
-        """Writes the index page, and the tables of all scans in the folder."""
+        """Writes the index page, and the tables of all scans in the folder.
+
+        If other runs keep the tables locked, there is a warning: what is in them follows from the reports.
+        """
         self._write_rows()
         self.write_index()
-        cohort_tables.write(self._table.parent)
+        try:
+            cohort_tables.write(self._table.parent)
+        except LockedError as error:
+            warnings.warn(InputWarning(f"{error}: --continue, or brainseg-tf-bids group, adds the rows"), stacklevel=2)
 
     def __str__(self) -> str:
         """The numbers of finished and of all scans, for instance ``3/14``."""

@@ -6,7 +6,7 @@ updates the rows of its own scans and keeps the others.
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +95,15 @@ def located(file: str, out: Path) -> Path:
         The file in ``out`` with the same end of the path, otherwise the path as it was written.
     """
     parts = Path(file).parts
-    candidates = (out.joinpath(*parts[-count:]) for count in range(min(len(parts), _DEEPEST), 0, -1))
-    return next((path for path in candidates if path.exists()), Path(file))
+    candidates = [out.joinpath(*parts[-count:]) for count in range(min(len(parts), _DEEPEST), 0, -1)]
+    if found := next((path for path in candidates if path.exists()), None):
+        return found
+    if "\\" not in file:
+        return Path(file)
+    # A table has characters that cannot be shown as escapes, so the name is looked for as it is shown.
+    folders = [path for path in candidates if path.parent.is_dir()]
+    shown = (one for path in folders for one in path.parent.iterdir() if printable(one.name) == path.name)
+    return next(shown, Path(file))
 
 
 def _in_folder(mask: str, out: Path) -> str:
@@ -116,33 +123,50 @@ def check(path: Path, masks: Sequence[Path], *, overwrite: bool) -> None:
     Raises:
         InputError: the table has one of the masks, and ``overwrite`` is not set; or as for ``read``.
     """
-    known = {one["mask"] for one in read(path) if one["mask"]}
-    if not overwrite and any(printable(mask) in known for mask in masks):
+    known = {_in_folder(one["mask"], path.parent) for one in read(path) if one["mask"]}
+    if not overwrite and any(_in_folder(printable(mask), path.parent) in known for mask in masks):
         raise InputError(
             f"{path}: was written by an earlier run; give --continue to keep its results, --overwrite to segment all "
             "scans again, or another --out-dir"
         )
 
 
-def update(path: Path, rows: Sequence[Row]) -> list[Row]:
-    """Adds rows to a table; rows of the same scans or masks are replaced. The file is replaced atomically.
+def of_other_scans(rows: Iterable[Row], scans: Iterable[tuple[object, str]], out: Path) -> list[Row]:
+    """The rows of other scans than some.
 
-    A relative path of a scan was typed in another folder perhaps, but its mask is the same.
+    A path that was typed in another folder can mean another file, or be another path of the same file, but each mask
+    belongs to one scan. So the path decides only where there is no mask.
+
+    Args:
+        rows: of the table.
+        scans: the paths of these scans and their masks, which are empty without one.
+        out: the folder of the table.
+    """
+    known = [(key(scan), _in_folder(mask, out)) for scan, mask in scans]
+    paths, masks = {scan for scan, _ in known}, {mask for _, mask in known if mask}
+    without_mask = {scan for scan, mask in known if not mask}
+    return [
+        row
+        for row in rows
+        if key(row["scan"]) not in (without_mask if row["mask"] else paths)
+        and _in_folder(row["mask"], out) not in masks
+    ]
+
+
+def update(path: Path, rows: Sequence[Row]) -> list[Row]:
+    """Adds rows to a table; rows of the same scans are replaced. The file is replaced atomically.
 
     Returns:
-        All rows of the new table.
+        All rows of the new table, sorted by the paths of the scans.
 
     Raises:
         InputError: the table cannot be read or written, or another run has locked it for a minute.
     """
     with file_lock(path):
-        scans, masks = {key(one["scan"]) for one in rows}, {_in_folder(one["mask"], path.parent) for one in rows} - {""}
-        earlier = (
-            one for one in read(path) if key(one["scan"]) in scans or _in_folder(one["mask"], path.parent) not in masks
-        )
-        table = {key(one["scan"]): one for one in (*earlier, *rows)}
+        earlier = of_other_scans(read(path), [(one["scan"], one["mask"]) for one in rows], path.parent)
+        table = sorted([*earlier, *rows], key=lambda one: one["scan"])
         with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
-            writer.writerows(table.values())
-    return list(table.values())
+            writer.writerows(table)
+    return table

@@ -10,7 +10,7 @@ from string import Template
 from urllib.parse import quote
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import make_folder, replacing
+from brainseg_tf.files import make_folder, printable, replacing
 from brainseg_tf.serving.repository import versions_of_models
 from brainseg_tf.serving.warmup import BATCH_SIZES
 
@@ -85,12 +85,19 @@ def models_config(models: Mapping[str, Sequence[int]]) -> str:
 
     Args:
         models: the versions of each model, in ascending order.
+
+    Raises:
+        InputError: a name is not UTF-8.
     """
     from google.protobuf import text_format
     from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
     config = ModelServerConfig()
     for name, versions in models.items():
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{printable(name)}: the name of a model must be UTF-8; rename the folder") from error
         model = config.model_config_list.config.add(name=name, base_path=f"/models/{name}", model_platform="tensorflow")
         labels = {STABLE: versions[-2:][0], CANARY: versions[-1]}
         model.model_version_policy.specific.versions.extend(sorted(set(labels.values())))

@@ -39,7 +39,8 @@ def publish(model: ExportedModel, repository: Path, version: int | None = None) 
         unused = max((int(one.name) for one in version_folders(target.parent)), default=card.version) + 1
         raise InputError(f"{target}: exists already, and a server may be using it; give --version {unused}")
     make_folder(target.parent)
-    with replacing(target) as temporary:
+    # Another export may add the version at the same time.
+    with replacing(target, new=True) as temporary:
         shutil.copytree(model.path, temporary)
         card.write(temporary)
     return target

@@ -216,3 +216,10 @@ def test_the_descriptor_makes_calls_that_the_command_understands(tmp_path):
     assert line[0] == "brainseg-tf-bids"
     message = fails(app(*line[1:]))
     assert message == f"Error: {tmp_path / 'data'}: has no dataset_description.json; give the root of a BIDS dataset\n"
+
+
+def test_words_that_belong_to_no_option_are_not_scans(dataset, tmp_path):
+    out = tmp_path / "out"
+    message = fails(app(dataset, out, "participant", "01", "--no-html"), code=2)
+    assert "unexpected arguments: 01; labels follow --participant-label" in message
+    assert not out.exists()

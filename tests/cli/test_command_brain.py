@@ -45,6 +45,16 @@ def test_several_scans_and_a_bad_one(scans, tmp_path):
     assert float(table["a_T1w.nii.gz"]["brain_ml"]) == pytest.approx(1094.4, abs=0.1)
     again = call("brain", scans, "--out-dir", out)
     assert again.exit_code == 1 and "--overwrite" in again.stderr
+    # Another run into the same folder keeps the rows of the masks that are there.
+    other = save(make_brain(2)[0], scans.parent / "d.nii.gz")
+    assert call("brain", other, "--out-dir", out).exit_code == 0
+    with (out / "brain.csv").open(newline="") as file:
+        statuses = {row["scan"].rsplit("/", 1)[-1]: row["status"] for row in csv.DictReader(file)}
+    expected = {"a_T1w.nii.gz": "done", "b_FLAIR.nii.gz": "done", "c.nii.gz": "failed", "d.nii.gz": "done"}
+    assert statuses == expected
+    (out / "brain.csv").write_text("scan,age\nx,40\n")
+    assert "brain.csv: is not a table of brain masks; move it" in fails(call("brain", other, "--out-dir", out))
+    (out / "brain.csv").unlink()
     assert call("brain", scans, "--out-dir", out, "--overwrite").exit_code == 1  # The bad one again.
 
 

@@ -5,19 +5,22 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from batches import LOCK
-from brainseg_tf.errors import InputError
+from batches import LOCK, Fake
+from brainseg_tf.errors import InputError, InputWarning
+from brainseg_tf.files import file_lock
 from brainseg_tf.prediction import cohort_tables, results_table
-from brainseg_tf.prediction.batch import Batch, plan_batch
+from brainseg_tf.prediction.batch import Batch, plan_batch, run_all
 from brainseg_tf.prediction.jobs import Job, Outcome, Outputs
 from brainseg_tf.prediction.progress import Progress
-from helpers import FAST, call, make_brain, masks, rows, save
+from helpers import FAST, call, fails, make_brain, masks, rows, save
 
 
 @pytest.mark.slow
@@ -26,9 +29,10 @@ def test_two_workers_give_the_same_masks_as_one(trained, scans, tmp_path):
         out = tmp_path / str(workers)
         result = call("predict", scans, "--out-dir", out, "--model", trained, "--workers", workers, *FAST)
         assert result.exit_code == 0, result.output
-        # The lines have the order of the scans, whichever was finished first.
         lines = [line.split("] ", 1) for line in result.stdout.splitlines()]
-        assert [Path(line.split(": ")[0]).name for _, line in lines] == list(masks(out))
+        assert sorted(Path(line.split(": ")[0]).name for _, line in lines) == list(masks(out))
+        # The rows have the order of the scans, whichever was finished first.
+        assert [Path(line["mask"]).name for line in rows(out)] == list(masks(out))
         assert [count for count, _ in lines] == ["[1/3", "[2/3", "[3/3"]
     one, two = masks(tmp_path / "1"), masks(tmp_path / "2")
     assert one.keys() == two.keys()
@@ -162,6 +166,13 @@ def test_names_of_every_kind_and_members_that_are_no_scans(trained, scans, tmp_p
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "caf\\xe9.nii.gz" in page
     assert "./a%23%3F%2520.html" in page
+    # The reports of all of them are found again.
+    lesions = [line.split("\t") for line in (out / "lesions.tsv").read_text(encoding="utf-8").splitlines()]
+    assert {cells[2].removeprefix(f"{folder}/") for cells in lesions[1:]} == {
+        "a#?%20.nii.gz",
+        "caf\\xe9.nii.gz",
+        "two\\nlines.nii.gz",
+    }
 
 
 def test_a_large_table_is_not_written_after_each_scan(tmp_path, monkeypatch):
@@ -179,3 +190,54 @@ def test_a_large_table_is_not_written_after_each_scan(tmp_path, monkeypatch):
     assert calls == [1]
     progress.finish()
     assert calls == [1, 7]
+
+
+def test_no_result_replaces_a_scan_or_another_output(trained, tmp_path):
+    folder = tmp_path / "scans"
+    for name in ("p", "p_brain"):
+        save(make_brain(1)[0], folder / f"{name}.nii.gz")
+    before = (folder / "p_brain.nii.gz").read_bytes()
+    for more in ("--overwrite", "--continue"):
+        message = fails(call("predict", folder, "--out-dir", folder, "--model", trained, more, *FAST))
+        assert message == (
+            f"Error: {folder}/p_brain.nii.gz: is read, but an output has the same name; choose another --out-dir\n"
+        )
+    assert "is read, but an output has" in fails(call("brain", folder, "--out-dir", folder, "--overwrite"))
+    assert (folder / "p_brain.nii.gz").read_bytes() == before
+    save(make_brain(1)[0], tmp_path / "index.nii.gz")
+    out = tmp_path / "out"
+    for name in ("index.html", "summary.csv"):
+        arguments = ("predict", tmp_path / "index.nii.gz", "--out-dir", out, "--html", out / name, "--overwrite")
+        assert f"{out / name}: is named twice; rename the scan" in fails(call(*arguments, "--model", trained, *FAST))
+    assert sorted(file.name for file in folder.iterdir()) == ["p.nii.gz", "p_brain.nii.gz"]
+
+
+def test_a_scan_that_is_finished_does_not_wait_for_a_slow_one(tmp_path):
+    class Slow(Fake):
+        def run(self, job, *, overwrite=False):
+            if job.scan.name == "0.nii.gz":
+                others.wait(30)
+            return super().run(job, overwrite=overwrite)
+
+    others = threading.Event()
+    batch = plan_batch([tmp_path / f"{number}.nii.gz" for number in range(4)], tmp_path / "out")
+    running = run_all(Slow(), batch.jobs, workers=2)
+    first = [next(running).job.scan.name for _ in range(3)]
+    others.set()
+    assert sorted(first) == ["1.nii.gz", "2.nii.gz", "3.nii.gz"]
+    assert next(running).job.scan.name == "0.nii.gz"
+
+
+def test_tables_that_others_write_are_no_failure(tmp_path, monkeypatch):
+    batch = plan_batch([tmp_path / "a.nii.gz"], tmp_path / "out")
+    progress = Progress(tmp_path / "out", batch, None)
+    for outcome in run_all(Fake(), batch.jobs):
+        progress.add(outcome)
+    monkeypatch.setattr(cohort_tables, "file_lock", partial(file_lock, seconds=0.1))
+    with (
+        file_lock(tmp_path / "out" / cohort_tables.VOLUMES),
+        pytest.warns(InputWarning, match=r"volumes\.tsv: another run has locked it .*: --continue"),
+    ):
+        progress.finish()
+    progress.finish()
+    assert len((tmp_path / "out" / "volumes.tsv").read_text().splitlines()) == 2

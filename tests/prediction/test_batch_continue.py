@@ -1,8 +1,10 @@
 """Runs into a folder that has results of earlier runs."""
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -10,10 +12,12 @@ import numpy as np
 import pytest
 
 from batches import Fake
+from brainseg_tf.model_card import read_card
 from brainseg_tf.prediction import cohort_tables, results_table
 from brainseg_tf.prediction.batch import plan_batch, run_all
 from brainseg_tf.prediction.jobs import Job, Outputs
 from brainseg_tf.prediction.progress import Progress
+from brainseg_tf.saved_model import find
 from helpers import AFFINE, FAST, call, fails, make_brain, masks, rows, save
 from synthetic_dicom import write_series
 
@@ -23,7 +27,7 @@ def test_continue_keeps_complete_results_and_replaces_others(trained, scans, tmp
     out = tmp_path / "out"
     assert call("predict", scans, "--out-dir", out, "--model", trained, *FAST).exit_code == 0
     before = masks(out)
-    (out / "sub-01_FLAIR_report.json").unlink()
+    (out / "sub-01_FLAIR_figure.png").unlink()
     whole = (out / "sub-02_FLAIR_mask.nii.gz").read_bytes()
     (out / "sub-02_FLAIR_mask.nii.gz").write_bytes(whole[: len(whole) // 2])
     kept = (out / "sub-00_FLAIR_mask.nii.gz").stat().st_mtime_ns
@@ -143,7 +147,7 @@ def test_a_scan_has_one_row_in_whatever_folder_its_path_was_typed(tmp_path):
     failed = results_table.row(Path("P1/c.nii"), "failed", error="no brain")
     results_table.update(table, [done("P1/a.nii", "a_mask.nii.gz"), done("P1/b.nii", "b_mask.nii.gz"), failed])
     left = results_table.update(table, [done("/x/P1/a.nii", "a_mask.nii.gz")])
-    assert [one["scan"] for one in left] == ["P1/b.nii", "P1/c.nii", "/x/P1/a.nii"]
+    assert [one["scan"] for one in left] == ["/x/P1/a.nii", "P1/b.nii", "P1/c.nii"]
     # Sessions whose files have one name, and an output folder that was typed in another way.
     for session in "12":
         rows = results_table.update(table, [done(f"/x/ses-{session}/d.nii", f"ses-{session}/d_mask.nii.gz")])
@@ -162,6 +166,12 @@ def test_a_series_in_the_current_folder_has_its_name(trained, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path / "out")
     (line,) = rows(tmp_path / "out")
     assert Path(line["scan"]) == series
+
+
+def test_a_folder_with_the_name_of_a_table(trained, scan, tmp_path):
+    (tmp_path / "out" / "lesions.tsv").mkdir(parents=True)
+    message = fails(call("predict", scan, "--out-dir", tmp_path / "out", "--model", trained, *FAST))
+    assert "lesions.tsv: cannot be read (Is a directory), but a table of results has this name; move it" in message
 
 
 @pytest.mark.parametrize("name", cohort_tables.NAMES[:-1])
@@ -214,3 +224,72 @@ def test_two_commands_at_once_into_one_folder(trained, scans, tmp_path):
         ("sub-00_FLAIR.nii.gz", "done"),
         ("sub-01_FLAIR.nii.gz", "done"),
     ]
+
+
+def test_continue_does_not_replace_files_that_are_not_of_an_earlier_run(trained, scan, tmp_path):
+    out = tmp_path / "out"
+    own = save(make_brain(1)[1], out / "scan_mask.nii.gz")
+    before = own.read_bytes()
+    result = call("predict", scan, "--out-dir", out, "--model", trained, "--continue", *FAST)
+    assert result.exit_code == 1
+    assert f"{own}: exists already; give --overwrite" in result.stderr
+    assert own.read_bytes() == before
+    assert not (out / "scan_report.json").exists()
+
+
+def test_continue_refuses_other_results_also_if_they_are_incomplete(trained, scan, tmp_path):
+    out = tmp_path / "out"
+    options = ("--out-dir", out, "--model", trained, *FAST)
+    assert call("predict", scan, *options).exit_code == 0
+    before = (out / "scan_mask.nii.gz").read_bytes()
+    # An output that the earlier run was not asked for is missing too.
+    result = call("predict", scan, *options, "--closing-mm", 5, "--viewer-tables", "--continue")
+    assert "scan_mask.nii.gz: was written by another version or model or with other options" in result.stderr
+    (out / "scan_figure.png").unlink()
+    save(make_brain(2)[0], scan)
+    assert "scan_mask.nii.gz: was written from other files" in call("predict", scan, *options, "--continue").stderr
+    assert (out / "scan_mask.nii.gz").read_bytes() == before
+
+
+def test_continue_refuses_results_of_another_model_of_the_same_name(trained, scan, tmp_path):
+    changed = shutil.copytree(find(str(trained)).path, tmp_path / "other" / "small" / "1")
+    card = read_card(changed)
+    replace(card, healthy_levels={name: 1.5 * level for name, level in card.healthy_levels.items()}).write(changed)
+    out = tmp_path / "out"
+    assert call("predict", scan, "--out-dir", out, "--model", trained, *FAST).exit_code == 0
+    result = call("predict", scan, "--out-dir", out, "--model", changed.parent, "--continue", *FAST)
+    assert "was written by another version or model" in result.stderr
+    # Terms and metrics do not change a prediction.
+    replace(card, terms="Others.").write(changed)
+    assert read_card(changed).checksums != card.checksums
+    assert call("predict", scan, "--out-dir", out, "--model", changed.parent, "--continue", *FAST).exit_code == 0
+
+
+def test_an_uncertainty_of_other_copies_is_not_kept(trained, scan, tmp_path):
+    maps = ("--save-uncertainty", "{name}_uncertainty.nii.gz")
+    options = ("--out-dir", tmp_path / "out", "--model", trained, *FAST)
+    assert call("predict", scan, *options, *maps, "--copies", 2).exit_code == 0
+    assert call("predict", scan, *options, *maps, "--copies", 2, "--continue").exit_code == 0
+    result = call("predict", scan, *options, *maps, "--copies", 3, "--continue")
+    assert "with other options" in result.stderr
+
+
+def test_a_run_whose_folder_is_typed_in_another_way_loses_no_row(trained, scans, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("predict", scans, "--out-dir", "out", "--model", trained, *FAST).exit_code == 0
+    before = (tmp_path / "out" / "volumes.tsv").read_text()
+    message = fails(call("predict", scans, "--out-dir", tmp_path / "out", "--model", trained, *FAST))
+    assert "was written by an earlier run; give --continue" in message
+    assert [line["status"] for line in rows(tmp_path / "out")] == ["done"] * 3
+    assert (tmp_path / "out" / "volumes.tsv").read_text() == before
+
+
+def test_one_relative_path_in_two_folders_is_two_scans(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    for site in "AB":
+        (tmp_path / site).mkdir()
+        monkeypatch.chdir(tmp_path / site)
+        done = results_table.row(Path("s1/flair.nii"), "done") | {"mask": f"../out/{site}1_mask.nii.gz"}
+        results_table.update(tmp_path / "out" / "summary.csv", [done])
+    found = [one["mask"] for one in results_table.read(tmp_path / "out" / "summary.csv")]
+    assert sorted(found) == ["../out/A1_mask.nii.gz", "../out/B1_mask.nii.gz"]

@@ -108,11 +108,11 @@ def test_loading_a_model_is_tried_again_for_the_next_scan(trained, scan, tmp_pat
 def test_any_exception_of_one_scan_does_not_stop_the_others(tmp_path):
     places = [tmp_path / f"{name}.nii.gz" for name in ("a", "memory", "unicode", "b")]
     batch = plan_batch(places, tmp_path / "out")
-    outcomes = list(run_all(Fake(), batch.jobs))
-    assert [outcome.error is None for outcome in outcomes] == [True, False, False, True]
-    assert "memory.nii.gz: there is not enough memory; lower --workers" in outcomes[1].error
-    assert "unicode.nii.gz: failed unexpectedly (UnicodeEncodeError:" in outcomes[2].error
-    assert "\n" not in outcomes[2].error and outcomes[2].error.isprintable()
+    errors = {outcome.job.scan.name: outcome.error for outcome in run_all(Fake(), batch.jobs)}
+    assert errors["a.nii.gz"] is errors["b.nii.gz"] is None
+    assert "memory.nii.gz: there is not enough memory; lower --workers" in errors["memory.nii.gz"]
+    assert "unicode.nii.gz: failed unexpectedly (UnicodeEncodeError:" in errors["unicode.nii.gz"]
+    assert "\n" not in errors["unicode.nii.gz"] and errors["unicode.nii.gz"].isprintable()
 
 
 def test_the_table_has_every_scan_that_is_finished_at_any_moment(tmp_path):

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -91,3 +93,35 @@ def test_a_cluster_without_workers_or_with_others_is_refused(workers, trained, m
         InputError, match=r"worker .* has brainseg-tf .*, but this is version 9\.9; install the same version"
     ):
         list(cluster.run_on_cluster(workers.scheduler_address, str(trained), PredictOptions(), []))
+
+
+def test_a_scheduler_that_is_killed_is_one_line(trained, scans, tmp_path):
+    many = tmp_path / "scans"
+    many.mkdir()
+    for number in range(40):
+        shutil.copy(scans / "sub-00_FLAIR.nii.gz", many / f"sub-{number:02}_FLAIR.nii.gz")
+    out = tmp_path / "out"
+    jobs = plan_batch([many], out).jobs
+    started = []
+
+    def start(*arguments):
+        started.append(subprocess.Popen([sys.executable, "-m", *arguments], stderr=subprocess.DEVNULL))
+
+    try:
+        file = str(tmp_path / "scheduler.json")
+        start("distributed.cli.dask_scheduler", "--scheduler-file", file, "--port", "0", "--no-dashboard")
+        start("distributed.cli.dask_worker", "--scheduler-file", file, "--nthreads", "1", "--no-dashboard")
+        with distributed.Client(scheduler_file=file, set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=60)
+            address = client.scheduler.address
+        options = PredictOptions(SegmentationOptions(median=(3, 3, 3)))
+        running = cluster.run_on_cluster(address, str(trained), options, jobs)
+        assert next(running).error is None
+        started[0].kill()
+        started[0].wait()
+        with pytest.raises(InputError, match="the connection to the scheduler was lost; start it again"):
+            list(running)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()

@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from brainseg_tf.options import CompareOptions
 from brainseg_tf.postprocessing.lesions import Place
-from brainseg_tf.prediction.longitudinal import LesionChange, change_map, match_lesions
+from brainseg_tf.prediction.longitudinal import LesionChange, _status, change_map, match_lesions
 
 # Left-handed, oblique, 2 x 3 x 4 mm; a voxel has 0.024 ml.
 ONE = np.diag([-2.0, 3, 4, 1])
@@ -133,6 +133,14 @@ def test_the_limits(edge, options, status):
     (found,) = matched(boxes((2, 2, 2, 4)), after, options)
     assert found.after_ml == pytest.approx(edge * 0.024)
     assert found.status == status
+
+
+def test_a_change_that_is_just_at_the_limit_counts():
+    """From 1 to 1.4 ml are 39.99999999999999 % in floating point."""
+    limits = CompareOptions(min_growth=40, min_shrinkage=40, min_change_ml=0.4)
+    assert _status(1.0, 1.4, 1.0, limits) == "grown"
+    assert _status(1.0, 0.6, 1.0, limits) == "shrunk"
+    assert _status(1.0, 1.399, 1.0, limits) == "stable"
 
 
 def test_a_lesion_outside_the_other_field_of_view_is_not_gone():

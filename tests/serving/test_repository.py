@@ -72,3 +72,18 @@ def test_models_without_warmup_and_folders_without_models_are_refused(trained, t
     for folder in (tmp_path / "empty", tmp_path / "nowhere"):
         with pytest.raises(InputError, match="contains no NAME/VERSION/saved_model.pb; add a model with"):
             versions_of_models(folder)
+
+
+def test_a_version_that_another_export_adds_meanwhile_is_not_replaced(trained, tmp_path, monkeypatch):
+    other, copy = tmp_path / "small" / "1" / "saved_model.pb", shutil.copytree
+
+    def copy_while_another_adds(*arguments):
+        other.parent.mkdir(exist_ok=True)  # The function calls itself for subfolders.
+        other.write_bytes(b"other")
+        return copy(*arguments)
+
+    monkeypatch.setattr(shutil, "copytree", copy_while_another_adds)
+    with pytest.raises(InputError, match=r"small/1: cannot be written \(Directory not empty\)"):
+        publish(find(str(trained)), tmp_path)
+    assert other.read_bytes() == b"other"
+    assert [file.name for file in (tmp_path / "small").iterdir()] == ["1"]
