@@ -1,13 +1,14 @@
 """Speed of training and inference, compared with the same networks in PyTorch and with the peak speed of the CPU.
 
     pip install '.[benchmarks]'
-    python benchmarks/training.py [MODEL ...] [--sizes 128 240]
+    python benchmarks/training.py [MODEL ...] [--sizes 128 240] [--precision mixed]
 
-The batch has 16 images in float32; the number of threads is the default. The values are those of the fastest of several
-runs, with each library in a separate process. Training steps are measured without the corruption, which is not
-implemented in PyTorch; the last column includes it. PyTorch runs eagerly in both memory formats, and the faster one is
-used; if it is not installed, only the speed of TensorFlow is printed. GFLOP/s are those of the convolutions, counted by
-PyTorch. The peak is the speed of the product of two 2048 x 2048 float32 matrices in TensorFlow.
+The batch has 16 images in float32; the number of threads is the default. ``--precision mixed`` computes the layers of
+TensorFlow in bfloat16, those of PyTorch stay float32. The values are those of the fastest of several runs, with each
+library in a separate process. Training steps are measured without the corruption, which is not implemented in PyTorch;
+the last column includes it. PyTorch runs eagerly in both memory formats, and the faster one is used; if it is not
+installed, only the speed of TensorFlow is printed. GFLOP/s are those of the convolutions, counted by PyTorch. The peak
+is the speed of the product of two 2048 x 2048 float32 matrices in TensorFlow.
 """
 
 import argparse
@@ -18,7 +19,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
+
+from brainseg_tf.options import Precision
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -40,7 +44,7 @@ def rate(step: Callable[[], Any], seconds: float) -> float:
     return BATCH / best
 
 
-def tensorflow_rates(name: str, size: int, seconds: float) -> dict[str, float]:
+def tensorflow_rates(name: str, size: int, seconds: float, precision: Precision) -> dict[str, float]:
     """Images per second of the network of this package, and the peak speed in floating-point operations per second."""
     import numpy as np
     import tensorflow as tf
@@ -49,7 +53,7 @@ def tensorflow_rates(name: str, size: int, seconds: float) -> dict[str, float]:
     from brainseg_tf.corruption import Task
     from brainseg_tf.training import fit as training
 
-    model = training.compiled(ARCHITECTURES[name].recipe, 100)
+    model = training.compiled(replace(ARCHITECTURES[name].recipe, precision=precision), 100)
     images = tf.constant(np.random.default_rng(0).random((BATCH, size, size, 1)), tf.float32)
     seed = tf.constant([1, 2])
     with_corruption = tf.function(model.training_losses)
@@ -191,9 +195,10 @@ def pytorch_network(name: str) -> Any:
     return Variational(kind.TABLE, kind.HEAD)
 
 
-def measure(library: str, name: str, size: int, seconds: float) -> dict[str, float]:
+def measure(library: str, name: str, size: int, seconds: float, precision: Precision) -> dict[str, float]:
     """Runs the measurement of one library in a separate process."""
     command = [sys.executable, __file__, name, "--one", library, "--sizes", str(size), "--seconds", str(seconds)]
+    command += ["--precision", precision]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
 
 
@@ -210,19 +215,23 @@ def main() -> None:
     parser.add_argument("models", nargs="*", metavar="MODEL", help="cvae, dcvae, dae")
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 240])
     parser.add_argument("--seconds", type=float, default=2.0, help="of each run")
+    parser.add_argument("--precision", choices=get_args(Precision), default="float32", help="of TensorFlow's layers")
     parser.add_argument("--one", choices=["tensorflow", "pytorch"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        rates = {"tensorflow": tensorflow_rates, "pytorch": pytorch_rates}[given.one]
-        print(json.dumps(rates(given.models[0], given.sizes[0], given.seconds)))
+        arguments = (given.models[0], given.sizes[0], given.seconds)
+        rates = (
+            tensorflow_rates(*arguments, given.precision) if given.one == "tensorflow" else pytorch_rates(*arguments)
+        )
+        print(json.dumps(rates))
         return
     with_pytorch = importlib.util.find_spec("torch") is not None
     print("| model | size | stage | images/s | PyTorch | ratio | GFLOP/s | share of peak | with corruption |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in given.models or ["cvae", "dcvae", "dae"]:
         for size in given.sizes:
-            tensorflow = measure("tensorflow", name, size, given.seconds)
-            pytorch = measure("pytorch", name, size, given.seconds) if with_pytorch else None
+            tensorflow = measure("tensorflow", name, size, given.seconds, given.precision)
+            pytorch = measure("pytorch", name, size, given.seconds, given.precision) if with_pytorch else None
             for stage in ("train", "infer"):
                 corrupted = f"{tensorflow['corrupted']:.1f}" if stage == "train" else ""
                 compared = " | | |" if pytorch is None else comparison(tensorflow, pytorch, stage)

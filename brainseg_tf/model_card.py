@@ -223,7 +223,7 @@ class ModelCard(Card):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what a prediction depends on: the network's files, and fields of the card, but not its metrics."""
+        """SHA-256 of what determines a mask: the network's files, how slices are made, the score and its thresholds."""
         content = {
             "files": {name: value for name, value in self.checksums.items() if not is_extra(name)},
             "slices": asdict(self.slices),

@@ -61,22 +61,19 @@ def _several(
     from brainseg_tf.errors import InputError
     from brainseg_tf.files import check_writable, printable
     from brainseg_tf.prediction.batch import plan_batch
-    from brainseg_tf.prediction.brain_masks import TABLE, read_table, write_brain_mask, write_table
-    from brainseg_tf.prediction.results_table import key
+    from brainseg_tf.prediction.brain_masks import TABLE, add_to_table, read_table, write_brain_mask
 
     batch = plan_batch(scans, out_dir, brain_masks=True, modality=None)
     table = out_dir / TABLE
     check_writable(table, overwrite=True)
-    # The rows of earlier runs stay.
-    rows: dict[str, dict[str, Any]] = {key(row["scan"]): row for row in read_table(table)}
+    read_table(table)
     failures = len(batch.failed)
     for file, reason in batch.left_out:
         click.echo(f"Warning: {printable(file)}: left out, {printable(reason)}", err=True)
-        rows.setdefault(key(file), {"scan": file, "status": "left out", "error": reason})
+        add_to_table(table, {"scan": file, "status": "left out", "error": reason})
     for outcome in batch.failed:
-        rows[key(outcome.job.scan)] = {"scan": outcome.job.scan, "status": "failed", "error": outcome.error}
         click.echo(f"Error: {printable(outcome.error)}", err=True)
-    write_table(table, rows.values())
+        add_to_table(table, {"scan": outcome.job.scan, "status": "failed", "error": outcome.error})
     for job in batch.jobs:
         mask = job.outputs.brain_mask
         assert mask is not None  # plan_batch was asked for it.
@@ -91,10 +88,8 @@ def _several(
         else:
             row |= {"status": "done", "mask": mask, **found, "warnings": len(found["warnings"])}
             _show(mask, found)
-        # The mask of an earlier run keeps its row.
-        if not (refused and key(job.scan) in rows):
-            rows[key(job.scan)] = row
-        write_table(table, rows.values())
+        if not refused:  # Otherwise the row of the mask stays.
+            add_to_table(table, row, mask)
     if failures:
         click.echo(f"Error: {failures} of {len(batch.jobs) + len(batch.failed)} scans failed", err=True)
         sys.exit(1)

@@ -303,7 +303,7 @@ def _plan(scans: tuple[Path, ...], modalities: tuple[str, ...], given: dict[str,
         companions=companions,
     )
     cohort_tables.check(out_dir, [*scans, *(file for job in batch.jobs for file in job.inputs)])
-    check(out_dir / SUMMARY, [job.outputs.mask for job in batch.jobs], overwrite=overwrite)
+    check(out_dir / SUMMARY, [(job.scan, job.outputs.mask) for job in batch.jobs], overwrite=overwrite)
     if html is not None:
         check_writable(html, overwrite=True)
     for file, reason in batch.left_out:

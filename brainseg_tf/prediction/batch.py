@@ -13,7 +13,7 @@ from typing import Any
 
 from brainseg_tf import __version__
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import is_folder, make_folder, printable, replacing, write_json
+from brainseg_tf.files import check_writable, is_folder, make_folder, printable, replacing, write_json
 from brainseg_tf.images.dicom import is_series
 from brainseg_tf.images.formats import stem
 from brainseg_tf.images.modality_names import bids_suffix, subject_and_session, without_modality
@@ -82,7 +82,8 @@ def plan_batch(
         modality: the model's first modality; None for scans of any modality, in a BIDS dataset for FLAIR.
 
     Raises:
-        InputError: there is no scan, two scans have the same output file, or ``out`` cannot be created.
+        InputError: there is no scan, an output has the name of another one or of a file that is read, or ``out`` cannot
+            be created.
     """
     jobs: list[Job] = []
     found = Search()
@@ -221,7 +222,7 @@ def attempt(predictor: Predictor, job: Job, *, proceed: bool) -> Outcome:
         report = _earlier_report(job) if proceed else None
         if report:
             same_inputs = _same_inputs(report.get("inputs"), job.inputs_record)
-            if not (same_inputs and predictor.matches_report(report)):
+            if not (same_inputs and predictor.matches_report(report, job)):
                 how = "by another version or model or with other options" if same_inputs else "from other files"
                 return Outcome(
                     job,
@@ -229,6 +230,8 @@ def attempt(predictor: Predictor, job: Job, *, proceed: bool) -> Outcome:
                     "another --out-dir",
                     refused=True,
                 )
+            for path in _not_in(report, job):
+                check_writable(path)
             if _is_complete(job):
                 return Outcome(job, report, kept=True)
         return Outcome(job, predictor.run(job, overwrite=report is not None))
@@ -388,18 +391,31 @@ def _is_linked(out: Path, datasets: Collection[Path]) -> bool:
 
 
 def _earlier_report(job: Job) -> dict[str, Any] | None:
-    """The report of an earlier run; empty if it is damaged, None if there is none.
+    """The report of an earlier run; empty if a power failure has damaged it, None if there is none.
 
     The report is the first output that gets its name, so without it no other file is of an earlier run.
+
+    Raises:
+        InputError: the file cannot be read.
     """
     file = job.outputs.report
     if file is None or not file.exists():
         return None
     try:
-        report = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return report if isinstance(report, dict) else {}
+        content = file.read_bytes()
+        report = json.loads(content)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); check its permissions") from error
+    except ValueError:
+        return {} if content.startswith(b"{") or not content.strip(b"\0") else None
+    return report if isinstance(report, dict) and "brainseg_tf" in report else None
+
+
+def _not_in(report: Mapping[str, Any], job: Job) -> list[Path]:
+    """The outputs of a job that the earlier run has not written: if they exist, they are other files."""
+    written = report.get("outputs")
+    names = {Path(str(path)).name for path in written.values()} if isinstance(written, dict) else set()
+    return [path for path in job.outputs.paths if path.name not in names]
 
 
 def _is_complete(job: Job) -> bool:

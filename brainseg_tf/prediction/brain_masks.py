@@ -2,16 +2,17 @@
 
 import csv
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from brainseg_tf.brain.mask import find_brain
 from brainseg_tf.brain.network import BrainNetwork
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import check_writable, explain_csv_errors, printable, replacing
+from brainseg_tf.files import check_writable, explain_csv_errors, file_lock, printable, replacing
 from brainseg_tf.images.maps import check_name, write_map
 from brainseg_tf.images.volume import read_volume
+from brainseg_tf.prediction.results_table import PLANNED, Row, merged
 
 TABLE = "brain.csv"
 COLUMNS = ("scan", "status", "brain_ml", "source", "seconds", "warnings", "mask", "error")
@@ -57,7 +58,7 @@ def write_brain_mask(
     }
 
 
-def read_table(path: Path) -> list[dict[str, Any]]:
+def read_table(path: Path) -> list[Row]:
     """The rows of the table of an earlier run; none if it does not exist.
 
     Raises:
@@ -73,16 +74,24 @@ def read_table(path: Path) -> list[dict[str, Any]]:
         rows = csv.DictReader(file, strict=True)
         if tuple(rows.fieldnames or ()) != COLUMNS:
             raise InputError(f"{printable(path)}: is not a table of brain masks; {remedy}")
-        return list(rows)
+        return [{name: row.get(name) or "" for name in COLUMNS} for row in rows]
 
 
-def write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes the table of several brain masks, with the columns ``COLUMNS``.
+def add_to_table(path: Path, row: Mapping[str, Any], mask: object = "") -> None:
+    """Adds a row to the table of several brain masks, with the columns ``COLUMNS``, see ``results_table.merged``.
+
+    Args:
+        path: the table; it can be missing.
+        row: what is known of the scan, by column.
+        mask: the mask that the scan has or would have.
 
     Raises:
-        InputError: the table cannot be written.
+        InputError: the table cannot be read or written, or another run has locked it for a minute.
     """
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        writer.writeheader()
-        writer.writerows({name: printable(value) for name, value in row.items()} for row in rows)
+    new = {name: printable(row.get(name, "")) for name in COLUMNS} | {PLANNED: printable(mask)}
+    with file_lock(path):
+        table = merged(read_table(path), [new], path.parent)
+        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(table)

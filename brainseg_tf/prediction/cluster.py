@@ -1,6 +1,7 @@
 """Segmentation of many scans on a Dask cluster."""
 
 import importlib.util
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
@@ -72,6 +73,9 @@ def run_on_cluster(
                 refused.append(failure)
             else:
                 running[client.submit(_run, _absolute(job), model, options, pure=False)] = job
+        # Its messages about a lost connection have tracebacks; the error below says what to do.
+        for name in ("distributed", "distributed.client"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
             yield from refused
             for future in as_completed(list(running), loop=client.loop):
@@ -83,7 +87,7 @@ def run_on_cluster(
                     yield Outcome(
                         job, error=f"{job.scan}: all workers that processed it died; give the workers more memory"
                     )
-                except CancelledError as error:
+                except (CancelledError, OSError) as error:  # The second class has errors of the connection.
                     running.clear()
                     raise InputError(
                         f"{address}: the connection to the scheduler was lost; start it again, and continue with "

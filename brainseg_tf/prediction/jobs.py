@@ -222,7 +222,7 @@ class Outcome:
         """The row of the scan in ``summary.csv``."""
         job = self.job
         if self.report is None:
-            return results_table.row(job.scan, "failed", error=self.error)
+            return results_table.row(job.scan, "failed", error=self.error, mask=job.outputs.mask)
         status = "kept" if self.kept else "done"
         return results_table.row(
             job.scan, status, report=self.report, mask=job.outputs.mask, report_file=job.outputs.report

@@ -4,6 +4,7 @@ import json
 import math
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,9 @@ class Progress:
         self._order = {job.outputs.mask: number for number, job in enumerate(batch.jobs)}
         self._start = time.perf_counter()
         self._segmented = 0
-        self._pending: list[results_table.Row] = []
         self._table_pace, self._index_pace = _Pace(0.0, _QUICK_SECONDS), _Pace(_INDEX_SECONDS, 0.0)
-        left_out = [results_table.row(file, "left out", error=reason) for file, reason in batch.left_out]
-        if left_out:
-            results_table.update(self._table, left_out)
+        self._pending = [results_table.row(file, "left out", error=reason) for file, reason in batch.left_out]
+        self._write_rows()
         # The page of the first scan links to the index, so it must exist before.
         if self._total:
             self.write_index()
@@ -96,7 +95,7 @@ class Progress:
 
         self._write_rows()
         self._index_pace.start()
-        in_run = [(outcome.job.scan, str(outcome.job.outputs.mask)) for outcome in self._outcomes]
+        in_run = [(outcome.job.scan, outcome.job.outputs.mask) for outcome in self._outcomes]
         others = results_table.of_other_scans(results_table.read(self._table), in_run, self._table.parent)
         known = [outcome for row in others if (outcome := _outcome_of(row, self._table.parent)) is not None]
         ours = sorted(self._outcomes, key=lambda one: self._order.get(one.job.outputs.mask, -1))
@@ -104,12 +103,13 @@ class Progress:
         self._index_pace.stop()
 
     def _write_rows(self) -> None:
-        """Writes the rows that are not yet in the table."""
+        """Writes the rows that are not yet in the table; they stay for the next time if another run keeps it locked."""
         if not self._pending:
             return
         self._table_pace.start()
-        results_table.update(self._table, self._pending)
-        self._pending = []
+        with suppress(LockedError):
+            results_table.update(self._table, self._pending)
+            self._pending = []
         self._table_pace.stop()
 
     def finish(self) -> None:
@@ -119,10 +119,14 @@ class Progress:
         """
         self._write_rows()
         self.write_index()
+        locked = [self._table.name] if self._pending else []
         try:
             cohort_tables.write(self._table.parent)
-        except LockedError as error:
-            warnings.warn(InputWarning(f"{error}: --continue, or brainseg-tf-bids group, adds the rows"), stacklevel=2)
+        except LockedError:
+            locked.append(cohort_tables.VOLUMES)
+        if locked:
+            text = f"{self._table.parent}: other runs keep {' and '.join(locked)} locked; --continue adds the rows"
+            warnings.warn(InputWarning(text), stacklevel=2)
 
     def __str__(self) -> str:
         """The numbers of finished and of all scans, for instance ``3/14``."""

@@ -18,6 +18,8 @@ COLUMNS = (
     *("scan", "status", "lesion_ml", "lesions", "suspected_ml", "brain_ml", "brain_source"),
     *("seconds", "warnings", "mask", "error", "report"),
 )
+# In a row that is to be written, the mask that the scan has or would have; it is no column of the table.
+PLANNED = "planned mask"
 # Largest number of folders and files in the path of a result within its output folder, sub-X/ses-Y/anat/FILE.
 _DEEPEST = 4
 
@@ -39,10 +41,11 @@ def row(
         scan: the file or folder of the scan.
         status: ``done``, ``kept``, ``failed`` or ``left out``.
         report: of ``Predictor.run``; None if the scan was not segmented.
-        mask, report_file: the files of the mask and of the report.
+        mask, report_file: the files of the mask and of the report, which a scan that failed would have.
         error: why the scan was not segmented.
     """
     cells: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {"scan": scan, "status": status, "error": error or ""}
+    cells[PLANNED] = mask or ""
     if report is not None:
         cells |= {
             "lesion_ml": report["lesion_ml"],
@@ -112,61 +115,80 @@ def _in_folder(mask: str, out: Path) -> str:
     return within if name else mask
 
 
-def check(path: Path, masks: Sequence[Path], *, overwrite: bool) -> None:
+def check(path: Path, scans: Iterable[tuple[object, object]], *, overwrite: bool) -> None:
     """Checks that no earlier run has segmented the same scans.
 
     Args:
         path: the table.
-        masks: the masks that will be written.
+        scans: the paths of the scans and of the masks that will be written.
         overwrite: whether earlier masks may be replaced.
 
     Raises:
         InputError: the table has one of the masks, and ``overwrite`` is not set; or as for ``read``.
     """
-    known = {_in_folder(one["mask"], path.parent) for one in read(path) if one["mask"]}
-    if not overwrite and any(_in_folder(printable(mask), path.parent) in known for mask in masks):
+    segmented = [row for row in read(path) if row["mask"]]
+    if not overwrite and len(of_other_scans(segmented, scans, path.parent)) < len(segmented):
         raise InputError(
             f"{path}: was written by an earlier run; give --continue to keep its results, --overwrite to segment all "
             "scans again, or another --out-dir"
         )
 
 
-def of_other_scans(rows: Iterable[Row], scans: Iterable[tuple[object, str]], out: Path) -> list[Row]:
+def of_other_scans(rows: Iterable[Row], scans: Iterable[tuple[object, object]], out: Path) -> list[Row]:
     """The rows of other scans than some.
 
-    A path that was typed in another folder can mean another file, or be another path of the same file, but each mask
-    belongs to one scan. So the path decides only where there is no mask.
+    A row is of the same scan if it has the same mask, or the same path of the scan and a mask of the same name, because
+    the folder was moved. The path alone decides for rows without a mask: typed in another folder it is another scan.
 
     Args:
         rows: of the table.
-        scans: the paths of these scans and their masks, which are empty without one.
+        scans: the paths of these scans and of the masks that they have or would have; empty for a scan without one.
         out: the folder of the table.
     """
-    known = [(key(scan), _in_folder(mask, out)) for scan, mask in scans]
-    paths, masks = {scan for scan, _ in known}, {mask for _, mask in known if mask}
-    without_mask = {scan for scan, mask in known if not mask}
+    known = [(key(scan), printable(mask)) for scan, mask in scans]
+    masks = {_in_folder(mask, out) for _, mask in known if mask}
+    names = {(scan, Path(mask).name) for scan, mask in known if mask}
+    paths = {scan for scan, _ in known}
     return [
         row
         for row in rows
-        if key(row["scan"]) not in (without_mask if row["mask"] else paths)
-        and _in_folder(row["mask"], out) not in masks
+        if _in_folder(row["mask"], out) not in masks
+        and (key(row["scan"]), Path(row["mask"]).name) not in names
+        and (row["mask"] or key(row["scan"]) not in paths)
     ]
+
+
+def merged(earlier: Iterable[Row], rows: Iterable[Row], out: Path) -> list[Row]:
+    """The rows of a table and new ones, which replace those of the same scans; sorted by the paths of the scans.
+
+    A scan that would have no mask, because it is left out, does not replace a row with a mask.
+
+    Args:
+        earlier: of the table.
+        rows: new ones, with ``PLANNED``.
+        out: the folder of the table.
+    """
+    new = {(key(one["scan"]), one[PLANNED]): one for one in rows}
+    others = of_other_scans(earlier, [(one["scan"], mask) for (_, mask), one in new.items()], out)
+    segmented = {key(one["scan"]) for one in others if one["mask"]}
+    added = [one for (scan, mask), one in new.items() if mask or scan not in segmented]
+    return sorted([*others, *added], key=lambda one: one["scan"])
 
 
 def update(path: Path, rows: Sequence[Row]) -> list[Row]:
     """Adds rows to a table; rows of the same scans are replaced. The file is replaced atomically.
 
     Returns:
-        All rows of the new table, sorted by the paths of the scans.
+        All rows of the new table, see ``merged``.
 
     Raises:
-        InputError: the table cannot be read or written, or another run has locked it for a minute.
+        InputError: the table cannot be read or written.
+        LockedError: another run has locked it for a minute.
     """
     with file_lock(path):
-        earlier = of_other_scans(read(path), [(one["scan"], one["mask"]) for one in rows], path.parent)
-        table = sorted([*earlier, *rows], key=lambda one: one["scan"])
+        table = merged(read(path), rows, path.parent)
         with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(table)
     return table

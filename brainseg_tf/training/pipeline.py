@@ -112,15 +112,15 @@ def _cache_patient(patient: Patient, options: SliceOptions, folder: Path, views:
     counts = file.with_suffix(".json")
     if not (file.exists() and counts.exists()):
         scans = read_patient(patient)
-        seen = random_views(scans, patient.name, views)
-        straight, *rotated = (_slices_of(view, options, lesions=lesions) for view in seen)
+        seen = (_slices_of(view, options, lesions=lesions) for view in random_views(scans, patient.name, views))
+        straight = next(seen)
         if (largest := max(straight[0].shape[1:3])) > options.size:
             raise InputError(
                 f"{scans.volumes[0].path}: the brain is about {largest * options.pixel:.0f} mm long, but a slice has "
                 f"{options.field_of_view:.0f} mm; check the voxel sizes and the brain mask"
             )
         # A rotated head can be too large for the grid, which then grows; such a view is left out.
-        parts = [straight, *(part for part in rotated if part[0].shape[1:] == straight[0].shape[1:])]
+        parts = [straight, *(part for part in seen if part[0].shape[1:] == straight[0].shape[1:])]
         with replacing(file) as temporary:
             np.save(temporary, np.concatenate([images for images, _ in parts]))
         write_json(counts, {name: sum(one[name] for _, one in parts) for name in _COUNTS.required})

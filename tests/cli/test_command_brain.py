@@ -32,14 +32,19 @@ def test_one_scan(scans, tmp_path):
     assert call("brain", scan, "--out", out, "--overwrite").exit_code == 0
 
 
-def test_several_scans_and_a_bad_one(scans, tmp_path):
+def table_of(out):
+    with (out / "brain.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_several_scans_and_a_bad_one(scans, tmp_path, monkeypatch):
     out = tmp_path / "out"
     result = call("brain", scans, "--out-dir", out)
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == "Error: 1 of 3 scans failed"
-    assert {file.name for file in out.iterdir()} == {"a_T1w_brain.nii.gz", "b_FLAIR_brain.nii.gz", "brain.csv"}
-    with (out / "brain.csv").open(newline="") as file:
-        table = {row["scan"].rsplit("/", 1)[-1]: row for row in csv.DictReader(file)}
+    masks = {"a_T1w_brain.nii.gz", "b_FLAIR_brain.nii.gz"}
+    assert {file.name for file in out.iterdir()} == {*masks, "brain.csv", ".brain.csv.lock"}
+    table = {row["scan"].rsplit("/", 1)[-1]: row for row in table_of(out)}
     assert table["c.nii.gz"]["status"] == "failed" and "is not a readable NIfTI file" in table["c.nii.gz"]["error"]
     assert table["a_T1w.nii.gz"]["status"] == "done"
     assert float(table["a_T1w.nii.gz"]["brain_ml"]) == pytest.approx(1094.4, abs=0.1)
@@ -48,10 +53,20 @@ def test_several_scans_and_a_bad_one(scans, tmp_path):
     # Another run into the same folder keeps the rows of the masks that are there.
     other = save(make_brain(2)[0], scans.parent / "d.nii.gz")
     assert call("brain", other, "--out-dir", out).exit_code == 0
-    with (out / "brain.csv").open(newline="") as file:
-        statuses = {row["scan"].rsplit("/", 1)[-1]: row["status"] for row in csv.DictReader(file)}
+    statuses = {row["scan"].rsplit("/", 1)[-1]: row["status"] for row in table_of(out)}
     expected = {"a_T1w.nii.gz": "done", "b_FLAIR.nii.gz": "done", "c.nii.gz": "failed", "d.nii.gz": "done"}
     assert statuses == expected
+    # Neither does a scan that is typed in another way.
+    monkeypatch.chdir(scans)
+    for more, codes in (((), 1), (("--overwrite",), 0)):
+        assert call("brain", "a_T1w.nii.gz", "--out-dir", out, *more).exit_code == codes
+        rows_now = [(row["scan"].rsplit("/", 1)[-1], row["status"]) for row in table_of(out)]
+        assert sorted(rows_now) == sorted(expected.items())
+    # A row that an editor has shortened or lengthened is read as far as possible.
+    text = (out / "brain.csv").read_text().splitlines()
+    (out / "brain.csv").write_text("\n".join([*text, "/x/e.nii.gz,failed", "/x/f.nii.gz,failed,,,,,,,,", ""]))
+    assert call("brain", other, "--out-dir", out, "--overwrite").exit_code == 0
+    assert len(table_of(out)) == 6 and "None" not in (out / "brain.csv").read_text()
     (out / "brain.csv").write_text("scan,age\nx,40\n")
     assert "brain.csv: is not a table of brain masks; move it" in fails(call("brain", other, "--out-dir", out))
     (out / "brain.csv").unlink()

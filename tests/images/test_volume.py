@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.maps import write_map
 from brainseg_tf.images.volume import (
-    has_same_grid,
+    check_same_grid,
     is_whole,
     read_mask,
     read_on_same_grid,
@@ -121,7 +121,9 @@ def test_a_mask_has_the_axes_of_its_scan_at_45_degrees(tmp_path):
     np.testing.assert_array_equal(np.sort(volume.data[found]), np.sort(data[mask]))
     nib.save(nib.Nifti1Image(data, other.affine, other.header), tmp_path / "further.nii")
     further = read_volume(tmp_path / "further.nii")
-    assert has_same_grid(further, volume) == np.allclose(further.affine, volume.affine, atol=1e-3)
+    assert not np.allclose(further.affine, volume.affine, atol=1)
+    with pytest.raises(InputError, match=r"further\.nii: its axes are between two directions, and are not those of"):
+        check_same_grid(further, volume)
 
 
 def test_maps_need_a_nifti_name(tmp_path, scan):

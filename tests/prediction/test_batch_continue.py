@@ -142,7 +142,8 @@ def test_a_scan_has_one_row_in_whatever_folder_its_path_was_typed(tmp_path):
     table.parent.mkdir()
 
     def done(scan: str, mask: str) -> results_table.Row:
-        return results_table.row(Path(scan), "done") | {"mask": str(tmp_path / "out" / mask)}
+        path = str(tmp_path / "out" / mask)
+        return results_table.row(Path(scan), "done") | {"mask": path, results_table.PLANNED: path}
 
     failed = results_table.row(Path("P1/c.nii"), "failed", error="no brain")
     results_table.update(table, [done("P1/a.nii", "a_mask.nii.gz"), done("P1/b.nii", "b_mask.nii.gz"), failed])
@@ -151,7 +152,8 @@ def test_a_scan_has_one_row_in_whatever_folder_its_path_was_typed(tmp_path):
     # Sessions whose files have one name, and an output folder that was typed in another way.
     for session in "12":
         rows = results_table.update(table, [done(f"/x/ses-{session}/d.nii", f"ses-{session}/d_mask.nii.gz")])
-    again = results_table.row(Path("ses-1/d.nii"), "done") | {"mask": "out/ses-1/d_mask.nii.gz"}
+    mask = "out/ses-1/d_mask.nii.gz"
+    again = results_table.row(Path("ses-1/d.nii"), "done") | {"mask": mask, results_table.PLANNED: mask}
     assert len(results_table.update(table, [again])) == len(rows) == 5
 
 
@@ -226,15 +228,43 @@ def test_two_commands_at_once_into_one_folder(trained, scans, tmp_path):
     ]
 
 
-def test_continue_does_not_replace_files_that_are_not_of_an_earlier_run(trained, scan, tmp_path):
+@pytest.mark.parametrize("sidecar", [None, "{}", "[1]", "a note", '{"Type": "Lesion"}'])
+def test_continue_does_not_replace_files_that_are_not_of_an_earlier_run(trained, scan, tmp_path, sidecar):
     out = tmp_path / "out"
     own = save(make_brain(1)[1], out / "scan_mask.nii.gz")
     before = own.read_bytes()
+    if sidecar is not None:
+        (out / "scan_report.json").write_text(sidecar)
     result = call("predict", scan, "--out-dir", out, "--model", trained, "--continue", *FAST)
     assert result.exit_code == 1
-    assert f"{own}: exists already; give --overwrite" in result.stderr
+    assert ": exists already; give --overwrite" in result.stderr
     assert own.read_bytes() == before
-    assert not (out / "scan_report.json").exists()
+    assert (out / "scan_report.json").exists() == (sidecar is not None)
+
+
+def test_a_report_that_a_power_failure_has_damaged_is_written_again(trained, scan, tmp_path):
+    options = ("predict", scan, "--out-dir", tmp_path / "out", "--model", trained, *FAST)
+    report = tmp_path / "out" / "scan_report.json"
+    assert call(*options).exit_code == 0
+    whole = report.read_bytes()
+    for damaged in (b"", bytes(100), whole[:50]):
+        report.write_bytes(damaged)
+        assert call(*options, "--continue").exit_code == 0
+        assert json.loads(report.read_bytes())["inputs"] == json.loads(whole)["inputs"]
+
+
+def test_a_file_with_the_name_of_a_new_output_is_neither_kept_nor_replaced(trained, scan, tmp_path):
+    out = tmp_path / "out"
+    options = ("predict", scan, "--out-dir", out, "--model", trained, *FAST)
+    assert call(*options).exit_code == 0
+    own = save(make_brain(1)[0], out / "scan_prob.nii.gz")
+    before = own.read_bytes()
+    for missing in (False, True):
+        if missing:
+            (out / "scan_figure.png").unlink()
+        result = call(*options, "--continue", "--save-probability", "{name}_prob.nii.gz")
+        assert f"{own}: exists already" in result.stderr
+        assert own.read_bytes() == before
 
 
 def test_continue_refuses_other_results_also_if_they_are_incomplete(trained, scan, tmp_path):
@@ -272,6 +302,8 @@ def test_an_uncertainty_of_other_copies_is_not_kept(trained, scan, tmp_path):
     assert call("predict", scan, *options, *maps, "--copies", 2, "--continue").exit_code == 0
     result = call("predict", scan, *options, *maps, "--copies", 3, "--continue")
     assert "with other options" in result.stderr
+    # Without the map the number does not matter.
+    assert call("predict", scan, *options, "--continue").exit_code == 0
 
 
 def test_a_run_whose_folder_is_typed_in_another_way_loses_no_row(trained, scans, tmp_path, monkeypatch):
@@ -289,7 +321,8 @@ def test_one_relative_path_in_two_folders_is_two_scans(tmp_path, monkeypatch):
     for site in "AB":
         (tmp_path / site).mkdir()
         monkeypatch.chdir(tmp_path / site)
-        done = results_table.row(Path("s1/flair.nii"), "done") | {"mask": f"../out/{site}1_mask.nii.gz"}
+        mask = f"../out/{site}1_mask.nii.gz"
+        done = results_table.row(Path("s1/flair.nii"), "done") | {"mask": mask, results_table.PLANNED: mask}
         results_table.update(tmp_path / "out" / "summary.csv", [done])
     found = [one["mask"] for one in results_table.read(tmp_path / "out" / "summary.csv")]
     assert sorted(found) == ["../out/A1_mask.nii.gz", "../out/B1_mask.nii.gz"]

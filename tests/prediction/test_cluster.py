@@ -100,28 +100,32 @@ def test_a_scheduler_that_is_killed_is_one_line(trained, scans, tmp_path):
     many.mkdir()
     for number in range(40):
         shutil.copy(scans / "sub-00_FLAIR.nii.gz", many / f"sub-{number:02}_FLAIR.nii.gz")
-    out = tmp_path / "out"
-    jobs = plan_batch([many], out).jobs
     started = []
 
-    def start(*arguments):
-        started.append(subprocess.Popen([sys.executable, "-m", *arguments], stderr=subprocess.DEVNULL))
+    def start(*arguments, **more):
+        started.append(subprocess.Popen([sys.executable, *map(str, arguments)], stderr=subprocess.PIPE, **more))
+        return started[-1]
 
     try:
-        file = str(tmp_path / "scheduler.json")
-        start("distributed.cli.dask_scheduler", "--scheduler-file", file, "--port", "0", "--no-dashboard")
-        start("distributed.cli.dask_worker", "--scheduler-file", file, "--nthreads", "1", "--no-dashboard")
-        with distributed.Client(scheduler_file=file, set_as_default=False) as client:
+        file = tmp_path / "scheduler.json"
+        scheduler = start(
+            "-m", "distributed.cli.dask_scheduler", "--scheduler-file", file, "--port", 0, "--no-dashboard"
+        )
+        start("-m", "distributed.cli.dask_worker", "--scheduler-file", file, "--nthreads", 1, "--no-dashboard")
+        with distributed.Client(scheduler_file=str(file), set_as_default=False) as client:
             client.wait_for_workers(1, timeout=60)
             address = client.scheduler.address
-        options = PredictOptions(SegmentationOptions(median=(3, 3, 3)))
-        running = cluster.run_on_cluster(address, str(trained), options, jobs)
-        assert next(running).error is None
-        started[0].kill()
-        started[0].wait()
-        with pytest.raises(InputError, match="the connection to the scheduler was lost; start it again"):
-            list(running)
+        run = ("-c", "from brainseg_tf_cli.main import run; run()", "predict", many, "--scheduler", address)
+        command = start(
+            *run, "--out-dir", tmp_path / "out", "--model", trained, *FAST, stdout=subprocess.PIPE, text=True
+        )
+        assert "ml in" in command.stdout.readline()
+        scheduler.kill()
+        _, stderr = command.communicate(timeout=120)
+        message = f"Error: {address}: the connection to the scheduler was lost; start it again, and continue with"
+        assert stderr == f"{message} --continue\n"
+        assert command.returncode == 1
     finally:
         for process in started:
             process.kill()
-            process.wait()
+            process.communicate()

@@ -55,13 +55,13 @@ def test_a_file_that_is_not_a_results_table_is_not_overwritten(tmp_path, content
 
 def test_scans_of_an_earlier_run_are_refused_and_others_are_not(tmp_path):
     table = tmp_path / "summary.csv"
-    results_table.check(table, [Path("a_mask.nii.gz")], overwrite=False)
+    results_table.check(table, [("a.nii", "a_mask.nii.gz")], overwrite=False)
     done = results_table.row(Path("a.nii"), "done", report=report(), mask=Path("a_mask.nii.gz"))
     results_table.update(table, [done, results_table.row(Path("c.nii"), "failed", error="x")])
     with pytest.raises(InputError, match="was written by an earlier run; give --continue to keep its results"):
-        results_table.check(table, [Path("b_mask.nii.gz"), Path("a_mask.nii.gz")], overwrite=False)
-    results_table.check(table, [Path("a_mask.nii.gz")], overwrite=True)
-    results_table.check(table, [Path("b_mask.nii.gz"), Path("c_mask.nii.gz")], overwrite=False)
+        results_table.check(table, [("b.nii", "b_mask.nii.gz"), ("a.nii", "a_mask.nii.gz")], overwrite=False)
+    results_table.check(table, [("a.nii", "a_mask.nii.gz")], overwrite=True)
+    results_table.check(table, [("b.nii", "b_mask.nii.gz"), ("c.nii", "c_mask.nii.gz")], overwrite=False)
 
 
 def test_processes_that_write_at_once_keep_each_others_rows(tmp_path):
@@ -75,3 +75,33 @@ def test_processes_that_write_at_once_keep_each_others_rows(tmp_path):
     assert [one.wait(60) for one in running] == [0, 0, 0]
     expected = {f"{name}{number}" for name in "abc" for number in range(20)}
     assert {row["scan"] for row in results_table.read(table)} == expected
+
+
+def segmented(scan: str, mask: str) -> results_table.Row:
+    return results_table.row(Path(scan), "done") | {"mask": mask, results_table.PLANNED: mask}
+
+
+def test_a_folder_that_was_moved_has_one_row_for_each_scan(tmp_path):
+    table = tmp_path / "new" / "summary.csv"
+    table.parent.mkdir()
+    results_table.update(table, [segmented("/x/a.nii", "/y/old/a_mask.nii.gz")])
+    with pytest.raises(InputError, match="was written by an earlier run"):
+        results_table.check(table, [("/x/a.nii", tmp_path / "new" / "a_mask.nii.gz")], overwrite=False)
+    (row,) = results_table.update(table, [segmented("/x/a.nii", f"{tmp_path}/new/a_mask.nii.gz")])
+    assert row["mask"] == f"{tmp_path}/new/a_mask.nii.gz"
+
+
+def test_a_scan_that_fails_or_is_left_out_replaces_no_row_of_another_mask(tmp_path):
+    table = tmp_path / "summary.csv"
+    results_table.update(table, [segmented("s1/f.nii", "A1_mask.nii.gz"), segmented("b.nii", "b_mask.nii.gz")])
+    failed = results_table.row(Path("s1/f.nii"), "failed", error="no brain", mask=Path("B1_mask.nii.gz"))
+    left_out = results_table.row(Path("b.nii"), "left out", error="is t1")
+    rows = results_table.update(table, [failed, failed, left_out])
+    assert [(row["scan"], row["status"], row["mask"]) for row in rows] == [
+        ("b.nii", "done", "b_mask.nii.gz"),
+        ("s1/f.nii", "done", "A1_mask.nii.gz"),
+        ("s1/f.nii", "failed", ""),
+    ]
+    # The same scan that fails again with --overwrite has no mask of this run.
+    again = results_table.row(Path("b.nii"), "failed", error="no brain", mask=Path("b_mask.nii.gz"))
+    assert [row["status"] for row in results_table.update(table, [again])] == ["failed", "done", "failed"]
