@@ -4,13 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.spatialimages import SpatialImage
 
 from brainseg_tf.brain.mask import find_brain
 from brainseg_tf.errors import InputError
 from brainseg_tf.images import registration
+from brainseg_tf.images.formats import as_nifti
 from brainseg_tf.images.maps import map_image
 from brainseg_tf.images.volume import (
     Volume,
@@ -27,7 +30,7 @@ from brainseg_tf.postprocessing.lesions import Lesion
 from brainseg_tf.postprocessing.suspicion import Suspect
 from brainseg_tf.prediction.comparison import compare_time_points, time_point
 from brainseg_tf.prediction.longitudinal import LesionChange
-from brainseg_tf.prediction.predictor import Predictor
+from brainseg_tf.prediction.predictor import Predictor, name_warnings
 from brainseg_tf.resources import Runtime, choose_engine
 from brainseg_tf.saved_model import best_for, find, shipped_brain_network
 from brainseg_tf.segmentation import Segmentation
@@ -155,7 +158,8 @@ def predict(
         modalities: scans of the model's further modalities by name. Those on another grid are registered.
         brain_mask: voxels above 0 are brain, on the grid of the scan; found if None.
         model: of ``load_model``, which is faster for several scans, or its name; by default the best shipped one for a
-            FLAIR scan and the given modalities.
+            FLAIR scan and the given modalities. The contrast is not taken from a file's name; if the name says another
+            one, there is a warning.
 
     Raises:
         InputError: a scan cannot be used, cannot be registered, or a modality is missing.
@@ -175,6 +179,7 @@ def predict(
     if given is not None and not given.any():
         raise InputError("the brain mask is empty; give a mask that covers the brain")
     result, _ = model.predictor.segment(scans, given)
+    result.warnings.extend(name_warnings(first.path, model.card))
     maps = {
         "probability": from_stack(result.outline.probability, result.stack, first),
         "residual": from_stack(result.residual.mean(axis=-1), result.stack, first),
@@ -246,33 +251,40 @@ def _volume(scan: Image, name: str) -> Volume:
     """
     if isinstance(scan, (str, Path)):
         return read_volume(Path(scan))
-    image, path = _in_memory(scan, name)
-    return volume_of(image, path)
+    image, path, warnings = _in_memory(scan, name)
+    return volume_of(image, path, warnings)
 
 
 def _mask(mask: Image, like: Volume) -> np.ndarray:
     if isinstance(mask, (str, Path)):
         return read_mask(Path(mask), like)
-    image, path = _in_memory(mask, "the brain mask")
+    image, path, _ = _in_memory(mask, "the brain mask")
     return mask_of(image, path, like)
 
 
 def _segmentation(mask: Image, like: Volume, name: str) -> np.ndarray:
     if isinstance(mask, (str, Path)):
         return read_segmentation(Path(mask), like)
-    image, path = _in_memory(mask, name)
+    image, path, _ = _in_memory(mask, name)
     return segmentation_of(image, path, like)
 
 
-def _in_memory(image: nib.Nifti1Image | tuple[np.ndarray, np.ndarray], name: str) -> tuple[nib.Nifti1Image, Path]:
-    """The image, and its file's name or the name for messages."""
-    if isinstance(image, tuple):
-        data, affine = image
+def _in_memory(image: Any, name: str) -> tuple[nib.Nifti1Pair, Path, list[str]]:
+    """The image, its file's name or the name for messages, and warnings about its header.
+
+    Raises:
+        InputError: it is neither a nibabel image nor an array of real numbers with an affine.
+    """
+    if isinstance(image, (tuple, list)) and len(image) == 2:
+        data, affine = np.asarray(image[0]), image[1]
         if np.shape(affine) != (4, 4) or not np.isfinite(np.asarray(affine, float)).all():
             raise InputError(f"{name}: its affine is not a matrix of 4 x 4 finite numbers; give (data, affine)")
+        if data.dtype.kind not in "biuf":
+            raise InputError(f"{name}: its values are not real numbers; give one real value per voxel")
         # NIfTI has neither bool nor all integers.
-        return nib.Nifti1Image(np.asarray(data, np.float32), np.asarray(affine, float)), Path(name)
+        return nib.Nifti1Image(data.astype(np.float32), np.asarray(affine, float)), Path(name), []
+    if not isinstance(image, SpatialImage) or image.affine is None:
+        raise InputError(f"{name}: is no image with a position; give a path, a nibabel image, or (data, affine)")
     path = Path(image.get_filename() or name)
-    if not isinstance(image, nib.Nifti1Pair):
-        return nib.Nifti1Image(np.asarray(image.dataobj, np.float32), image.affine), path
-    return image, path
+    nifti, warnings = as_nifti(image, path)
+    return nifti, path, warnings

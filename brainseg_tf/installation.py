@@ -32,8 +32,24 @@ def requirements(package: str = "brainseg-tf") -> dict[str, list[Dependency]]:
     for line in metadata.requires(package) or []:
         requirement = Requirement(line)
         extra = next((one for one in extras if requirement.marker and requirement.marker.evaluate({"extra": one})), "")
-        found.setdefault(extra, []).append(_dependency(requirement))
+        found.setdefault(extra, []).extend([_dependency(requirement), *_of_extras(requirement)])
     return found
+
+
+def _of_extras(requirement: Requirement) -> list[Dependency]:
+    """What the extras of a requirement need, for instance the CUDA libraries of ``tensorflow[and-cuda]``."""
+    if not requirement.extras:
+        return []
+    try:
+        lines = metadata.requires(requirement.name) or []
+    except metadata.PackageNotFoundError:
+        return []
+
+    def needed(one: Requirement, extra: str) -> bool:
+        return one.marker is not None and one.marker.evaluate({"extra": extra})
+
+    parts = [one for one in map(Requirement, lines) if not needed(one, "")]
+    return [_dependency(one) for one in parts if any(needed(one, extra) for extra in requirement.extras)]
 
 
 def _dependency(requirement: Requirement) -> Dependency:

@@ -120,6 +120,13 @@ def workers_for_memory(wanted: int) -> tuple[int, str | None]:
     )
 
 
+# The files of a control group, version 2 and 1: limit, usage, and a line in ``memory.stat``.
+_GROUP_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
 def available_memory() -> int | None:
     """Bytes that this process can still allocate; None if unknown.
 
@@ -138,15 +145,43 @@ def _machine() -> int | None:
 
 
 def _control_group() -> int | None:
-    """The unused memory of the control group, version 2 or 1, by which containers and batch systems limit processes."""
-    for limit, usage in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        total, used = (next(iter(_lines(file)), "").strip() for file in (limit, usage))
-        if total.isdigit() and used.isdigit():
-            return max(0, int(total) - int(used))
-    return None
+    """The unused memory of the control groups, by which containers and batch systems limit processes."""
+    unused = [
+        one for folder in _control_groups() for names in _GROUP_FILES if (one := _unused(folder, *names)) is not None
+    ]
+    return min(unused, default=None)
+
+
+def _control_groups() -> list[str]:
+    """The folders of the control group of this process and of the groups around it, version 2 or 1.
+
+    In a container the root is the group of the container.
+    """
+    folders = ["/sys/fs/cgroup", "/sys/fs/cgroup/memory"]
+    for line in _lines("/proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):
+            root = folders[controllers == "memory"]
+            parts = path.strip("/").split("/")
+            folders += ["/".join([root, *parts[:count]]) for count in range(1, len(parts) + 1) if parts[0]]
+    return folders
+
+
+def _unused(folder: str, limit: str, usage: str, cache: str) -> int | None:
+    """What a control group has left of its memory; None without a limit.
+
+    Args:
+        folder: of the group.
+        limit, usage: its files.
+        cache: in its statistics, the part of the usage that the kernel frees when memory is needed: pages of files that
+            were read.
+    """
+    total, used = (next(iter(_lines(f"{folder}/{file}")), "").strip() for file in (limit, usage))
+    if not (total.isdigit() and used.isdigit()):
+        return None
+    statistics = (line.split() for line in _lines(f"{folder}/memory.stat"))
+    cached = sum(int(value) for name, value in statistics if name == cache)
+    return max(0, int(total) - max(0, int(used) - cached))
 
 
 def _process() -> int | None:

@@ -86,6 +86,8 @@ def compare(context: click.Context, /, before: Path, after: Path, **given: Any) 
     from brainseg_tf.files import printable
     from brainseg_tf.prediction.comparison_job import ComparisonJob, ComparisonOutputs, run
 
+    # A series in the current folder, ``.``, has a name too.
+    before, after = (scan.resolve() if scan.name in ("", "..") else scan for scan in (before, after))
     outputs = ComparisonOutputs(given["out"], given["table"], given["save_change"], given["figure"], given["html"])
     job = ComparisonJob(before, after, outputs, given["before_mask"], given["after_mask"], given["days"])
     limits = CompareOptions(given["tolerance_mm"], given["min_growth"], given["min_shrinkage"], given["min_change_ml"])

@@ -64,8 +64,9 @@ def main(folder: Path, subjects: int, *options: str) -> None:
 
 
 def _run(*arguments: object) -> None:
-    command = ["brainseg-tf", *map(str, arguments)]
-    print("$", *command, flush=True)
+    # The command of this environment, also if it is not activated.
+    command = [str(Path(sys.executable).with_name("brainseg-tf")), *map(str, arguments)]
+    print("$ brainseg-tf", *command[1:], flush=True)
     subprocess.run(command, check=True)
 
 

@@ -83,6 +83,48 @@ def test_what_cannot_be_used_is_one_line(model, scan, tmp_path):
         _ = brainseg_tf.predictions
 
 
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.ones((4, 5, 6)), "the scan: is no image with a position; give a path, a nibabel image, or"),
+        (nib.Nifti1Image(np.ones((4, 5, 6), np.float32), None), "the scan: is no image with a position"),
+        ((np.ones((4, 5, 6), complex), AFFINE), "the scan: its values are not real numbers"),
+        ((np.ones((4, 5, 6), [("R", "u1"), ("G", "u1")]), AFFINE), "the scan: its values are not real numbers"),
+        (7, "the scan: is no image with a position"),
+    ],
+)
+def test_what_is_no_scan_is_refused(image, message):
+    with pytest.raises(InputError, match=message):
+        brainseg_tf.predict(image)
+
+
+def test_an_image_gives_the_warnings_of_its_file(model, scan, tmp_path):
+    image = nib.load(scan)
+    qform = AFFINE @ np.diag([-1, 1, 1, 1])
+    image.set_qform(qform, 1)
+    image.set_sform(AFFINE, 1)
+    nib.save(image, tmp_path / "sub-01_T1w.nii.gz")
+    from_file = brainseg_tf.predict(tmp_path / "sub-01_T1w.nii.gz", model=model).warnings
+    assert any("sform and qform differ by" in line for line in from_file)
+    assert any("is t1 according to its name" in line for line in from_file)
+    assert brainseg_tf.predict(nib.load(tmp_path / "sub-01_T1w.nii.gz"), model=model).warnings == from_file
+
+
+def test_a_degenerate_sform_is_replaced_in_memory_too(model, scan, tmp_path):
+    image = nib.load(scan)
+    expected = np.asarray(brainseg_tf.predict(image, model=model).mask.dataobj)
+    flat = AFFINE.copy()
+    flat[:3, 2] = flat[:3, 1]
+    image.set_qform(AFFINE, 1)
+    image.set_sform(flat, 1)
+    nib.save(image, tmp_path / "flat.nii.gz")
+    broken = nib.load(tmp_path / "flat.nii.gz")
+    found = brainseg_tf.predict(broken, model=model)
+    assert any("the sform is not a valid orientation; the qform is used" in line for line in found.warnings)
+    np.testing.assert_array_equal(np.asarray(found.mask.dataobj), expected)
+    np.testing.assert_allclose(broken.get_sform(), flat, atol=1e-4)  # The image of the caller is not changed.
+
+
 @pytest.mark.slow
 def test_two_scans_are_compared(sessions):
     pytest.importorskip("SimpleITK")

@@ -38,8 +38,23 @@ def test_the_smallest_limit_is_used(monkeypatch, tmp_path):
     monkeypatch.setattr(resources, "_lines", lambda file: files.get(file, "").splitlines())
     monkeypatch.setattr(resources, "_process", lambda: None)
     assert resources.available_memory() == 3_000_000
+    # Pages of files that were read are freed when memory is needed.
+    files["/sys/fs/cgroup/memory.stat"] = "anon 96000\nfile 1000000\ninactive_file 900000\n"
+    assert resources.available_memory() == 3_900_000
+    # A batch system limits a group within the root.
+    files["/proc/self/cgroup"] = "0::/slurm/job_7/step_0\n"
+    files["/sys/fs/cgroup/slurm/job_7/memory.max"] = "2000000\n"
+    files["/sys/fs/cgroup/slurm/job_7/memory.current"] = "1500000\n"
+    assert resources.available_memory() == 500_000
+    del files["/proc/self/cgroup"]
     files["/sys/fs/cgroup/memory.max"] = "max\n"
     assert resources.available_memory() == 5000 * 1024
+    # Version 1.
+    files["/proc/self/cgroup"] = "5:cpu,cpuacct:/job\n4:memory:/job\n"
+    files["/sys/fs/cgroup/memory/job/memory.limit_in_bytes"] = "1000000\n"
+    files["/sys/fs/cgroup/memory/job/memory.usage_in_bytes"] = "900000\n"
+    files["/sys/fs/cgroup/memory/job/memory.stat"] = "total_inactive_file 100000\n"
+    assert resources.available_memory() == 200_000
     files.clear()
     assert resources.available_memory() is None
 

@@ -77,6 +77,10 @@ def _make_referable(header: "Dataset", series: Series, kind: Referring) -> None:
     from pydicom.config import RAISE
     from pydicom.valuerep import validate_value
 
+    if header.get("SpecificCharacterSet"):
+        # highdicom does not know all valid character sets, and every text can be written in UTF-8.
+        header.decode()
+        header.SpecificCharacterSet = "ISO_IR 192"
     needed = f"which a {kind.name} needs; leave out {kind.option}"
     for keyword, name in _REFERENCES.items():
         if not header.get(keyword):

@@ -72,22 +72,42 @@ def open_image(path: Path) -> tuple[nib.Nifti1Pair, list[str]]:
             if opened is not None:
                 image, repairs = opened
                 check_shape(image.shape, path)
-                warnings = (*repairs, *_unit_warnings(image), *_orientation_warnings(image))
-                return image, [f"{printable(path)}: {warning}" for warning in warnings]
+                return image, _warnings(image, repairs, path)
         other = _open_mgh(path) if name.endswith(_MGH) else nib.load(path)
         if not isinstance(other, SpatialImage):
             raise InputError(f"{printable(path)}: contains no volume; convert the scan to .nii.gz")
         check_shape(other.shape, path)
-        converted = nib.Nifti1Image.from_image(other)
-        converted.header.set_xyzt_units("mm")
-        # The Analyze header has no orientation. SPM stores it in a .mat file beside the image.
-        if isinstance(other, AnalyzeImage) and not path.with_suffix(".mat").exists():
-            warning = (
-                f"{printable(path)}: the Analyze format does not store which side is left; the first axis is assumed "
-                "to run from right to left"
-            )
-            return converted, [warning]
+        return as_nifti(other, path)
+
+
+def as_nifti(image: SpatialImage, path: Path) -> tuple[nib.Nifti1Pair, list[str]]:
+    """An image of nibabel as NIfTI, with what ``open_image`` repairs in a header, and the same warnings.
+
+    Args:
+        image: of any format.
+        path: its file, or a name for messages.
+    """
+    if isinstance(image, nib.Nifti1Pair):
+        header = image.header.copy()
+        if repairs := _repair_orientation(header):
+            image = type(image)(image.dataobj, header.get_best_affine(), header)
+        return image, _warnings(image, repairs, path)
+    converted = nib.Nifti1Image.from_image(image)
+    converted.header.set_xyzt_units("mm")
+    # The Analyze header has no orientation. SPM stores it in a .mat file beside the image.
+    if isinstance(image, AnalyzeImage) and not path.with_suffix(".mat").exists():
+        warning = (
+            f"{printable(path)}: the Analyze format does not store which side is left; the first axis is assumed to "
+            "run from right to left"
+        )
+        return converted, [warning]
     return converted, []
+
+
+def _warnings(image: nib.Nifti1Pair, repairs: Sequence[str], path: Path) -> list[str]:
+    """Sentences for the user about a header, which begin with the name of the file."""
+    warnings = (*repairs, *_unit_warnings(image), *_orientation_warnings(image))
+    return [f"{printable(path)}: {warning}" for warning in warnings]
 
 
 def stem(path: Path) -> str:

@@ -12,6 +12,9 @@ def test_an_intact_installation(monkeypatch):
     assert f"brainseg-tf {metadata.version('brainseg-tf')}" in lines[0]
     assert any(line.split()[:1] == [metadata.version("tensorflow")] and "tensorflow<" in line for line in lines)
     assert "for [dask]" in lines and "for [serving]" in lines
+    # The extra of an extra: the CUDA libraries of TensorFlow.
+    of_gpu = lines[lines.index("for [gpu]") :]
+    assert any("nvidia-cudnn" in line for line in of_gpu[: of_gpu.index("")])
     assert any(line.strip().startswith("CPU") for line in lines)
     for model in saved_model.shipped():
         digest = model.card.checksums["variables/variables.data-00000-of-00001"]

@@ -299,3 +299,17 @@ def test_the_days_between_two_series(sessions, tmp_path):
     assert acquisition_date(both) == date(2025, 12, 31)
     odd = write_series(tmp_path / "odd", image.get_fdata(), image.affine, StudyDate="20250110", SeriesDate="")
     assert acquisition_date(odd) == date(2025, 1, 10)
+
+
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=\u5c71\u7530^\u592a\u90ce"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=\u6d2a^\u5409\u6d1e"),
+        ("ISO_IR 100", "M\xfcller^J\xf6rg"),
+    ],
+)
+def test_names_in_any_character_set_are_in_the_segmentation(tmp_path, character_set, name):
+    place = write_series(tmp_path / "series", DATA, AFFINE, SpecificCharacterSet=character_set, PatientName=name)
+    written = written_segmentation(place, tmp_path / "seg.dcm")
+    assert str(written.PatientName) == name

@@ -85,10 +85,12 @@ def _label_colours() -> dict[str, list[Any]]:
 
 
 def _names(before: Path, after: Path) -> tuple[str, str]:
-    """The names of the scans, with their folders if the names alone are equal."""
-    if before.name != after.name:
-        return before.name, after.name
-    return f"{before.parent.name}/{before.name}", f"{after.parent.name}/{after.name}"
+    """The names of the scans, with as many of their folders as are needed to tell them apart."""
+    parts = before.absolute().parts, after.absolute().parts
+    longest = max(map(len, parts))
+    count = next((n for n in range(1, longest) if parts[0][-n:] != parts[1][-n:]), 1)
+    first, second = ("/".join(some[-count:]) for some in parts)
+    return first, second
 
 
 def _processing(report: dict[str, Any]) -> list[tuple[str, str]]:
