@@ -51,12 +51,12 @@ class RunState(keras.callbacks.Callback):
         """The history's row with the lowest validation loss.
 
         Raises:
-            InputError: no epoch has a finite validation loss.
+            InputError: no epoch has finite losses.
         """
         best = self.history.best
         if best is None:
             raise InputError(
-                f"{printable(self.folder)}: no epoch has a finite validation loss; start a new run with a lower "
+                f"{printable(self.folder)}: no epoch has finite losses; start a new run with a lower "
                 "--learning-rate and another --out"
             )
         return best
@@ -107,7 +107,7 @@ class RunState(keras.callbacks.Callback):
         It is not the trained model itself, because one worker cannot export variables that several devices share.
 
         Raises:
-            InputError: the weights are damaged or missing, or no epoch has a finite validation loss.
+            InputError: the weights are damaged or missing, or no epoch has finite losses.
         """
         _ = self.best  # Without it no weights were written.
         try:

@@ -6,7 +6,6 @@ model is exported as version 1.
 
 import csv
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -29,6 +28,8 @@ HISTORY = "history.csv"
 CHECKPOINTS = "checkpoints"
 LEFT_OUT = "left_out.json"
 REMEDY = "restore it from a copy, or start a new run with another --out"
+# A training whose losses are larger has diverged.
+_DIVERGED = 1e12
 _SPLIT = Record({side: Items(Text(), unique=True) for side in card_schema.SIDES})
 _RECORD = Record(
     {
@@ -105,9 +106,9 @@ class History:
 
     @property
     def best(self) -> dict[str, float] | None:
-        """The row with the lowest validation loss; None if no row that counts has a finite one."""
-        finite = [row for row in self.rows[self.counted_from :] if math.isfinite(row["val_loss"])]
-        return min(finite, key=lambda row: row["val_loss"]) if finite else None
+        """The row with the lowest validation loss; None if the losses of no row that counts are numbers below 1e12."""
+        usable = [row for row in self.rows[self.counted_from :] if all(abs(one) < _DIVERGED for one in row.values())]
+        return min(usable, key=lambda row: row["val_loss"]) if usable else None
 
     def exhausted(self, patience: int) -> bool:
         """Whether the last ``patience`` epochs did not lower the validation loss."""

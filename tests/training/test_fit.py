@@ -142,9 +142,10 @@ def test_a_training_without_a_finite_loss_says_so(tmp_path):
     """No weights are written then, so the message must not be about a missing file."""
     model = compiled(SHORT, 10)
     state = RunState(tmp_path, model, 3)
-    state.history.rows = [{"epoch": 1, "loss": float("nan"), "val_loss": float("nan")}]
-    with pytest.raises(InputError, match="no epoch has a finite validation loss; start a new run with a lower"):
-        state.load_best(model)
+    for loss in (float("nan"), float("inf"), 1.7e21):  # The last one is no number that a card can have.
+        state.history.rows = [{"epoch": 1, "loss": loss, "val_loss": loss}]
+        with pytest.raises(InputError, match="no epoch has finite losses; start a new run with a lower"):
+            state.load_best(model)
 
 
 @pytest.mark.slow
@@ -341,7 +342,7 @@ def replace_losses_by_nan(file: Path) -> None:
         ("checkpoints/checkpoint", lambda file: file.write_bytes(b"\xff\xfe"), r"checkpoints/checkpoint: is damaged"),
         ("checkpoints/checkpoint", Path.unlink, r"checkpoints: no checkpoint found, but .* 40 epochs; restore it from"),
         ("history.csv", Path.unlink, r"history\.csv: has 0 epochs, but the checkpoint has 40; restore it from a copy"),
-        ("history.csv", replace_losses_by_nan, "no epoch has a finite validation loss; start a new run with a lower"),
+        ("history.csv", replace_losses_by_nan, "no epoch has finite losses; start a new run with a lower"),
     ],
 )
 def test_a_damaged_file_of_a_run_is_one_line(brats_like, trained, tmp_path, name, damage, message):
