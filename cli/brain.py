@@ -66,7 +66,7 @@ def _several(
     batch = plan_batch(scans, out_dir, brain_masks=True, modality=None)
     table = out_dir / TABLE
     check_writable(table, overwrite=True)
-    read_table(table)
+    read_table(table)  # Another file with this name is refused before any work.
     failures = len(batch.failed)
     for file, reason in batch.left_out:
         click.echo(f"Warning: {printable(file)}: left out, {printable(reason)}", err=True)

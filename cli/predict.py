@@ -260,7 +260,7 @@ def _predict_many(
 
         running = run_on_cluster(given["scheduler"], found.reference, options, batch.jobs, proceed=given["proceed"])
     else:
-        from brainseg_tf.prediction.batch import run_all
+        from brainseg_tf.prediction.running import run_all
         from brainseg_tf.resources import workers_for_memory
 
         workers, remark = workers_for_memory(given["workers"])

@@ -20,5 +20,5 @@ else
 fi
 mkdir -p "$out"
 "$venv/bin/brainseg-tf" predict "$scan" --out "$out/mask.nii.gz" --figure "$out/figure.png" \
-    --report "$out/report.json" "${more[@]}"
+    --report "$out/report.json" ${more[@]+"${more[@]}"}  # The bash of macOS refuses an empty array.
 printf '%s\n' "mask:   $out/mask.nii.gz" "figure: $out/figure.png" "report: $out/report.json"

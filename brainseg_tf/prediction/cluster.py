@@ -13,10 +13,10 @@ from brainseg_tf import __version__
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import check_writable
 from brainseg_tf.options import PredictOptions
-from brainseg_tf.prediction.batch import attempt
 from brainseg_tf.prediction.jobs import Job, Outcome, Outputs
 from brainseg_tf.prediction.pages import Navigation
 from brainseg_tf.prediction.predictor import Predictor
+from brainseg_tf.prediction.running import attempt
 from brainseg_tf.saved_model import find, shipped_brain_network
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run_on_cluster(
             ``ModelFolder.reference``, which is the same on all workers.
         options: how scans are segmented.
         jobs: the jobs.
-        proceed: as for ``batch.run_all``.
+        proceed: as for ``running.run_all``.
 
     Yields:
         The outcome of each job as soon as it is finished. If a worker dies, another worker repeats its jobs.

@@ -281,7 +281,7 @@ class Predictor:
         """Writes all outputs to temporary files and then renames them, the report first and the mask last.
 
         If writing fails, no output is written. If the mask exists, all other outputs exist too. If any output exists,
-        the report does, by which ``batch.attempt`` knows the files of an earlier run.
+        the report does, by which ``running.attempt`` knows the files of an earlier run.
         """
         start = time.perf_counter()
         named, sidecars = job.outputs.named, {f"sidecar {path.name}": path for path in job.sidecars}

@@ -17,9 +17,10 @@ from batches import LOCK, Fake
 from brainseg_tf.errors import InputError, InputWarning
 from brainseg_tf.files import file_lock
 from brainseg_tf.prediction import cohort_tables, results_table
-from brainseg_tf.prediction.batch import Batch, plan_batch, run_all
+from brainseg_tf.prediction.batch import Batch, plan_batch
 from brainseg_tf.prediction.jobs import Job, Outcome, Outputs
 from brainseg_tf.prediction.progress import Progress
+from brainseg_tf.prediction.running import run_all
 from helpers import FAST, call, fails, make_brain, masks, rows, save
 
 

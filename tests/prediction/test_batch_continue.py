@@ -14,9 +14,10 @@ import pytest
 from batches import Fake
 from brainseg_tf.model_card import read_card
 from brainseg_tf.prediction import cohort_tables, results_table
-from brainseg_tf.prediction.batch import plan_batch, run_all
+from brainseg_tf.prediction.batch import plan_batch
 from brainseg_tf.prediction.jobs import Job, Outputs
 from brainseg_tf.prediction.progress import Progress
+from brainseg_tf.prediction.running import run_all
 from brainseg_tf.saved_model import find
 from helpers import AFFINE, FAST, call, fails, make_brain, masks, rows, save
 from synthetic_dicom import write_series

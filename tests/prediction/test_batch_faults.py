@@ -13,10 +13,11 @@ from batches import LOCK, LOCKS, Fake, hidden
 from brainseg_tf.errors import InputError
 from brainseg_tf.options import PredictOptions, SegmentationOptions
 from brainseg_tf.prediction import cohort_tables
-from brainseg_tf.prediction.batch import plan_batch, run_all
+from brainseg_tf.prediction.batch import plan_batch
 from brainseg_tf.prediction.jobs import Job, Outputs
 from brainseg_tf.prediction.predictor import Predictor
 from brainseg_tf.prediction.progress import Progress
+from brainseg_tf.prediction.running import run_all
 from brainseg_tf.saved_model import find
 from helpers import FAST, call, masks, rows
 
