@@ -12,6 +12,7 @@ from typing import Any
 
 from brainseg_tf import __version__, card_schema
 from brainseg_tf.architectures import BRAIN
+from brainseg_tf.card_markdown import bullets, metrics_table
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, printable, replacing, write_json
 from brainseg_tf.json_file import parse_json
@@ -33,20 +34,6 @@ BRAIN_TERMS = (
     "Trained on heads with brain masks, and on skull-stripped brains that were wrapped in random heads. Their terms "
     "apply. Not a medical device."
 )
-# The metrics in the Markdown card, with their headings; the JSON card contains all metrics.
-_MARKDOWN_METRICS = {
-    "dice": "Dice",
-    "dice_interval": "95 % interval",
-    "iou": "IoU",
-    "iou_slice": "IoU by slice",
-    "sensitivity": "sensitivity",
-    "precision": "precision",
-    "hausdorff95": "HD95, mm",
-    "average_precision": "AP",
-    "brier": "Brier",
-    "calibration_error": "ECE",
-    "false_ml_p95": "ml in tumour-free slices, 95 %",
-}
 # Names in the metrics of cards that were written by version 0.9 or earlier, and their present names.
 _RENAMED = {
     "own": "mixture",
@@ -173,11 +160,11 @@ class Card:
         """The lines of the Markdown card by heading."""
         return {
             **self._data_sections(),
-            "Training": _items(self.training),
-            "Losses of the best epoch": _items(self.losses),
+            "Training": bullets(self.training),
+            "Losses of the best epoch": bullets(self.losses),
             **self._result_sections(),
-            "Versions": _items(self.versions),
-            "SHA-256": _items(self.checksums),
+            "Versions": bullets(self.versions),
+            "SHA-256": bullets(self.checksums),
         }
 
     def _data_sections(self) -> dict[str, list[str]]:
@@ -240,17 +227,17 @@ class ModelCard(Card):
             "Data": [
                 f"- {data.patients} patients, {data.slices} slices; {data.chosen} selected, {data.healthy} {healthy}",
                 *_sides(data),
-                *_items({"of the model that it was fine-tuned from": ", ".join(data.earlier)} if data.earlier else {}),
+                *bullets({"of the model that it was fine-tuned from": ", ".join(data.earlier)} if data.earlier else {}),
             ],
-            "Slices": _items(asdict(self.slices)),
+            "Slices": bullets(asdict(self.slices)),
         }
 
     def _result_sections(self) -> dict[str, list[str]]:
         unmeasured = ["not measured yet: run `brainseg-tf evaluate DATA --update-card`"]
         return {
-            "Healthy thresholds by score": _items(self.healthy_levels),
-            **({"Calibration": _items(self.calibration)} if self.calibration else {}),
-            "Metrics": _metrics_table(self.metrics) or unmeasured,
+            "Healthy thresholds by score": bullets(self.healthy_levels),
+            **({"Calibration": bullets(self.calibration)} if self.calibration else {}),
+            "Metrics": metrics_table(self.metrics) or unmeasured,
         }
 
 
@@ -272,11 +259,11 @@ class BrainCard(Card):
         data = self.data
         return {
             "Data": [f"- {data.heads} heads with brain masks, {data.stripped} skull-stripped brains", *_sides(data)],
-            "Grid": _items(asdict(self.grid)),
+            "Grid": bullets(asdict(self.grid)),
         }
 
     def _result_sections(self) -> dict[str, list[str]]:
-        return {"Metrics": _items(self.metrics) or ["not measured"]}
+        return {"Metrics": bullets(self.metrics) or ["not measured"]}
 
 
 def read_card(version_folder: Path) -> ModelCard | BrainCard:
@@ -387,34 +374,6 @@ def versions() -> dict[str, str]:
     return own | {name: metadata.version(name) for name in _PACKAGES}
 
 
-def _metrics_table(metrics: dict[str, Any]) -> list[str]:
-    """Markdown lines: a table of the network's cuts and of the baseline, and a list of the other metrics."""
-    others = dict(metrics)
-    rows = {f"network, {cut}": numbers for cut, numbers in others.pop("network", {}).items()}
-    if "no network" in others:
-        rows["no network, mixture"] = others.pop("no network")
-    if not rows:
-        return _items(others)
-    table = [["method, cut", *_MARKDOWN_METRICS.values()], ["---"] * (1 + len(_MARKDOWN_METRICS))]
-    for name, numbers in rows.items():
-        table.append([name, *("" if numbers.get(key) is None else _text(numbers[key]) for key in _MARKDOWN_METRICS)])
-    return ["", *(f"| {' | '.join(row)} |" for row in table), "", *_items(others)]
-
-
 def _sides(data: TrainingData | BrainTrainingData) -> list[str]:
     """The names of the patients by role."""
     return [f"- {side}: {', '.join(getattr(data, side)) or 'none'}" for side in card_schema.SIDES]
-
-
-def _items(values: dict[str, Any]) -> list[str]:
-    return [f"- {name}: {_text(value)}" for name, value in values.items()]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_text(one)}" for name, one in value.items())
-    if isinstance(value, (list, tuple)) and all(isinstance(one, float) for one in value):
-        return (" to " if len(value) == 2 else ", ").join(map(_text, value))
-    return "none" if value is None else str(value)

@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "reconstruction",
         "keras_backend",
     ),
-    ("images", "card_schema"),
+    ("images", "card_schema", "card_markdown"),
     ("brain", "model_card", "corruption"),
     ("slices", "models", "saved_model"),
     ("postprocessing",),
