@@ -57,6 +57,7 @@ def test_shipped_cards_are_read_unchanged(folder):
     content = json.loads((folder / FILE).read_text())
     assert (card.name, card.version, card.metrics) == (content["name"], content["version"], content["metrics"])
     assert getattr(card, "healthy_levels", None) == content.get("healthy_levels")
+    assert (folder / FILE).with_suffix(".md").read_text(encoding="utf-8") == card.markdown()
 
 
 @pytest.mark.parametrize(
