@@ -188,7 +188,7 @@ class ModelCard(Card):
             pixels thus keep their position relative to the network's strides. 0 turns cropping off, which a network
             needs whose output depends on the position in the slice.
         healthy_levels: healthy threshold by kind of score: the mean over validation patients of the 98.5 % quantile of
-            the score in the brain in healthy slices.
+            the score in the brain in healthy slices; for a probability at least 0.5.
         calibration: the scans on which ``calibrate`` measured the thresholds again, and the quantiles of their
             intensities (``calibration.QUANTILES``); empty for a model as it was exported.
         metrics: on the test patients; written by ``evaluate --update-card``.

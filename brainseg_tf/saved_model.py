@@ -188,9 +188,25 @@ def shipped_brain_network() -> BrainModelFolder:
     Raises:
         InputError: the package contains none, or its card is damaged.
     """
-    found = find_any(f"{SHIPPED}{BRAIN}")
-    assert isinstance(found, BrainModelFolder)
-    return found
+    return find_brain_network(f"{SHIPPED}{BRAIN}")
+
+
+def find_brain_network(name_or_folder: str) -> BrainModelFolder:
+    """Finds a brain network: the shipped one by its name, or any exported one by its folder.
+
+    Args:
+        name_or_folder: as for ``find_any``.
+
+    Raises:
+        InputError: there is no such model, the name is ambiguous, or the model finds lesions.
+    """
+    found = find_any(name_or_folder)
+    if isinstance(found, BrainModelFolder):
+        return found
+    raise InputError(
+        f"{printable(found.path)}: finds lesions and not the brain; give {BRAIN}, or the folder of a run of "
+        f"fit --model {BRAIN}"
+    )
 
 
 def shipped_folders() -> dict[str, Path]:

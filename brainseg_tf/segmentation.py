@@ -286,10 +286,10 @@ def outline(
     if not inside.any():
         erosion = options.erosion_of(kind)
         raise InputError(f"an erosion of {erosion:g} mm leaves nothing of the brain; lower --erosion-mm")
+    threshold = card.healthy_levels[kind] if options.healthy_threshold is None else options.healthy_threshold
     with _clock(seconds, "mixture"):
-        mixture = _separated_mixture(score, inside, options)
+        mixture = _separated_mixture(score, inside, options, threshold)
     with _clock(seconds, "morphology"):
-        threshold = card.healthy_levels[kind] if options.healthy_threshold is None else options.healthy_threshold
         found = lesion_posterior(mixture, threshold) > 0.5
         # Closing also bridges gaps in the brain's surface; what lies outside the brain must not count for the size.
         found = close(found, stack.spacing, options.closing_mm) & stack.brain
@@ -353,14 +353,25 @@ def _unfiltered_score(
     return inside, score_map(stack.images, images, kind, reconstruction.probability)
 
 
-def _separated_mixture(score: np.ndarray, inside: np.ndarray, options: SegmentationOptions) -> Mixture:
-    """The mixture with the fewest components whose lesion component is separated; the last one if none is."""
+def _separated_mixture(
+    score: np.ndarray, inside: np.ndarray, options: SegmentationOptions, healthy_threshold: float
+) -> Mixture:
+    """The mixture with the fewest components whose lesion component is separated and above the healthy threshold.
+
+    A lesion and a large area of a moderate score can be in one component, which is separated from the rest but below
+    the threshold; with one component more the lesion is alone. If no mixture is both, it is the first one that is
+    separated; the last one if none is.
+    """
+    separated = None
     for components in options.components:
         with_background = options.mixture_region == "slice"
         mixture = fit_mixture(score, inside, components, options.mixture, with_background=with_background)
-        if mixture.separation >= options.separation:
-            break
-    return mixture
+        if mixture.separation < options.separation:
+            continue
+        if mixture.means[mixture.lesion] > healthy_threshold:
+            return mixture
+        separated = separated or mixture
+    return separated or mixture
 
 
 def check_modalities(scans: Sequence[object], card: ModelCard) -> None:

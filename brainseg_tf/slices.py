@@ -35,6 +35,8 @@ MEDIAN_LEVEL = 0.3
 _SPLINE_REACH = 16
 # By which share of its size a stack is made larger when a map is resampled to the scan, far below float32's precision.
 _INWARDS = 1e-11
+# Voxels that are this much smaller than a whole number of steps, by rounding errors of their affine, have that number.
+_ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -170,17 +172,18 @@ def normalise(image: np.ndarray, brain: np.ndarray, method: Normalisation) -> np
     return np.where(brain, np.clip((image - low) / scale, 0, 1), 0).astype(np.float32)
 
 
-def select_slices(brain: np.ndarray, options: SliceOptions) -> np.ndarray:
+def select_slices(brain: np.ndarray, options: SliceOptions, pixels: int | None = None) -> np.ndarray:
     """Selects slices with enough brain near the centre of the brain (section 5.1).
 
     Args:
-        brain: (N, H, W) bool.
+        brain: (N, H, W) bool; can be trimmed.
         options: the smallest brain share and the central range.
+        pixels: of a whole slice; by default those of ``options``.
 
     Returns:
         (N,) bool.
     """
-    area = brain.mean(axis=(1, 2))
+    area = np.count_nonzero(brain, axis=(1, 2)) / (pixels or options.size**2)
     occupied = np.flatnonzero(area)
     if occupied.size == 0:
         return np.zeros(len(brain), bool)
@@ -264,7 +267,10 @@ def _common_grid(
     positions = nib.affines.apply_affine(affine, np.argwhere(surface)) @ axes
     low, high = positions.min(axis=0), positions.max(axis=0)
     step = np.array([options.pixel, options.pixel, options.spacing])
-    shape = np.ceil((high - low) / step).astype(int) + 1
+    # The outermost voxels reach half their size beyond their centres. Only whole steps are added, so that a grid with
+    # the spacing of the scan keeps the positions of its slices.
+    beyond = np.abs(axes.T @ affine[:3, :3]).sum(axis=1) / 2
+    shape = np.ceil((high - low) / step).astype(int) + 1 + 2 * np.floor(beyond / step + _ROUNDING).astype(int)
     unused = np.maximum(options.size - shape[:2] - 2 * _EDGE_MARGIN, 0)
     shape[:2] = np.maximum(shape[:2], options.size - (unused // trim * trim if trim else 0))
     grid = np.eye(4)
@@ -284,7 +290,12 @@ def _resample(
     reach = np.ceil(4 * stddev).astype(int) + (1 if order == 1 else _SPLINE_REACH)
     box = bounding_box(data != 0, reach)
     blurred = ndimage.gaussian_filter(np.asarray(data[box], np.float32), stddev)
-    return _interpolate(nib.Nifti1Image(blurred, affine_of_box(affine, box)), shape[::-1], grid, order).T
+    # Outside the array, interpolation gives 0, also between the centre of an outermost voxel and its edge. Repeated
+    # values keep the end slices of a scan whose field of view cuts the brain.
+    ends = [(int(one.start == 0), int(one.stop == size)) for one, size in zip(box, data.shape, strict=True)]
+    padded = np.pad(blurred, ends, mode="edge")
+    origin = affine_of_box(affine, box) @ nib.affines.from_matvec(np.eye(3), [-before for before, _ in ends])
+    return _interpolate(nib.Nifti1Image(padded, origin), shape[::-1], grid, order).T
 
 
 def _ratio(grid: np.ndarray, affine: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from brainseg_tf.architectures import BRAIN as NETWORK
 from brainseg_tf.options import Engine, PredictOptions
 from brainseg_tf_cli.option_factory import GroupedCommand, from_field, option
 from brainseg_tf_cli.options import FILE, resource_options
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 @option("--out-dir", group=OUTPUT, type=FILE, help="Folder for the brain masks of several scans, and brain.csv.")
 @from_field(PredictOptions, "overwrite", group=OUTPUT)
 @from_field(PredictOptions, "brain", group=BRAIN, metavar="METHOD", callback=brain_method)
+@option(
+    "--model",
+    group=BRAIN,
+    default=NETWORK,
+    show_default=True,
+    metavar="MODEL",
+    help="Brain network: the shipped one, or the folder of a run of fit --model brain.",
+)
 @from_field(PredictOptions, "engine", group=BRAIN, advanced=True)
 @resource_options(BRAIN)
 def brain(
@@ -31,6 +40,7 @@ def brain(
     out_dir: Path | None,
     overwrite: bool,
     brain: str,
+    model: str,
     engine: Engine,
     device: str,
     threads: int | None,
@@ -43,7 +53,7 @@ def brain(
     """
     if (out is None) == (out_dir is None):
         raise click.UsageError("give --out FILE for one scan, or --out-dir FOLDER for several")
-    network = _network(engine, device, threads)
+    network = _network(model, engine, device, threads)
     if out is not None:
         if len(scans) > 1:
             raise click.UsageError("--out takes one scan; give --out-dir for several scans or a folder of them")
@@ -95,15 +105,20 @@ def _several(
         sys.exit(1)
 
 
-def _network(engine: Engine, device: str, threads: int | None) -> "Callable[[], BrainNetwork]":
-    """What loads the brain network, once."""
+def _network(model: str, engine: Engine, device: str, threads: int | None) -> "Callable[[], BrainNetwork]":
+    """What loads the brain network, once.
+
+    Raises:
+        InputError: the model is no brain network.
+    """
+    from brainseg_tf.saved_model import find_brain_network
+
+    found = find_brain_network(model)
     loaded: list[BrainNetwork] = []
 
     def load() -> "BrainNetwork":
         if not loaded:
-            from brainseg_tf.saved_model import shipped_brain_network
-
-            loaded.append(shipped_brain_network().load(prepare_runtime(engine, device, threads)))
+            loaded.append(found.load(prepare_runtime(engine, device, threads)))
         return loaded[0]
 
     return load

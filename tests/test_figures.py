@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 from matplotlib.figure import Figure
+from scipy.spatial.transform import Rotation
 
 from brainseg_tf.drawing import save as save_figure
 from brainseg_tf.evaluation import figures as evaluation_figures
@@ -96,6 +97,28 @@ def test_the_patients_directions_are_at_the_edges_of_each_slice(result, monkeypa
     drawn(prediction_figures.segmentation, turned)
     assert placed["L"][0] < placed["R"][0]
     assert placed["P"][1] < placed["A"][1]
+
+
+@pytest.mark.parametrize("degrees", [0, 20, -35])
+def test_the_z_coordinate_is_that_of_the_middle_of_the_panel(result, monkeypatch, degrees):
+    from matplotlib.axes import Axes
+
+    written: list[str] = []
+    text = Axes.text
+    monkeypatch.setattr(Axes, "text", lambda self, x, y, s, **k: (written.append(s), text(self, x, y, s, **k))[1])
+    affine = result.stack.affine.copy()
+    affine[:3, :3] = Rotation.from_euler("x", degrees, degrees=True).as_matrix() @ affine[:3, :3]
+    brain = result.stack.brain
+    off_centre = replace(result.stack, affine=affine, brain=brain & (np.arange(brain.shape[1])[:, None] > 20))
+    drawn(prediction_figures.segmentation, replace(result, stack=off_centre))
+    rows, columns = prediction_figures.bounding_box(off_centre.brain)
+    middle = [
+        (side.start + min(side.stop, size)) / 2 for side, size in zip((columns, rows), brain.shape[:0:-1], strict=True)
+    ]
+    shown = prediction_figures._slices_to_show(replace(result, stack=off_centre), 3)
+    expected = [f"z = {float((affine @ [*middle, z, 1])[2]):.0f} mm" for z in shown]
+    assert rows.start > 10
+    assert [one for one in written if one.startswith("z = ")] == expected
 
 
 def test_importing_figures_changes_nothing_of_the_users_matplotlib():

@@ -8,10 +8,10 @@ from brainseg_tf.brain.mask import Brain
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import read_volume
 from brainseg_tf.metrics import dice
-from brainseg_tf.options import MixtureOptions, SegmentationOptions
+from brainseg_tf.options import MixtureOptions, SegmentationOptions, SliceOptions
 from brainseg_tf.reconstruction import Reconstruction
 from brainseg_tf.segmentation import segment
-from brainseg_tf.slices import from_stack
+from brainseg_tf.slices import from_stack, onto_stack, to_stack
 from brainseg_tf.training.calibration import healthy_levels
 from brainseg_tf.training.cohort import read_cohort
 from helpers import AFFINE, make_brain, save
@@ -98,7 +98,8 @@ def test_a_third_component_is_tried_where_two_are_healthy(tmp_path):
     assert len(result.outline.mixture.means) == 3
     assert dice(result.mask, scan.data == 900) > 0.6
     assert result.outline.mixture.separation > 5
-    assert len(segment([scan], Healthy(), card(), replace(options, separation=0.0)).outline.mixture.means) == 2
+    plain = replace(options, separation=0.0, healthy_threshold=0.0)
+    assert len(segment([scan], Healthy(), card(), plain).outline.mixture.means) == 2
 
 
 @pytest.mark.parametrize("score", ["absolute", "positive", "weighted", "input"])
@@ -107,6 +108,34 @@ def test_every_score_finds_a_plain_lesion(tmp_path, score):
     scan = read_volume(save(data, tmp_path / "scan.nii"))
     result = segment([scan], Healthy(), card(), replace(OPTIONS, score=score, healthy_threshold=0.0))
     assert dice(result.mask, truth) > 0.6
+
+
+def test_an_area_of_moderate_probability_does_not_hide_a_tumour(tmp_path):
+    """Two components: one has the tumour and the larger area, with a mean below the threshold of 0.5."""
+    shape, centre = (60, 68, 54), np.array([29.5, 33.5, 26.5])
+    place = (np.stack(np.indices(shape), axis=-1) - centre) * 3.0
+    random = np.random.default_rng(0)
+    brain = np.linalg.norm(place / [68, 84, 66], axis=-1) < 1
+    tumour, area = (
+        brain & (np.linalg.norm(place - [x, 0, 0], axis=-1) < radius) for x, radius in ((30, 16), (-30, 36))
+    )
+    data = np.where(brain, 300 + random.normal(0, 20, shape) + 330 * tumour + 60 * area, 0).astype(np.float32)
+    scan = read_volume(save(data, tmp_path / "scan.nii", np.diag([-3.0, -3, 3, 1])))
+    levels = LEVELS | {"probability": 0.5}
+    known = card(score="probability", healthy_levels=levels, slices=SliceOptions(spacing=3.0))
+    stack = to_stack([scan], brain, known.slices)
+    parts = [onto_stack(one, scan, stack) > 0.5 for one in (tumour, area)]
+
+    class Unsure(Healthy):
+        def reconstruct(self, images: np.ndarray) -> Reconstruction:
+            probability = np.select(parts, [0.95, 0.45], 0.02) + random.normal(0, 0.04, parts[0].shape)
+            return replace(super().reconstruct(images), probability=np.clip(probability, 0, 1).astype(np.float32))
+
+    options = SegmentationOptions(correct_bias_field=False)
+    two = segment([scan], Unsure(), known, replace(options, components=(2,)), Brain(brain, "given"))
+    assert two.outline.mixture.separation > options.separation and not two.mask.any()
+    result = segment([scan], Unsure(), known, options, Brain(brain, "given"))
+    assert dice(result.mask, tumour) > 0.8
 
 
 def test_a_probability_takes_the_residuals_place(tmp_path):

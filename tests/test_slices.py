@@ -49,6 +49,9 @@ def test_trimmed_slices_are_equal_apart_from_a_margin(scan):
     assert sum(sides) > 0
     inner = (slice(None), *(slice(side, 128 - side) for side in sides))
     np.testing.assert_array_equal(trimmed.brain, whole.brain[inner])
+    for min_brain in (0.04, 0.15, 0.25):
+        rule = SliceOptions(min_brain=min_brain)
+        np.testing.assert_array_equal(select_slices(trimmed.brain, rule), select_slices(whole.brain, rule))
     np.testing.assert_allclose(trimmed.images, whole.images[inner], atol=1e-6)
     corner = nib.affines.apply_affine(whole.affine, [sides[1], sides[0], 0])
     np.testing.assert_allclose(nib.affines.apply_affine(trimmed.affine, [0, 0, 0]), corner, atol=1e-9)
@@ -142,7 +145,7 @@ def test_slices_are_selected_by_brain_share_and_position():
     brain[2:18, :4] = True
     brain[9, :1] = True
     brain[9, 1:] = False
-    picked = select_slices(brain, SliceOptions(min_brain=0.3, central=0.5))
+    picked = select_slices(brain, SliceOptions(min_brain=0.3, central=0.5), pixels=100)
     np.testing.assert_array_equal(np.flatnonzero(picked), [6, 7, 8, 10, 11, 12, 13])
     assert not select_slices(brain & False, SliceOptions()).any()
 
@@ -248,6 +251,39 @@ def test_a_header_that_is_oblique_changes_no_slice(tmp_path, degrees):
     # Maps are resampled to the same voxels of the scan.
     on_scan = from_stack(stack.brain.astype(np.float32), stack, oblique)
     np.testing.assert_allclose(on_scan, from_stack(expected.brain.astype(np.float32), expected, straight), atol=1e-3)
+
+
+@pytest.mark.parametrize("turned", [(0, 0, 0), (3, 0, 0), (4, -5, 6)])
+@pytest.mark.parametrize(("thickness", "count"), [(5.0, 10), (5.5, 10), (6.6, 9), (1.2, 42)])
+def test_the_end_slices_of_a_brain_that_the_field_of_view_cuts_are_kept(tmp_path, thickness, count, turned):
+    shape = (40, 44, count)
+    centre = (np.array(shape) - 1) / 2
+    distance = np.linalg.norm(
+        (np.stack(np.indices(shape), axis=-1) - centre) * [4, 4, thickness] / [70, 80, 70], axis=-1
+    )
+    data = np.where(distance < 1, 300 + 20 * np.random.default_rng(0).standard_normal(shape), 0).astype(np.float32)
+    affine = np.diag([-4.0, -4, thickness, 1])
+    affine[:3, :3] = Rotation.from_euler("xyz", turned, degrees=True).as_matrix() @ affine[:3, :3]
+    volume = read_volume(save(data, tmp_path / "cut.nii", affine))
+    brain = volume.data > 0
+    stack = to_stack([volume], brain, SliceOptions(size=64, spacing=1.0))
+    back = from_stack(stack.brain.astype(np.float32), stack, volume) > 0.5
+    for end in (0, -1):
+        assert brain[..., end].any()
+        assert (back & brain)[..., end].sum() > 0.95 * brain[..., end].sum()
+    assert np.count_nonzero(back & ~brain) < 0.02 * np.count_nonzero(brain)
+    # What is in an end slice has its intensity there too.
+    images = from_stack(stack.images[..., 0], stack, volume)
+    inner = ndimage.binary_erosion(brain[..., 0], iterations=3)
+    assert images[inner, 0].mean() == pytest.approx(images[brain].mean(), rel=0.15)
+
+
+def test_a_brain_mask_of_one_thick_slice_has_its_volume(tmp_path):
+    data, _ = make_brain(0)
+    volume = read_volume(save(data, tmp_path / "scan.nii", np.diag([-4.0, -4, 6, 1])))
+    brain = (volume.data > 0) & (np.arange(volume.data.shape[2]) == volume.data.shape[2] // 2)
+    stack = to_stack([volume], brain, SliceOptions(spacing=1.0))
+    assert stack.brain.sum() * stack.voxel_ml == pytest.approx(brain.sum() * volume.voxel_ml, rel=0.2)
 
 
 @pytest.mark.parametrize("where", [np.s_[5:9, 20:31, 3:17], np.s_[:4, :25, -25:], np.s_[20:, 30:, :30], np.s_[:0]])

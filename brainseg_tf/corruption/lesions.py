@@ -51,7 +51,7 @@ def add_lesions(
     with_two, second_mask = _add_lesion(with_one, brain, draws, replace(options, displacing=0.0))
     number = draws.uniform(0.0, 1.0)
     any_lesion = tf.cast(number > options.clean, tf.float32)
-    two = tf.cast(number > 1 - options.second, tf.float32)
+    two = tf.cast(number > 1 - options.second, tf.float32) * any_lesion
     abnormal = tf.where(two[..., None] > 0, with_two, tf.where(any_lesion[..., None] > 0, with_one, images))
     lesion = tf.maximum(first_mask * any_lesion, second_mask * two) * brain
     if options.scattered:
@@ -95,6 +95,9 @@ def _add_lesion(
         contrast = tf.where(draws.bernoulli(options.faint) > 0, draws.log_uniform(*options.contrast), contrast)
     contrast = tf.where(bright > 0, draws.log_uniform(*options.halo), contrast)
     foreign = draws.bernoulli(options.foreign) if options.foreign else None
+    if foreign is not None:
+        # A batch of one slice has no other one.
+        foreign *= tf.cast(tf.shape(images)[0] > 1, tf.float32)
     own_core = draws.bernoulli(options.own_core) * (1 - bright) if options.own_core else None
     channels = []
     for number, image in enumerate(tf.unstack(images, axis=-1)):

@@ -169,7 +169,7 @@ def _run(
     by_modality = dict(zip(patient.scans, scans.volumes, strict=True))
     # Axial slices of an LPS volume are along its last axis.
     rule = replace(methods[0].card.slices, min_brain=MIN_BRAIN, central=CENTRAL)
-    used = select_slices(np.moveaxis(brain, -1, 0), rule)
+    used = select_slices(np.moveaxis(brain, -1, 0), rule, brain[..., 0].size)
     case = Case(patient.name, truth, brain, used, first.spacing, patient.cohort)
     histograms: dict[str, Histogram] = {}
     comparisons = []

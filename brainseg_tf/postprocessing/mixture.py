@@ -84,7 +84,9 @@ def _start(values: np.ndarray, components: int, options: MixtureOptions) -> Para
     """An ordinary mixture of a subset of the voxels (V,), without neighbourhoods; it starts from clusters (k-means)."""
     from scipy.cluster.vq import ClusterError, kmeans2
 
-    sample = values[:: max(1, values.size // _SAMPLE)]
+    # Not every n-th voxel: in whole slices these could be a few columns only.
+    chosen = np.random.default_rng(0).choice(values.size, min(values.size, _SAMPLE), replace=False, shuffle=False)
+    sample = values[chosen]
     distinct = np.unique(sample)
     if distinct.size < components:
         # A network can give the same value for all voxels: nothing to fit.

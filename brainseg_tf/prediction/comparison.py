@@ -138,7 +138,7 @@ class Comparison:
         if outside:
             found.append(
                 f"{after.scan.path}: {outside} lesion{'s' * (outside > 1)} outside the field of view that it shares "
-                f"with {before.scan.path}"
+                f"with {before.scan.path}; the change of all lesions together is not reliable"
             )
         if self.days is not None and self.days < 0:
             found.append(
@@ -219,7 +219,7 @@ def lesion_row(number: int, lesion: LesionChange) -> dict[str, Any]:
         "status": lesion.status,
         "before_ml": round(lesion.before_ml, 4),
         "after_ml": round(lesion.after_ml, 4),
-        "change_ml": round(lesion.change_ml, 4),
+        "change_ml": None if lesion.change_ml is None else round(lesion.change_ml, 4),
         "change_percent": None if lesion.change_percent is None else round(lesion.change_percent, 2),
         "before_components": lesion.before_components,
         "after_components": lesion.after_components,
@@ -236,8 +236,8 @@ COLUMNS = {
     "status": "One of " + ", ".join(STATUSES),
     "before_ml": "Volume in the scan before, in millilitres",
     "after_ml": "Volume in the scan after, in millilitres",
-    "change_ml": "Volume after minus volume before, in millilitres",
-    "change_percent": "Change in percent of the volume before; n/a if there was none",
+    "change_ml": "Volume after minus volume before, in millilitres; n/a if the lesion is not covered",
+    "change_percent": "Change in percent of the volume before; n/a if there was none or the lesion is not covered",
     "before_components": "Number of connected components in the scan before",
     "after_components": "Number of connected components in the scan after",
     "note": "merged: fewer components than before; split: more; n/a if neither",

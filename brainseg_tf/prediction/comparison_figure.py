@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from brainseg_tf.drawing import panels, save, upper_limit
 from brainseg_tf.images.background import head_mask
 from brainseg_tf.prediction.comparison import Comparison
-from brainseg_tf.prediction.figures import bounding_box, label_slice, largest_areas
+from brainseg_tf.prediction.figures import bounding_box, cropped_affine, label_slice, largest_areas
 from brainseg_tf.prediction.longitudinal import APPEARED, DISAPPEARED, NOT_COVERED, STABLE
 
 # None of the colours of the change map.
@@ -60,10 +60,8 @@ def draw(result: Comparison, path: Path | BinaryIO, rows: int = 3) -> None:
             axis.set_axis_off()
             if row == 0:
                 axis.set_title(title, fontsize=10)
-    corner = np.eye(4)
-    corner[:2, 3] = box[1].start or 0, box[0].start or 0
     for row, z in enumerate(chosen):
-        label_slice(axes[row][0], scan.affine @ corner, z, 0, (shape[0], shape[1]))
+        label_slice(axes[row][0], cropped_affine(scan.affine, box), z, 0, (shape[0], shape[1]))
     shown = [Patch(color=colour, label=name) for value, (name, colour) in CHANGES.items() if (changes == value).any()]
     if shown:
         figure.legend(handles=shown, loc="outside lower center", ncols=len(shown), fontsize=9, frameon=False)

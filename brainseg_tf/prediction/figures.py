@@ -93,7 +93,7 @@ def segmentation(result: Segmentation, path: Path | BinaryIO, backdrop: Backdrop
             bar.ax.tick_params(labelsize=7)
     height, width = (side // count for side, count in zip(in_one_column(images).shape, (len(selected), 1), strict=True))
     for row, z in enumerate(selected):
-        label_slice(axes[0][0], result.stack.affine, z, row * height, (height - _GAP, width))
+        label_slice(axes[0][0], cropped_affine(result.stack.affine, box), z, row * height, (height - _GAP, width))
     save(figure, path)
 
 
@@ -101,6 +101,18 @@ def _grey_of(scan: np.ndarray, result: Segmentation) -> dict[str, Any]:
     """The grey scale for a scan: up to the brightest brain tissue, because fat around the brain can be brighter."""
     low, high = (float(value) for value in np.percentile(scan[result.stack.brain], [0, 99.8]))
     return {"cmap": "gray", "vmin": min(low, float(scan.min())), "vmax": high}
+
+
+def cropped_affine(affine: np.ndarray, box: tuple[slice, slice]) -> np.ndarray:
+    """The affine of slices that are cropped to rows and columns, (4, 4), from (column, row, slice).
+
+    Args:
+        affine: of the whole slices.
+        box: rows and columns, see ``bounding_box``.
+    """
+    corner = np.eye(4)
+    corner[:2, 3] = box[1].start or 0, box[0].start or 0
+    return affine @ corner
 
 
 def label_slice(axis: Axes, affine: np.ndarray, z: int, upper: int, shape: tuple[int, int]) -> None:

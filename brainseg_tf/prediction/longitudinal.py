@@ -22,7 +22,7 @@ Status = Literal["new", "grown", "stable", "shrunk", "gone", "not covered"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 # A lesion without a partner is new or gone only if at least this share of it is in the other scan's field of view.
 _COVERED_SHARE = 0.5
-# A lesion at both time points has grown or shrunk only if at least this share of it is.
+# The change of a lesion at both time points is known only if at least this share of it at each is.
 _MOSTLY_COVERED_SHARE = 0.9
 # Values of the change map.
 STABLE, APPEARED, DISAPPEARED, NOT_COVERED = 1, 2, 3, 4
@@ -54,14 +54,14 @@ class LesionChange:
     region: str | None = None
 
     @property
-    def change_ml(self) -> float:
-        """Volume after minus volume before."""
-        return self.after_ml - self.before_ml
+    def change_ml(self) -> float | None:
+        """Volume after minus volume before; None if the status is ``not covered``."""
+        return None if self.status == "not covered" else self.after_ml - self.before_ml
 
     @property
     def change_percent(self) -> float | None:
-        """The change in percent of the volume before; None if there was no lesion."""
-        return percent(self.before_ml, self.after_ml)
+        """The change in percent of the volume before; None without a change or a lesion before."""
+        return None if self.status == "not covered" else percent(self.before_ml, self.after_ml)
 
     @property
     def note(self) -> str:
@@ -135,12 +135,13 @@ def match_lesions(
     for some_before, some_after in _groups(pairs, first.count, second.count):
         in_before, in_after = np.isin(first.of, some_before), np.isin(second.of, some_after)
         volumes = float(first.ml[some_before].sum()), float(second.ml[some_after].sum())
-        inside = np.concatenate([inside_after[in_before], inside_before[in_after]])
+        # The two grids can have voxels of different size, so their voxels are not counted together.
+        covered = min(float(one.mean()) for one in (inside_after[in_before], inside_before[in_after]) if one.size)
         points = (
             first.points[in_before] if len(some_before) else nib.affines.apply_affine(back, second.points[in_after])
         )
         x, y, z = (round(float(mm), 2) for mm in points.mean(axis=0))
-        status = _status(*volumes, float(inside.mean()), options)
+        status = _status(*volumes, covered, options)
         where = (None, None) if place is None else side_and_region(points, place)
         found.append(LesionChange(status, *volumes, len(some_before), len(some_after), (x, y, z), *where))
     return sorted(found, key=lambda lesion: -max(lesion.before_ml, lesion.after_ml))
@@ -170,21 +171,21 @@ def _status(before_ml: float, after_ml: float, covered: float, options: CompareO
 
     Args:
         before_ml, after_ml: its volumes.
-        covered: the share of its voxels that is in the field of view of the other scan.
+        covered: the share of it that is in the field of view of the other scan; the smaller one of both time points.
         options: the limits.
     """
     if not (before_ml and after_ml):
         if covered < _COVERED_SHARE:
             return "not covered"
         return "gone" if before_ml else "new"
+    if covered < _MOSTLY_COVERED_SHARE:
+        return "not covered"
     # Rounded, because 40 % from 1 to 1.4 ml is a little less in floating point.
     change = round(percent(before_ml, after_ml) or 0.0, 9)
     grown = change > 0 and change >= options.min_growth
     shrunk = change < 0 and -change >= options.min_shrinkage
     if round(abs(after_ml - before_ml), 9) < options.min_change_ml or not (grown or shrunk):
         return "stable"
-    if covered < _MOSTLY_COVERED_SHARE:
-        return "not covered"
     return "grown" if grown else "shrunk"
 
 

@@ -19,16 +19,16 @@ from brainseg_tf.images.modality_names import named
 from brainseg_tf.images.readers import reading
 from brainseg_tf.images.volume import Volume, read_mask, read_on_same_grid, read_volume
 from brainseg_tf.json_file import read_json
-from brainseg_tf.schema import Flag, Integer, Items, Number, Record
+from brainseg_tf.schema import Flag, Items, Number, Record, Text
 from brainseg_tf.training.cohort import check_names
 from brainseg_tf.training.layouts import BRAIN_MASK
 from brainseg_tf.training.random_heads import Subject, distance_outside, padding_for_head, reduced
 
 # Part of the cache key. Increase it when the same files give other volumes than before.
-_FORMAT = 1
+_FORMAT = 2
 _FACTS = Record(
     {
-        "scans": Integer(1),
+        "modalities": Items(Text(), 1, unique=True),
         "stripped": Flag(),
         "spacing": Items(Number(0), 3, 3),
         "centre": Items(Number(), 3, 3),
@@ -59,17 +59,22 @@ class CachedSubject:
         name: the subject's.
         file: a .npy file, (volumes, X, Y, Z) uint8: the scans, the brain, and for a stripped subject the distance
             outside the brain.
-        scans: number of scans.
+        modalities: of the scans.
         stripped: whether they are skull-stripped.
         spacing, centre: see ``Subject``.
     """
 
     name: str
     file: Path
-    scans: int
+    modalities: tuple[str, ...]
     stripped: bool
     spacing: tuple[float, ...]
     centre: tuple[float, ...]
+
+    @property
+    def scans(self) -> int:
+        """Number of scans."""
+        return len(self.modalities)
 
     def load(self, scan: int) -> Subject:
         """One of the scans."""
@@ -138,31 +143,32 @@ def _cache_subject(subject: HeadFiles, folder: Path) -> CachedSubject:
     if not (file.exists() and facts_file.exists()):
         scans = _read_scans(subject)
         stripped = subject.brain is None
-        brain = stripped_brain(scans[0]) if subject.brain is None else read_mask(subject.brain, scans[0])
+        first = next(iter(scans.values()))
+        brain = stripped_brain(first) if subject.brain is None else read_mask(subject.brain, first)
         if brain is None:
-            raise InputError(f"{scans[0].path}: has a skull, but there is no {subject.name}_{BRAIN_MASK}.nii.gz")
+            raise InputError(f"{first.path}: has a skull, but there is no {subject.name}_{BRAIN_MASK}.nii.gz")
         if not brain.any():
             raise InputError(f"{subject.brain}: is empty")
-        volumes, spacing = _volumes(scans, brain, stripped=stripped)
+        volumes, spacing = _volumes(list(scans.values()), brain, stripped=stripped)
         with replacing(file) as temporary, temporary.open("wb") as target:
             np.save(target, volumes)
         centre = ndimage.center_of_mass(volumes[len(scans)])
-        facts = {"scans": len(scans), "stripped": stripped, "spacing": list(spacing), "centre": list(centre)}
+        facts = {"modalities": list(scans), "stripped": stripped, "spacing": list(spacing), "centre": list(centre)}
         write_json(facts_file, facts)
     facts = read_json(
         facts_file, _FACTS, what="the description of a cached subject", remedy="delete it to have the scans read again"
     )
-    return CachedSubject(subject.name, file, **facts)
+    return CachedSubject(subject.name, file, **{**facts, "modalities": tuple(facts["modalities"])})
 
 
-def _read_scans(subject: HeadFiles) -> list[Volume]:
-    """The scans of a subject; those that have another grid than the first are left out."""
-    first, *others = subject.scans.values()
+def _read_scans(subject: HeadFiles) -> dict[str, Volume]:
+    """The scans of a subject by modality; those that have another grid than the first are left out."""
+    (modality, first), *others = subject.scans.items()
     scan = read_volume(first)
-    scans = [scan]
-    for file in others:
+    scans = {modality: scan}
+    for modality, file in others:
         try:
-            scans.append(read_on_same_grid(file, scan))
+            scans[modality] = read_on_same_grid(file, scan)
         except InputError:
             continue  # The brain mask belongs to the grid of the first scan.
     return scans

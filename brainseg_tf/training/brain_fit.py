@@ -16,7 +16,7 @@ from brainseg_tf.serving.export import export_brain_network
 from brainseg_tf.training import figures, runs
 from brainseg_tf.training.brain_cohort import CachedSubject, HeadFiles, cache_subjects, read_heads
 from brainseg_tf.training.cohort import Split, split_patients
-from brainseg_tf.training.progress import Progress
+from brainseg_tf.training.progress import Progress, tensorboard
 from brainseg_tf.training.random_heads import random_example
 from brainseg_tf.training.run_state import RunState
 from brainseg_tf.training.runs import RunSettings
@@ -70,6 +70,9 @@ def _fit(subjects: Sequence[HeadFiles], out: Path, options: BrainFitOptions, set
         runs.write_record(out, options, split, record)
     model = compiled(options)
     state = RunState(out, model, options.patience)
+    callbacks: list[keras.callbacks.Callback] = [state, Progress(options.epochs, say)]
+    if settings.tensorboard:
+        callbacks.append(tensorboard(settings.tensorboard))
     first = state.restore()
     if first:
         say(f"resuming after {first} epochs")
@@ -80,7 +83,7 @@ def _fit(subjects: Sequence[HeadFiles], out: Path, options: BrainFitOptions, set
             initial_epoch=first,
             epochs=options.epochs,
             steps_per_epoch=options.examples,
-            callbacks=[state, Progress(options.epochs, say)],
+            callbacks=callbacks,
             verbose=settings.verbose,
             shuffle=False,
         )
@@ -195,7 +198,11 @@ def _card(
         version=1,
         architecture=options.architecture,
         parameters=model.count_params(),
-        modalities=options.modalities,
+        modalities=tuple(
+            name
+            for name in options.modalities
+            if any(name in subject.modalities for subject in cached if subject.name in split.train)
+        ),
         grid=options.grid,
         data=BrainTrainingData(len(cached) - stripped, stripped, split.train, split.validation, split.test),
         training=training_options(options),

@@ -185,8 +185,9 @@ def _train_part(
             verbose=settings.verbose,
         )
         return
-    # The learning rate's schedule needs the same number of steps in all parts, also if slices are left out.
-    count = options.examples or (steps * options.batch if any(one.left_out for one in training) else None)
+    # The learning rate's schedule needs the same number of steps in all parts, also if slices or patients are left out.
+    unchanged = steps_in_epoch(training, options.batch, 1, options.examples) == steps
+    count = options.examples or (None if unchanged else steps * options.batch)
     model.fit(
         batches(
             training,

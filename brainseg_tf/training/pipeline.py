@@ -21,7 +21,7 @@ from brainseg_tf.training.cohort import Patient
 from brainseg_tf.training.scans import View, random_views, read_patient
 
 # Part of the cache key. Increase it when the same options give other slices than before.
-_FORMAT = 7
+_FORMAT = 8
 # Of a view with more slices than this, evenly spaced ones are used. No scan of 1 mm has so many; a scan with a
 # wrong slice thickness in its header can have a multiple.
 _MOST_OF_A_VIEW = 128

@@ -1,9 +1,11 @@
 import csv
+import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from brainseg_tf import saved_model
 from helpers import call, fails, make_brain, rows, save
 
 
@@ -100,3 +102,23 @@ def test_the_columns_of_predicts_table(scans, trained, tmp_path):
     call("predict", scans / "b_FLAIR.nii.gz", "--out-dir", out, "--model", trained, "--brain", "stripped")
     (row,) = rows(out)
     assert row["brain_source"] == "stripped" and float(row["brain_ml"]) == pytest.approx(1094.4, abs=0.1)
+
+
+def test_another_brain_network(scans, trained, tmp_path, monkeypatch):
+    """A copy of the shipped network in a folder of its own."""
+    shipped = saved_model.shipped_brain_network().path
+    mine = shutil.copytree(shipped, tmp_path / "mine" / "1")
+    used = []
+    load = saved_model.BrainModelFolder.load
+    monkeypatch.setattr(
+        saved_model.BrainModelFolder, "load", lambda self, *more: (used.append(self.path), load(self, *more))[1]
+    )
+    first, second = tmp_path / "first.nii.gz", tmp_path / "second.nii.gz"
+    for out, *more in ((first,), (second, "--model", tmp_path / "mine")):
+        result = call("brain", scans / "b_FLAIR.nii.gz", "--out", out, "--brain", "network", *more)
+        assert result.exit_code == 0, result.output
+    assert used == [shipped, mine]
+    np.testing.assert_array_equal(nib.load(first).get_fdata(), nib.load(second).get_fdata())
+    other = call("brain", scans / "b_FLAIR.nii.gz", "--out", tmp_path / "m.nii.gz", "--model", trained)
+    assert "finds lesions and not the brain; give brain, or the folder of a run of fit --model brain" in fails(other)
+    assert not (tmp_path / "m.nii.gz").exists()

@@ -33,6 +33,29 @@ def test_the_share_of_clean_slices_is_an_option():
         assert lesion.any(axis=(1, 2)).mean() == pytest.approx(1 - clean, abs=0.1)
 
 
+def test_a_slice_without_a_lesion_gets_no_second_one():
+    options = CorruptionOptions("lesions", lesions=LesionOptions(clean=0.6, second=0.8))
+    task = corrupt(heads(100), tf.constant([5, 6]), options)
+    changed = (task.corrupted != task.clean).numpy().any(axis=(1, 2, 3))
+    np.testing.assert_array_equal(changed, task.lesion.numpy().any(axis=(1, 2)))
+    assert changed.mean() == pytest.approx(0.4, abs=0.1)
+
+
+def test_the_tissue_of_another_slice_is_taken_only_if_there_is_one():
+    """The lesions are three times as bright as the tissue, unless they show another slice."""
+    lesions = LesionOptions(clean=0, second=0, bright=0, dark=0, contrast=(2.0, 2.0), foreign=1.0, radius=(0.15, 0.2))
+    options = CorruptionOptions("lesions", lesions=lesions)
+
+    def gain(images: tf.Tensor, seed: int) -> float:
+        task = corrupt(images, tf.constant([seed, 6]), options)
+        inside = task.lesion.numpy() > 0
+        return float((task.corrupted.numpy()[inside] / images.numpy()[inside].mean()).mean())
+
+    images = heads(24, channels=1)
+    assert gain(images, 0) < 1.6
+    assert np.mean([gain(images[number : number + 1], number) for number in range(24)]) > 2.0
+
+
 def test_scattered_lesions_are_many_and_small():
     options = LesionOptions(clean=0, second=0, bright=0, dark=0, scattered=1.0, radius=(0.08, 0.1))
     lesion = corrupt(

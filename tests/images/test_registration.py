@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.images import registration
-from brainseg_tf.images.registration import align, bring_to, mean_distance, resampled
+from brainseg_tf.images.registration import Alignment, align, bring_to, mean_distance, resampled
 from brainseg_tf.images.volume import Volume, read_volume
 from helpers import save
 
@@ -66,6 +66,20 @@ def test_a_known_movement_is_found(pair, tmp_path, degrees, millimetres):
     inside = ndimage.binary_erosion(second.data > 60, iterations=4)
     assert back.data.shape == first.data.shape
     assert np.corrcoef(back.data[inside], second.data[inside])[0, 1] > 0.9
+
+
+@pytest.mark.parametrize(("shift_mm", "lost"), [(0.05, 0), (-0.05, 0), (2.9, 0), (4.0, 1), (-4.0, 1), (9.5, 2)])
+def test_the_end_slices_stay_up_to_their_edges(tmp_path, shift_mm, lost):
+    """Slices of 6 mm: the outermost ones end 3 mm beyond their centres."""
+    data = np.full((9, 10, 12), 100, np.float32)
+    data[0, 0, 0] = 0  # A constant scan is refused.
+    scan = read_volume(save(data, tmp_path / "thick.nii", np.diag([8.0, 8, 6, 1])))
+    matrix = np.eye(4)
+    matrix[2, 3] = shift_mm
+    slices = resampled(scan, scan, Alignment(matrix)).data[4, 4]
+    expected = np.full(12, 100.0)
+    expected[12 - lost if shift_mm > 0 else 0 : 12 if shift_mm > 0 else lost] = 0
+    np.testing.assert_allclose(slices, expected, rtol=1e-5)
 
 
 def test_a_scan_in_place_is_not_changed(pair):

@@ -126,6 +126,16 @@ def test_no_component_starts_empty():
     assert weights.min() >= 0.99 / len(values)
 
 
+@pytest.mark.parametrize("slices", [96, 98, 99, 101])
+def test_the_start_sees_all_columns_of_whole_slices(slices):
+    """Every 32nd voxel of slices with 128 columns would be in four columns."""
+    score = np.random.default_rng(0).normal(0, 0.01, (slices, 128, 128)).astype(np.float32)
+    score[40:60, 50:80, 40:60] += 0.5
+    means, _, weights = _start(score.ravel(), 3, MixtureOptions())
+    assert means.max() == pytest.approx(0.5, abs=0.02)
+    assert weights[means.argmax()] == pytest.approx(20 * 30 * 20 / score.size, rel=0.2)
+
+
 def test_the_same_score_gives_the_same_mixture():
     score, where, _ = phantom()
     first, second = (fit_mixture(score, where, 3, MixtureOptions()) for _ in range(2))

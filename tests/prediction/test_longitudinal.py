@@ -159,6 +159,33 @@ def test_a_lesion_that_the_field_of_view_cuts_has_not_shrunk():
     assert [one.status for one in whole] == ["stable"]
     assert [one.status for one in cut] == ["not covered"]
     assert cut[0].after_ml < 0.6 * cut[0].before_ml
+    assert (cut[0].change_ml, cut[0].change_percent) == (None, None)
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (2, 2, 6), (1, 1, 6)])
+@pytest.mark.parametrize("cut_before", [True, False])
+def test_whether_a_lesion_is_cut_does_not_depend_on_the_voxel_size(size, cut_before):
+    """A ball with a radius of 10 mm, of which one scan shows half; in the whole one the voxels have another size."""
+
+    def ball(voxel: tuple[int, int, int], height: int) -> tuple[np.ndarray, np.ndarray]:
+        grid = np.diag([*voxel, 1.0])
+        shape = tuple(extent // step for extent, step in zip((60, 60, height), voxel, strict=True))
+        points = nib.affines.apply_affine(grid, np.stack(np.indices(shape), axis=-1))
+        return np.linalg.norm(points - [30, 30, 50], axis=-1) < 10, grid
+
+    half, whole = ball((1, 1, 1), 50), ball(size, 100)
+    first, second = (half, whole) if cut_before else (whole, half)
+    (found,) = match_lesions(*first, *second, UNMOVED)
+    assert found.status == "not covered"
+
+
+def test_a_lesion_that_is_cut_is_not_called_stable():
+    """It has doubled, but the scan after shows only half of it, which has the volume of before."""
+    before, after = boxes((2, 2, 2, 8)), boxes((2, 2, 2, 8))
+    after[2:, 2:12, 2:12] = True
+    (found,) = matched(before, after[:7])
+    assert abs(found.after_ml - found.before_ml) < 0.1 * found.before_ml
+    assert found.status == "not covered"
 
 
 def test_a_new_component_beside_an_old_one_is_new():

@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 from brainseg_tf import __version__
 from brainseg_tf.model_card import terms_of
-from brainseg_tf.options import MixtureOptions, PredictOptions
+from brainseg_tf.options import Labels, MixtureOptions, PredictOptions
 from brainseg_tf.prediction import pages
 from brainseg_tf.prediction.jobs import Job, Outputs
 from brainseg_tf.prediction.pages import Navigation, wording
@@ -230,6 +231,19 @@ def test_the_page_tells_how_further_modalities_were_registered(scan, tmp_path):
 
 def test_the_page_of_one_modality_does_not_mention_registration(page):
     assert "egist" not in read(page).text
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ("none", "without any lesion labels"),
+        ("slices", "on slices that labels show as tumour-free, without lesion outlines as targets"),
+        ("voxels", "on slices with and without lesions, with lesion outlines as targets"),
+    ],
+)
+def test_the_methods_say_how_labels_were_used(labels, expected):
+    assert set(get_args(Labels)) == {"none", "slices", "voxels"}
+    assert wording._labels(card(training={"labels": labels})) == expected
 
 
 def test_format_value_has_no_python_syntax():

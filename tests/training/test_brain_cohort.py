@@ -37,7 +37,8 @@ def test_subjects_are_reduced_once(heads, tmp_path):
     first, left_out, stripped = cache_subjects(subjects, tmp_path / "cache")
     assert left_out.startswith("head2: left out, ") and "there is no head2_brain.nii.gz" in left_out
     # The T2 scan has another grid than the brain mask.
-    assert (first.scans, first.stripped, stripped.scans, stripped.stripped) == (2, False, 1, True)
+    assert (first.modalities, first.stripped) == (("flair", "t1"), False)
+    assert (stripped.modalities, stripped.stripped) == (("flair",), True)
     one = first.load(1)
     assert one.distance is None and one.image.dtype == np.uint8
     np.testing.assert_allclose(one.spacing, np.abs(np.diag(AFFINE)[:3]))

@@ -41,6 +41,8 @@ def test_fit_exports_a_brain_network_that_predict_can_use(heads, tmp_path):
     assert (card.architecture, card.data.heads, card.data.stripped) == ("brain", 2, 2)
     assert len(card.data.train) == 3 and len(card.data.validation) == 1
     assert card.training["examples"] == 4
+    # Those that the subjects have, of the four that the options name.
+    assert card.modalities == ("flair",)
     scan = read_volume(heads / "s0" / "s0_flair.nii.gz")
     mask = network_mask(scan, found.load()).mask
     assert mask.shape == scan.data.shape and mask.dtype == bool
@@ -48,10 +50,11 @@ def test_fit_exports_a_brain_network_that_predict_can_use(heads, tmp_path):
     # A finished run is not changed; more epochs continue it.
     again = call(*arguments, "--epochs", 1, "--resume")
     assert "there is nothing to do" in again.stdout
-    more = call(*arguments, "--epochs", 2, "--resume")
+    more = call(*arguments, "--epochs", 2, "--resume", "--tensorboard", tmp_path / "board")
     assert more.exit_code == 0 and "resuming after 1 epochs" in more.stdout
     assert len((run / "history.csv").read_text().splitlines()) == 3
     assert (run / "losses.png").is_file()
+    assert list((tmp_path / "board").rglob("events.out.tfevents.*"))
     # The same seed gives the same network.
     other = tmp_path / "other"
     assert call("fit", heads, "--model", "brain", "--out", other, "--examples", 4, "--epochs", 1).exit_code == 0

@@ -10,7 +10,8 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.reconstruction import Reconstruction
 from brainseg_tf.saved_model import find
 from brainseg_tf.training import runs
-from brainseg_tf.training.fit import RunSettings, fit
+from brainseg_tf.training.distribution import steps_in_epoch
+from brainseg_tf.training.fit import RunSettings, _train_part, compiled, fit
 from brainseg_tf.training.pipeline import CachedSlices
 from brainseg_tf.training.screening import (
     LeftOut,
@@ -180,6 +181,20 @@ def test_an_interrupted_run_leaves_out_the_same_slices(tmp_path):
 def test_the_user_is_told_how_much_is_left_out(rows, said):
     cached = [CachedSlices(name, Path(f"{name}.npy"), 5, 4, 2) for name in ("a", "b")]
     assert LeftOut(3, rows).describe(cached) == f"after 3 epochs: {said}"
+
+
+@pytest.mark.parametrize("rows", [{"a": range(12)}, {"a": range(12), "b": [0]}, {"a": range(5)}, {}])
+def test_a_part_has_all_steps_whatever_is_left_out(tmp_path, rows):
+    """With all slices of a patient left out, and with some."""
+    images = np.zeros((12, 48, 48, 1), np.float32)
+    images[:, 8:40, 8:40] = 0.3
+    some = [cached(tmp_path, name, images) for name in ("a", "b")]
+    options = small_options(labels="none", rounds=1, epochs=5)
+    steps = steps_in_epoch(some, options.batch)
+    model = compiled(options, steps)
+    used = LeftOut(3, {name: tuple(flagged) for name, flagged in rows.items()}).apply(some)
+    _train_part(model, [], {"training": used, "validation": some[1:]}, range(3, 5), steps, options, None, RunSettings())
+    assert int(model.optimizer.iterations) == 2 * steps == 6
 
 
 def test_the_parts_of_a_training():

@@ -118,7 +118,8 @@ def _processing(report: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "Lesions",
-            f"components that overlap, or that are at most {limits['tolerance_mm']:g} mm apart, are one lesion; grown: "
+            f"components that overlap, or that overlap none and are at most {limits['tolerance_mm']:g} mm apart, are "
+            "one lesion; grown: "
             f"by at least {limits['min_growth']:g} %; shrunk: by at least {limits['min_shrinkage']:g} %; both by at "
             f"least {limits['min_change_ml']:g} ml; volumes are measured on each mask's own grid",
         ),

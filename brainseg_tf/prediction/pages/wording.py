@@ -129,8 +129,11 @@ def citations(card: ModelCard | None) -> list[str]:
 
 def _labels(card: ModelCard) -> str:
     """How labels were used in the training; cards up to version 0.12 do not say it: then slices were chosen by them."""
-    if card.training.get("labels") == "none":
+    used = card.training.get("labels")
+    if used == "none":
         return "without any lesion labels"
+    if used == "voxels":
+        return "on slices with and without lesions, with lesion outlines as targets"
     return "on slices that labels show as tumour-free, without lesion outlines as targets"
 
 
