@@ -37,6 +37,9 @@ from brainseg_tf.slices import Stack, from_stack, sample, to_stack
 
 # Pixels whose score exceeds this share of the healthy threshold are suspicious: the bias field is not fitted to them.
 _SUSPICIOUS_SHARE = 0.5
+# The least mean probability of a lesion that only a mixture of more components separates from a larger area. In
+# simulated heads without lesions such components reach 0.70.
+_CERTAIN = 0.8
 # The bias field is smooth: every third slice is enough to find what is suspicious.
 _SLICE_STEP = 3
 
@@ -288,7 +291,7 @@ def outline(
         raise InputError(f"an erosion of {erosion:g} mm leaves nothing of the brain; lower --erosion-mm")
     threshold = card.healthy_levels[kind] if options.healthy_threshold is None else options.healthy_threshold
     with _clock(seconds, "mixture"):
-        mixture = _separated_mixture(score, inside, options, threshold)
+        mixture = _separated_mixture(score, inside, options, threshold, kind)
     with _clock(seconds, "morphology"):
         found = lesion_posterior(mixture, threshold) > 0.5
         # Closing also bridges gaps in the brain's surface; what lies outside the brain must not count for the size.
@@ -354,24 +357,28 @@ def _unfiltered_score(
 
 
 def _separated_mixture(
-    score: np.ndarray, inside: np.ndarray, options: SegmentationOptions, healthy_threshold: float
+    score: np.ndarray, inside: np.ndarray, options: SegmentationOptions, healthy_threshold: float, kind: Score
 ) -> Mixture:
-    """The mixture with the fewest components whose lesion component is separated and above the healthy threshold.
+    """The mixture with the fewest components whose lesion component is separated; the last one if none is.
 
-    A lesion and a large area of a moderate score can be in one component, which is separated from the rest but below
-    the threshold; with one component more the lesion is alone. If no mixture is both, it is the first one that is
-    separated; the last one if none is.
+    A lesion and a larger area of a moderate probability can be in one component, which is separated from the rest but
+    below the healthy threshold. So the mixtures with more components are tried then too. They count only if their
+    lesion component is certain.
     """
-    separated = None
+    below = None
     for components in options.components:
         with_background = options.mixture_region == "slice"
         mixture = fit_mixture(score, inside, components, options.mixture, with_background=with_background)
         if mixture.separation < options.separation:
             continue
-        if mixture.means[mixture.lesion] > healthy_threshold:
+        mean = mixture.means[mixture.lesion]
+        if below is None:
+            if mean > healthy_threshold or kind != "probability":
+                return mixture
+            below = mixture
+        elif mean >= _CERTAIN:
             return mixture
-        separated = separated or mixture
-    return separated or mixture
+    return below or mixture
 
 
 def check_modalities(scans: Sequence[object], card: ModelCard) -> None:
