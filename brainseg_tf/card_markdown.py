@@ -48,6 +48,7 @@ def _text(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, dict):
         return ", ".join(f"{name} {_text(one)}" for name, one in value.items())
-    if isinstance(value, (list, tuple)) and all(isinstance(one, float) for one in value):
-        return (" to " if len(value) == 2 else ", ").join(map(_text, value))
+    if isinstance(value, (list, tuple)):
+        interval = len(value) == 2 and all(isinstance(one, float) for one in value)
+        return (" to " if interval else ", ").join(map(_text, value))
     return "none" if value is None else str(value)

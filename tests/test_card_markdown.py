@@ -12,6 +12,8 @@ def test_values_are_written_with_four_digits():
         "- interval: 0.25 to 0.75",
         "- three: 1, 2, 3",
     ]
+    # A card has tuples before it is written, and lists after it was read.
+    assert bullets({"components": (2, 3)}) == bullets({"components": [2, 3]}) == ["- components: 2, 3"]
     assert bullets({"nested": {"a": 1, "b": 0.5}}) == ["- nested: a 1, b 0.5"]
 
 
