@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from brainseg_tf.architectures import BRAIN as NETWORK
 from brainseg_tf.options import Engine, PredictOptions
 from brainseg_tf_cli.option_factory import GroupedCommand, from_field, option
 from brainseg_tf_cli.options import FILE, resource_options
@@ -27,10 +26,8 @@ if TYPE_CHECKING:
 @option(
     "--model",
     group=BRAIN,
-    default=NETWORK,
-    show_default=True,
     metavar="MODEL",
-    help="Brain network: the shipped one, or the folder of a run of fit --model brain.",
+    help="Brain network: the folder of a run of fit --model brain. By default it is that of the package.",
 )
 @from_field(PredictOptions, "engine", group=BRAIN, advanced=True)
 @resource_options(BRAIN)
@@ -40,7 +37,7 @@ def brain(
     out_dir: Path | None,
     overwrite: bool,
     brain: str,
-    model: str,
+    model: str | None,
     engine: Engine,
     device: str,
     threads: int | None,
@@ -105,15 +102,15 @@ def _several(
         sys.exit(1)
 
 
-def _network(model: str, engine: Engine, device: str, threads: int | None) -> "Callable[[], BrainNetwork]":
+def _network(model: str | None, engine: Engine, device: str, threads: int | None) -> "Callable[[], BrainNetwork]":
     """What loads the brain network, once.
 
     Raises:
         InputError: the model is no brain network.
     """
-    from brainseg_tf.saved_model import find_brain_network
+    from brainseg_tf.saved_model import find_brain_network, shipped_brain_network
 
-    found = find_brain_network(model)
+    found = shipped_brain_network() if model is None else find_brain_network(model)
     loaded: list[BrainNetwork] = []
 
     def load() -> "BrainNetwork":

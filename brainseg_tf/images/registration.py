@@ -275,7 +275,7 @@ def _in_field_of_view(to_scan: np.ndarray, scan_shape: Sequence[int], shape: tup
         (X, Y, Z) bool.
     """
     inside = np.ones(shape, bool)
-    for row, size in zip(to_scan, scan_shape, strict=False):
+    for row, size in zip(to_scan[:3], scan_shape, strict=True):
         index = row[3] + sum(
             step * np.arange(count).reshape([-1 if axis == other else 1 for other in range(3)])
             for axis, (step, count) in enumerate(zip(row[:3], shape, strict=True))

@@ -113,6 +113,9 @@ def test_another_brain_network(scans, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(
         saved_model.BrainModelFolder, "load", lambda self, *more: (used.append(self.path), load(self, *more))[1]
     )
+    # A folder with the network's name does not matter.
+    (tmp_path / "brain").mkdir()
+    monkeypatch.chdir(tmp_path)
     first, second = tmp_path / "first.nii.gz", tmp_path / "second.nii.gz"
     for out, *more in ((first,), (second, "--model", tmp_path / "mine")):
         result = call("brain", scans / "b_FLAIR.nii.gz", "--out", out, "--brain", "network", *more)
