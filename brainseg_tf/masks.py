@@ -8,6 +8,8 @@ from scipy import ndimage
 
 Box = tuple[slice, slice, slice]
 _OTHER_AXES = ((1, 2), (0, 2), (0, 1))
+# Rounding errors of voxel positions.
+_ROUNDING = 1e-6
 
 
 def bounding_box(mask: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> Box:
@@ -30,6 +32,28 @@ def bounding_box(mask: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> Box:
 def affine_of_box(affine: np.ndarray, box: Box) -> np.ndarray:
     """The affine (4, 4) of the part of an array that is in a box; ``affine`` is that of the whole array."""
     return affine @ nib.affines.from_matvec(np.eye(3), [one.start for one in box])
+
+
+def in_field_of_view(to_scan: np.ndarray, scan_shape: Sequence[int], shape: tuple[int, int, int]) -> np.ndarray:
+    """Which voxels of a grid have their centre in a scan, that is, within half a voxel of one of its centres.
+
+    Args:
+        to_scan: (4, 4), from voxels of the grid to voxels of the scan.
+        scan_shape: of the scan.
+        shape: of the grid.
+
+    Returns:
+        (X, Y, Z) bool.
+    """
+    inside = np.ones(shape, bool)
+    x, y, z = (np.arange(count) for count in shape)
+    for (along_x, along_y, along_z, start), size in zip(to_scan[:3], scan_shape, strict=True):
+        plane = start + along_y * y[:, None] + along_z * z
+        # One plane at a time: the positions of all voxels would take more memory than the scan.
+        for position, found in zip(along_x * x, inside, strict=True):
+            index = plane + position
+            found &= (index >= -0.5 - _ROUNDING) & (index <= size - 0.5 + _ROUNDING)
+    return inside
 
 
 def within_box(mask: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

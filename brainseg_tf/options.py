@@ -414,8 +414,9 @@ class SegmentationOptions:
     )
     components: tuple[int, ...] = option(
         (2, 3),
-        "Numbers of mixture components, tried in this order until the lesion's component is separated. The paper's "
-        "third component is the background, which the brain mask leaves out.",
+        "Numbers of mixture components, tried in this order until the lesion's component is separated, and that of a "
+        "lesion probability also above the healthy threshold. The paper's third component is the background, which the "
+        "brain mask leaves out.",
     )
     separation: float = option(
         4.0,

@@ -19,7 +19,7 @@ from scipy import ndimage
 from brainseg_tf.brain.head_alignment import head_axes
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.volume import Volume
-from brainseg_tf.masks import affine_of_box, bounding_box, within_box
+from brainseg_tf.masks import affine_of_box, bounding_box, in_field_of_view, within_box
 from brainseg_tf.options import Normalisation, SliceOptions
 
 # Pixels between the brain and the edge of trimmed slices, so that border effects of the network do not reach the brain.
@@ -290,12 +290,16 @@ def _resample(
     reach = np.ceil(4 * stddev).astype(int) + (1 if order == 1 else _SPLINE_REACH)
     box = bounding_box(data != 0, reach)
     blurred = ndimage.gaussian_filter(np.asarray(data[box], np.float32), stddev)
+    origin = affine_of_box(affine, box)
+    ends = [(int(one.start == 0), int(one.stop == size)) for one, size in zip(box, data.shape, strict=True)]
+    if not np.any(ends):
+        return _interpolate(nib.Nifti1Image(blurred, origin), shape[::-1], grid, order).T
     # Outside the array, interpolation gives 0, also between the centre of an outermost voxel and its edge. Repeated
     # values keep the end slices of a scan whose field of view cuts the brain.
-    ends = [(int(one.start == 0), int(one.stop == size)) for one, size in zip(box, data.shape, strict=True)]
     padded = np.pad(blurred, ends, mode="edge")
-    origin = affine_of_box(affine, box) @ nib.affines.from_matvec(np.eye(3), [-before for before, _ in ends])
-    return _interpolate(nib.Nifti1Image(padded, origin), shape[::-1], grid, order).T
+    origin = origin @ nib.affines.from_matvec(np.eye(3), [-before for before, _ in ends])
+    sampled = _interpolate(nib.Nifti1Image(padded, origin), shape[::-1], grid, order)
+    return np.where(in_field_of_view(np.linalg.inv(affine) @ grid, data.shape, shape[::-1]), sampled, 0).T
 
 
 def _ratio(grid: np.ndarray, affine: np.ndarray) -> np.ndarray:

@@ -50,6 +50,8 @@ def brain(
     """
     if (out is None) == (out_dir is None):
         raise click.UsageError("give --out FILE for one scan, or --out-dir FOLDER for several")
+    if model is not None and brain not in ("auto", "network"):
+        raise click.UsageError(f"--model does not go with --brain {brain}, which uses no brain network")
     network = _network(model, engine, device, threads)
     if out is not None:
         if len(scans) > 1:
@@ -110,11 +112,12 @@ def _network(model: str | None, engine: Engine, device: str, threads: int | None
     """
     from brainseg_tf.saved_model import find_brain_network, shipped_brain_network
 
-    found = shipped_brain_network() if model is None else find_brain_network(model)
+    given = None if model is None else find_brain_network(model)
     loaded: list[BrainNetwork] = []
 
     def load() -> "BrainNetwork":
         if not loaded:
+            found = given or shipped_brain_network()
             loaded.append(found.load(prepare_runtime(engine, device, threads)))
         return loaded[0]
 

@@ -2,12 +2,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from brainseg_tf.masks import (
     affine_of_box,
     bounding_box,
     centre,
     fill_holes,
+    in_field_of_view,
     largest_component,
     some_voxels,
     within_box,
@@ -99,3 +101,15 @@ def test_voxels_are_spaced_evenly():
 def test_the_centre_is_the_mean_index():
     mask = blobs(1, 0.5)
     np.testing.assert_array_equal(centre(mask), ndimage.center_of_mass(mask))
+
+
+def test_the_field_of_view_ends_at_the_edges_of_the_outermost_voxels():
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler("xyz", [20, -30, 40], degrees=True).as_matrix() * [0.7, 1.3, 2.0]
+    matrix[:3, 3] = 3, -2, 1
+    shape, scan = (9, 11, 7), (6, 8, 5)
+    index = nib.affines.apply_affine(matrix, np.stack(np.indices(shape), axis=-1))
+    expected = np.all((index >= -0.5) & (index <= np.array(scan) - 0.5), axis=-1)
+    assert 20 < expected.sum() < expected.size - 20
+    np.testing.assert_array_equal(in_field_of_view(matrix, scan, shape), expected)
+    assert in_field_of_view(np.eye(4), shape, shape).all()

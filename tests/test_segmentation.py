@@ -98,8 +98,7 @@ def test_a_third_component_is_tried_where_two_are_healthy(tmp_path):
     assert len(result.outline.mixture.means) == 3
     assert dice(result.mask, scan.data == 900) > 0.6
     assert result.outline.mixture.separation > 5
-    plain = replace(options, separation=0.0, healthy_threshold=0.0)
-    assert len(segment([scan], Healthy(), card(), plain).outline.mixture.means) == 2
+    assert len(segment([scan], Healthy(), card(), replace(options, separation=0.0)).outline.mixture.means) == 2
 
 
 @pytest.mark.parametrize("score", ["absolute", "positive", "weighted", "input"])
@@ -110,8 +109,12 @@ def test_every_score_finds_a_plain_lesion(tmp_path, score):
     assert dice(result.mask, truth) > 0.6
 
 
-def test_an_area_of_moderate_probability_does_not_hide_a_tumour(tmp_path):
-    """Two components: one has the tumour and the larger area, with a mean below the threshold of 0.5."""
+@pytest.mark.parametrize(("probability", "found"), [(0.95, True), (0.7, False)])
+def test_an_area_of_moderate_probability_does_not_hide_a_tumour(tmp_path, probability, found):
+    """Two components: one has the tumour and the larger area, with a mean below the threshold of 0.5.
+
+    Of three, one has the tumour alone. It counts only if it is certain.
+    """
     shape, centre = (60, 68, 54), np.array([29.5, 33.5, 26.5])
     place = (np.stack(np.indices(shape), axis=-1) - centre) * 3.0
     random = np.random.default_rng(0)
@@ -128,14 +131,15 @@ def test_an_area_of_moderate_probability_does_not_hide_a_tumour(tmp_path):
 
     class Unsure(Healthy):
         def reconstruct(self, images: np.ndarray) -> Reconstruction:
-            probability = np.select(parts, [0.95, 0.45], 0.02) + random.normal(0, 0.04, parts[0].shape)
-            return replace(super().reconstruct(images), probability=np.clip(probability, 0, 1).astype(np.float32))
+            values = np.select(parts, [probability, 0.45], 0.02) + random.normal(0, 0.04, parts[0].shape)
+            return replace(super().reconstruct(images), probability=np.clip(values, 0, 1).astype(np.float32))
 
     options = SegmentationOptions(correct_bias_field=False)
     two = segment([scan], Unsure(), known, replace(options, components=(2,)), Brain(brain, "given"))
     assert two.outline.mixture.separation > options.separation and not two.mask.any()
     result = segment([scan], Unsure(), known, options, Brain(brain, "given"))
-    assert dice(result.mask, tumour) > 0.8
+    assert len(result.outline.mixture.means) == (3 if found else 2)
+    assert dice(result.mask, tumour) > 0.8 if found else not result.mask.any()
 
 
 def test_a_probability_takes_the_residuals_place(tmp_path):

@@ -278,6 +278,22 @@ def test_the_end_slices_of_a_brain_that_the_field_of_view_cuts_are_kept(tmp_path
     assert images[inner, 0].mean() == pytest.approx(images[brain].mean(), rel=0.15)
 
 
+@pytest.mark.parametrize("degrees", [0, 25])
+@pytest.mark.parametrize("count", [5, 15])
+def test_no_brain_is_added_outside_the_field_of_view(tmp_path, count, degrees):
+    """Sagittal slices of 6 mm through the middle of a ball; the head can be rotated in the scan."""
+    shape = (count, 60, 60)
+    place = (np.stack(np.indices(shape), axis=-1) - (np.array(shape) - 1) / 2) * [6, 3, 3]
+    data = np.where(np.linalg.norm(place, axis=-1) < 70, 300 + 20 * np.random.default_rng(0).random(shape), 0)
+    volume = read_volume(save(data.astype(np.float32), tmp_path / "sagittal.nii", np.diag([-6.0, -3, 3, 1])))
+    brain = volume.data > 0
+    rotation = Rotation.from_euler("y", degrees, degrees=True).as_matrix()
+    stack = to_stack([volume], brain, SliceOptions(spacing=2.0), rotation=rotation)
+    assert stack.brain.sum() * stack.voxel_ml == pytest.approx(brain.sum() * volume.voxel_ml, rel=0.03)
+    inside = nib.affines.apply_affine(np.linalg.inv(volume.affine) @ stack.affine, np.argwhere(stack.brain)[:, ::-1])
+    assert inside[:, 0].min() >= -0.5 - 1e-4 and inside[:, 0].max() <= count - 0.5 + 1e-4
+
+
 def test_a_brain_mask_of_one_thick_slice_has_its_volume(tmp_path):
     data, _ = make_brain(0)
     volume = read_volume(save(data, tmp_path / "scan.nii", np.diag([-4.0, -4, 6, 1])))

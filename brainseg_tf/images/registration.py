@@ -13,6 +13,7 @@ from scipy import ndimage
 from brainseg_tf.errors import InputError
 from brainseg_tf.images.background import head_mask
 from brainseg_tf.images.volume import Volume, has_same_grid
+from brainseg_tf.masks import in_field_of_view
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -33,8 +34,6 @@ _LEAST_VOXELS = 8
 _FEWEST_VOXELS = 4
 # Radius of a sphere in a brain on which movements are measured, in millimetres.
 _BRAIN_RADIUS_MM = 60.0
-# Rounding errors of voxel positions.
-_ROUNDING = 1e-6
 # Scans that the registration moves further than this from where it starts do not show the same head.
 _LARGEST_MOVEMENT_MM = 60.0
 # Rotations about the three axes, in degrees, from which the search between two sessions starts.
@@ -259,29 +258,8 @@ def resampled(scan: Volume, like: Volume, alignment: Alignment) -> Volume:
     data = ndimage.affine_transform(
         np.asarray(scan.data, np.float32), to_scan, output_shape=like.data.shape, order=1, mode="nearest"
     )
-    data[~_in_field_of_view(to_scan, scan.data.shape, like.data.shape)] = 0
+    data[~in_field_of_view(to_scan, scan.data.shape, like.data.shape)] = 0
     return replace(scan, data=data, affine=like.affine, source=like.source)
-
-
-def _in_field_of_view(to_scan: np.ndarray, scan_shape: Sequence[int], shape: tuple[int, int, int]) -> np.ndarray:
-    """Which voxels of a grid have their centre in a scan, at most half a voxel beyond its outermost centres.
-
-    Args:
-        to_scan: (4, 4), from voxels of the grid to voxels of the scan.
-        scan_shape: of the scan.
-        shape: of the grid.
-
-    Returns:
-        (X, Y, Z) bool.
-    """
-    inside = np.ones(shape, bool)
-    for row, size in zip(to_scan[:3], scan_shape, strict=True):
-        index = row[3] + sum(
-            step * np.arange(count).reshape([-1 if axis == other else 1 for other in range(3)])
-            for axis, (step, count) in enumerate(zip(row[:3], shape, strict=True))
-        )
-        inside &= (index >= -0.5 - _ROUNDING) & (index <= size - 0.5 + _ROUNDING)
-    return inside
 
 
 def _has_enough_voxels(scan: Volume) -> bool:

@@ -80,6 +80,7 @@ def test_several_scans_and_a_bad_one(scans, tmp_path, monkeypatch):
     [
         ((), "give --out FILE for one scan, or --out-dir FOLDER for several"),
         (("--out", "x.nii.gz", "--out-dir", "y"), "give --out FILE for one scan, or --out-dir FOLDER for several"),
+        (("--out", "m.nii", "--brain", "stripped", "--model", "x"), "--model does not go with --brain stripped"),
         (("--out-dir", "y", "--brain", "nonsense"), "give auto, stripped, network, hd-bet, synthstrip, deepbet"),
     ],
 )
