@@ -14,6 +14,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.images.background import head_mask
 from brainseg_tf.images.registration import Alignment, align, resampled
 from brainseg_tf.images.volume import Volume
+from brainseg_tf.masks import in_field_of_view
 from brainseg_tf.options import CompareOptions
 from brainseg_tf.postprocessing.lesions import Place, place_of
 from brainseg_tf.prediction.longitudinal import STATUSES, LesionChange, change_map, match_lesions, percent
@@ -205,11 +206,13 @@ def compare_time_points(
     lesions = match_lesions(
         before.mask, before.scan.affine, after.mask, after.scan.affine, alignment.matrix, options, before.place
     )
-    registered, mask, covered = (
+    registered, mask = (
         resampled(replace(after.scan, data=data.astype(np.float32)), before.scan, alignment)
-        for data in (after.scan.data, after.mask, np.ones(after.mask.shape))
+        for data in (after.scan.data, after.mask)
     )
-    return Comparison(before, after, alignment, lesions, registered, mask.data > 0.5, covered.data > 0.5, days, options)
+    to_after = np.linalg.inv(after.scan.affine) @ alignment.matrix @ before.scan.affine
+    covered = in_field_of_view(to_after, after.mask.shape, before.mask.shape)
+    return Comparison(before, after, alignment, lesions, registered, mask.data > 0.5, covered, days, options)
 
 
 def lesion_row(number: int, lesion: LesionChange) -> dict[str, Any]:
