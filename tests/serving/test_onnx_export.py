@@ -61,31 +61,52 @@ def test_the_network_gives_the_outputs_of_the_savedmodel(name, tmp_path):
             np.testing.assert_allclose(answer["probability"], expected.probability, atol=1e-4)
 
 
+def _with_other_weights(network):
+    import onnx
+
+    weights = next(one for one in network.graph.initializer if len(one.dims) == 4)
+    weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) * 1.1, weights.name))
+
+
+def _with_another_axis(network):
+    """As tf2onnx's pass ``reshape_optimizer`` did in few exports: the values are right."""
+    import onnx
+
+    (output,) = (one for one in network.graph.output if one.name == "residual")
+    (node,) = (one for one in network.graph.node if "residual" in one.output)
+    node.output[:] = ["before"]
+    network.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0]), "first"))
+    network.graph.node.append(onnx.helper.make_node("Unsqueeze", ["before", "first"], ["residual"]))
+    output.type.tensor_type.shape.dim.add()
+
+
 @needs_onnx
 @pytest.mark.slow
-def test_a_network_that_differs_and_an_existing_file_are_refused(tmp_path, monkeypatch):
-    with monkeypatch.context() as patched:
-        patched.setattr(onnx_export, "_convert", _with_other_weights(onnx_export._convert))
-        message = fails(call("export", "dae", "--to", tmp_path, "--format", "onnx"))
-    assert "of the ONNX network differs from that of the SavedModel by " in message
+@pytest.mark.parametrize(
+    ("mistake", "expected"),
+    [
+        (_with_other_weights, "of the ONNX network differs from that of the SavedModel by "),
+        (_with_another_axis, "output residual of the ONNX network has the shape (1, 2, 128, 128, 1), that of the Save"),
+    ],
+)
+def test_a_network_that_differs_is_refused(mistake, expected, tmp_path, monkeypatch):
+    convert = onnx_export._convert
+
+    def wrong(serve):
+        network = convert(serve)
+        mistake(network)
+        return network
+
+    monkeypatch.setattr(onnx_export, "_convert", wrong)
+    assert expected in fails(call("export", "dae", "--to", tmp_path, "--format", "onnx"))
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_onnx
+def test_an_existing_file_is_refused(tmp_path):
     (tmp_path / "dae.onnx").write_text("mine")
     assert "dae.onnx: exists already; remove it" in fails(call("export", "dae", "--to", tmp_path, "--format", "onnx"))
     assert (tmp_path / "dae.onnx").read_text() == "mine"
-
-
-def _with_other_weights(convert):
-    """The conversion, with a mistake in the first weights."""
-
-    def wrong(serve):
-        import onnx
-
-        network = convert(serve)
-        weights = next(one for one in network.graph.initializer if len(one.dims) == 4)
-        weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) * 1.1, weights.name))
-        return network
-
-    return wrong
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
