@@ -291,7 +291,7 @@ class FitOptions:
         "slices",
         "What is known of the scans. slices: a segmentation, which is used to leave out slices with a lesion; none: "
         "nothing; slices that the network itself flags are left out, see --rounds; voxels: a segmentation, which is "
-        "what the network learns to find instead of synthetic lesions, as an upper bound for comparisons (selfseg and "
+        "what the network learns to find instead of synthetic lesions, as a reference for comparisons (selfseg and "
         "fusion only).",
     )
     precision: Precision = option(

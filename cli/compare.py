@@ -72,8 +72,8 @@ _options = apply(
 def compare(context: click.Context, /, before: Path, after: Path, **given: Any) -> None:
     """Compare the lesions in two scans of one subject, BEFORE and AFTER.
 
-    AFTER is registered to BEFORE. Each lesion is new, grown, stable, shrunk or gone. Volumes are measured on the grid
-    of each mask. Masks that are not given are predicted, as by predict.
+    AFTER is registered to BEFORE. Each lesion is new, grown, stable, shrunk or gone, or not covered by the other scan.
+    Volumes are measured on the grid of each mask. Masks that are not given are predicted, as by predict.
     """
     if given["html"] is not None:
         from brainseg_tf.prediction import pages

@@ -177,7 +177,8 @@ def evaluate(
 ) -> None:
     """Segment the patients of DATA and compare the masks with the ground truth.
 
-    DATA is one or several folders in the BraTS 2019 layout. Several are reported together and each by itself.
+    DATA is one or several folders in the BraTS 2019 layout, or tables of scans with the column seg (see fit). Several
+    are reported together and each by itself.
 
     The brain is found as in predict; an ID_brain.nii.gz beside a scan is its brain mask.
 

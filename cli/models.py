@@ -18,7 +18,7 @@ def models() -> None:
         click.echo(f"  modality   {', '.join(card.modalities)}")
         data = card.data
         click.echo(
-            f"  data       BraTS 2019 layout, {data.patients} patients: {len(data.train)} for training, "
+            f"  data       {data.patients} subjects: {len(data.train)} for training, "
             f"{len(data.validation)} for validation, {len(data.test)} for testing"
         )
         if card.metrics:

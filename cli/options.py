@@ -77,7 +77,8 @@ post_processing = apply(
             default="best",
             show_default=True,
             help="Stages after the network. best: for tumours, chosen by measurements (docs/experiments.md); small: "
-            "for many small lesions, as of multiple sclerosis, with more false ones; paper: as in section 5.3 of the "
+            "for confluent lesions around the ventricles, as of multiple sclerosis, and lesions from 0.05 ml, with "
+            "more false ones; paper: as in section 5.3 of the "
             "source paper. Options that are given take precedence.",
         ),
         from_field(
