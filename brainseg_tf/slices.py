@@ -289,6 +289,8 @@ def _resample(
     # So far from the voxels that are not 0, the filter and the interpolation have an effect.
     reach = np.ceil(4 * stddev).astype(int) + (1 if order == 1 else _SPLINE_REACH)
     box = bounding_box(data != 0, reach)
+    if not data[box].size:
+        return np.zeros(shape, np.float32)
     blurred = ndimage.gaussian_filter(np.asarray(data[box], np.float32), stddev)
     origin = affine_of_box(affine, box)
     ends = [(int(one.start == 0), int(one.stop == size)) for one, size in zip(box, data.shape, strict=True)]

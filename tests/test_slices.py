@@ -324,6 +324,14 @@ def test_maps_beside_the_scan_are_empty(scan):
     assert not from_stack(np.ones(stack.brain.shape), beside, volume).any()
 
 
+def test_an_empty_mask_is_empty_on_the_stack(scan):
+    """A segmentation without a lesion is allowed."""
+    volume = read_volume(scan)
+    stack = to_stack([volume], brain_mask(volume), OPTIONS)
+    found = onto_stack(np.zeros(volume.data.shape, bool), volume, stack)
+    np.testing.assert_array_equal(found, np.zeros(stack.brain.shape, np.float32))
+
+
 def test_a_brain_of_few_voxels_is_refused(tmp_path, scan):
     data = np.zeros((29, 29, 29), np.float32)
     data[4, 4, 4] = 1

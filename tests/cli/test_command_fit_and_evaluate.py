@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import Result
 
@@ -19,7 +20,7 @@ from brainseg_tf.saved_model import find, open_folder
 from brainseg_tf.training.cohort import read_cohort
 from brainseg_tf.training.runs import nothing_to_do
 from brainseg_tf_cli.evaluate import _select_patients
-from helpers import FAST, call, fails, small_options
+from helpers import FAST, call, fails, make_brain, save, small_options
 
 
 def test_fit_refuses_a_folder_without_patients(tmp_path):
@@ -378,6 +379,21 @@ def two_cohorts(brats_like, tmp_path) -> tuple[Path, Path]:
     for name, grade in (("first", "HGG"), ("second", "LGG")):
         shutil.copytree(brats_like / grade, tmp_path / name)
     return tmp_path / "first", tmp_path / "second"
+
+
+def test_a_patient_without_a_lesion_is_evaluated_too(two_cohorts, trained, tmp_path):
+    _, folder = two_cohorts
+    one, other = sorted(folder.iterdir())
+    save(np.zeros(make_brain(0)[1].shape, np.uint8), one / f"{one.name}_seg.nii.gz")
+    out = tmp_path / "table"
+    result = call(
+        *("evaluate", folder, "--model", trained, "--baselines", "no-network", *FAST),
+        *("--patients", "all", "--out", out),
+    )
+    assert result.exit_code == 0, result.output
+    rows = list(csv.DictReader((out / "comparisons.csv").read_text().splitlines()))
+    volumes = {row["patient"]: float(row["lesion_ml"]) for row in rows}
+    assert volumes[one.name] == 0 < volumes[other.name]
 
 
 @pytest.mark.slow

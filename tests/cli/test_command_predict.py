@@ -104,6 +104,15 @@ def test_the_probability_is_zero_where_there_is_no_lesion(trained, scan, tmp_pat
     assert not np.asarray(nib.load(out).dataobj).any()
 
 
+def test_a_truth_without_a_lesion_is_allowed(trained, scan, tmp_path):
+    empty = save(np.zeros(nib.load(scan).shape, np.uint8), tmp_path / "empty.nii.gz", nib.load(scan).affine)
+    out, figure = tmp_path / "mask.nii.gz", tmp_path / "figure.png"
+    result = call("predict", scan, "--out", out, "--model", trained, "--truth", empty, "--figure", figure, *FAST)
+    assert result.exit_code == 0, result.output
+    assert "Dice 0.000" in result.stdout
+    assert figure.stat().st_size > 5000
+
+
 def test_no_lesion_gives_an_empty_mask_and_says_so(trained, tmp_path):
     scan = save(make_brain(50, lesion=False)[0], tmp_path / "scan.nii.gz")
     out = tmp_path / "mask.nii.gz"

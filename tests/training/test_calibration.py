@@ -1,6 +1,7 @@
-"""What a calibration keeps in memory; tests/cli/test_command_calibrate.py has what it writes."""
+"""What a calibration measures and keeps in memory; tests/cli/test_command_calibrate.py has what it writes."""
 
 import gc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,3 +28,17 @@ def test_one_scan_is_in_memory_at_a_time(trained, tmp_path, monkeypatch):
     calibration.calibrate(find(str(trained)), read_cohort(tmp_path, ("flair",), "none"), lambda scan: None)
     # Each scan is read twice, and forgotten before the next one is read.
     assert alive == [0] * 6
+
+
+def test_segmentations_without_a_lesion_change_nothing(trained, tmp_path):
+    data = make_brain(0, lesion=False)[0]
+    save(data.astype(np.int16), tmp_path / "a_FLAIR.nii.gz")
+    truth = save(np.zeros(data.shape, np.uint8), tmp_path / "empty" / "a_seg.nii.gz")
+    (patient,) = read_cohort(tmp_path, ("flair",), "none").patients
+    model = find(str(trained))
+    levels = [
+        calibration.healthy_levels([one], model.load(), model.card.slices, model.card.trim)
+        for one in (patient, replace(patient, truth=truth))
+    ]
+    assert levels[0] == levels[1]
+    assert levels[0]["weighted"] > 0
