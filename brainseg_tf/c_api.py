@@ -16,6 +16,7 @@ import numpy as np
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable
+from brainseg_tf.links import for_tensorflow
 
 Signature = Callable[[np.ndarray], dict[str, np.ndarray]]
 # The parts of TensorFlow's C library, of which the second needs the first, and their suffixes on Linux and macOS.
@@ -99,13 +100,13 @@ class _Session:
         with _Status(path) as status:
             _call("TF_SetConfig", None, options, ctypes.c_char_p(config), ctypes.c_size_t(len(config)), status)
         tags = (ctypes.c_char_p * 1)(b"serve")
-        with _Status(path) as status:
+        with for_tensorflow(path) as folder, _Status(path) as status:
             self._session = _call(
                 "TF_LoadSessionFromSavedModel",
                 ctypes.c_void_p,
                 options,
                 None,
-                ctypes.c_char_p(bytes(path)),
+                ctypes.c_char_p(bytes(folder)),
                 tags,
                 ctypes.c_int(1),
                 graph,

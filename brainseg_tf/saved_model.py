@@ -14,6 +14,7 @@ from brainseg_tf import c_api
 from brainseg_tf.architectures import BRAIN
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import is_folder, printable
+from brainseg_tf.links import for_tensorflow
 from brainseg_tf.model_card import CARD_KEY, BrainCard, ModelCard, checksums, digest_on_disk, is_extra, read_card
 from brainseg_tf.options import HeadGridOptions
 from brainseg_tf.reconstruction import Reconstruction, in_batches
@@ -162,7 +163,8 @@ def signature_of_tensorflow(path: Path) -> c_api.Signature:
     """
     import tensorflow as tf
 
-    model = tf.saved_model.load(str(path))
+    with for_tensorflow(path) as folder:
+        model = tf.saved_model.load(str(folder))
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
         # The signature needs the model, which would be deleted otherwise.

@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "architectures",
         "schema",
         "json_file",
+        "links",
         "metrics",
         "masks",
         "installation",

@@ -4,7 +4,6 @@ import importlib.util
 import math
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable
 from brainseg_tf.images.readers import check_shape, reading
+from brainseg_tf.links import is_utf8, linked
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 # Suffixes of headers that name a second file with the data.
@@ -121,22 +121,12 @@ def _usable_name(path: Path) -> Iterator[str]:
     SimpleITK needs names in UTF-8, and some of its readers need a suffix in lower case. Other files are opened through
     a symbolic link in a temporary folder.
     """
-    if path.suffix.islower() and _is_utf8(str(path)):
+    if path.suffix.islower() and is_utf8(str(path)):
         yield str(path)
         return
-    with tempfile.TemporaryDirectory(prefix="brainseg-tf-") as folder:
-        link = Path(folder, f"scan{path.suffix.lower()}")
-        link.symlink_to(path.absolute())
+    with linked(path, f"scan{path.suffix.lower()}") as link:
         if link.suffix in _DETACHED:
             for other in path.absolute().parent.iterdir():
                 if other.name not in (path.name, link.name):
-                    Path(folder, other.name).symlink_to(other)
+                    link.with_name(other.name).symlink_to(other)
         yield str(link)
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

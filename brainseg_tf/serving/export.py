@@ -10,6 +10,7 @@ import tensorflow as tf
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, replacing
 from brainseg_tf.keras_backend import keras
+from brainseg_tf.links import for_tensorflow
 from brainseg_tf.model_card import CARD_KEY, BrainCard, ModelCard, checksums
 from brainseg_tf.models.brain import BrainNetwork
 from brainseg_tf.models.objective import ContextModel
@@ -56,7 +57,12 @@ def _write(
     archive = keras.export.ExportArchive()
     for name, signature in by_name.items():
         archive.add_endpoint(name, signature, [images])
-    with replacing(version_folder) as temporary, explain_write_errors(version_folder):
+    with (
+        replacing(version_folder) as folder,
+        for_tensorflow(folder.parent) as place,
+        explain_write_errors(version_folder),
+    ):
+        temporary = place / folder.name
         archive.write_out(str(temporary), verbose=False)
         make_folder((temporary / CARD_KEY).parent)
         write_warmup(temporary, card.name, sorted(by_name), warmup, images.dtype)

@@ -11,6 +11,7 @@ import numpy as np
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import make_folder, replacing
+from brainseg_tf.links import for_tensorflow
 from brainseg_tf.model_card import BrainCard, ModelCard
 from brainseg_tf.saved_model import ExportedModel
 from brainseg_tf.serving.identity import identity
@@ -53,7 +54,8 @@ def export_onnx(model: ExportedModel, folder: Path, version: int | None = None) 
     make_folder(folder)
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(str(model.path))
+    with for_tensorflow(model.path) as place:
+        loaded = tf.saved_model.load(str(place))
     serve = loaded.signatures["serving_default"]
     network = _convert(serve)
     _name_axes(network, _HEAD_AXES if isinstance(card, BrainCard) else _SLICE_AXES)

@@ -9,6 +9,7 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable
 from brainseg_tf.keras_backend import keras
+from brainseg_tf.links import for_tensorflow
 from brainseg_tf.saved_model import ModelFolder
 
 # Where TensorFlow stores the names of the variables in a checkpoint.
@@ -27,17 +28,18 @@ def load_weights(network: keras.Model, model: ModelFolder) -> None:
             brainseg-tf exported it.
     """
     model.check()
-    reader = tf.train.load_checkpoint(str(model.path / "variables" / "variables"))
-    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(reader.get_tensor(_OBJECT_GRAPH))
-    names = {
-        attribute.full_name: attribute.checkpoint_key
-        for node in graph.nodes
-        for attribute in node.attributes
-        if attribute.full_name
-    }
-    stored = sorted(names, key=_creation_order)
+    with for_tensorflow(model.path) as folder:
+        reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
+        graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(reader.get_tensor(_OBJECT_GRAPH))
+        names = {
+            attribute.full_name: attribute.checkpoint_key
+            for node in graph.nodes
+            for attribute in node.attributes
+            if attribute.full_name
+        }
+        stored = sorted(names, key=_creation_order)
+        values = [np.asarray(reader.get_tensor(names[name])) for name in stored]
     variables = sorted(network.variables, key=lambda variable: _creation_order(variable.path))
-    values = [np.asarray(reader.get_tensor(names[name])) for name in stored]
     if [value.shape for value in values] != [tuple(variable.shape) for variable in variables]:
         version = model.card.versions.get("brainseg-tf", "an earlier version")
         raise InputError(

@@ -1,6 +1,8 @@
 """The callback that saves the state of a training run after every epoch and restores it."""
 
 import csv
+import weakref
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,6 +11,7 @@ import tensorflow as tf
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable, replacing
 from brainseg_tf.keras_backend import keras
+from brainseg_tf.links import for_tensorflow
 from brainseg_tf.serving.export import explain_write_errors
 from brainseg_tf.training import runs
 
@@ -40,11 +43,15 @@ class RunState(keras.callbacks.Callback):
         model.optimizer.build(model.trainable_variables)
         state = [variable.value for variable in (*model.variables, *model.optimizer.variables)]
         self._checkpoint = tf.train.Checkpoint(state=state, epoch=self.epoch)
-        checkpoints = folder / runs.CHECKPOINTS
+        with ExitStack() as stack:
+            place = stack.enter_context(for_tensorflow(folder)) / runs.CHECKPOINTS
+            # A link is needed as long as the state.
+            weakref.finalize(self, stack.pop_all().close)
         try:
-            self._manager = tf.train.CheckpointManager(self._checkpoint, str(checkpoints), max_to_keep=2)
+            self._manager = tf.train.CheckpointManager(self._checkpoint, str(place), max_to_keep=2)
         except UnicodeDecodeError as error:
-            raise InputError(f"{printable(checkpoints / 'checkpoint')}: is damaged; {runs.REMEDY}") from error
+            record = folder / runs.CHECKPOINTS / "checkpoint"
+            raise InputError(f"{printable(record)}: is damaged; {runs.REMEDY}") from error
 
     @property
     def best(self) -> dict[str, float]:

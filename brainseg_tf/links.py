@@ -1,0 +1,47 @@
+"""Symbolic links for libraries that cannot open a file or folder by its own name."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# TensorFlow takes the name of a checkpoint for a pattern.
+_PATTERN = set("[]*?" if os.sep == "\\" else "[]*?\\")
+
+
+@contextmanager
+def linked(path: Path, name: str) -> Iterator[Path]:
+    """A symbolic link to a file or folder, in a temporary folder of its own.
+
+    Args:
+        path: the file or folder.
+        name: of the link.
+    """
+    with tempfile.TemporaryDirectory(prefix="brainseg-tf-") as folder:
+        link = Path(folder, name)
+        link.symlink_to(path.absolute())
+        yield link
+
+
+@contextmanager
+def for_tensorflow(folder: Path) -> Iterator[Path]:
+    """A path by which TensorFlow can read and write an existing folder: its own, or a link.
+
+    Checkpoints are not found in a folder with brackets in its path, since they are taken for a pattern. TensorFlow's
+    Python package needs names in UTF-8.
+    """
+    if is_utf8(str(folder)) and _PATTERN.isdisjoint(str(folder)):
+        yield folder
+        return
+    with linked(folder, "folder") as link:
+        yield link
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file name is UTF-8; names of other bytes contain surrogates."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
