@@ -32,6 +32,8 @@ SIDES = ("train", "validation", "test")
 # The kinds of score of every network. Networks with a lesion probability also have the score "probability".
 _SCORES = ("input", "absolute", "positive", "weighted")
 _SHARE = Number(0, 1)
+# Largest healthy threshold. Inputs are between 0 and 1, so that of a network that reconstructs them is below 1.
+LARGEST_LEVEL = 10
 
 _NAMES: dict[str, Kind] = dict.fromkeys(SIDES, Items(Text(), unique=True))
 # Options of a run that have a field of their own in the card: of the network, and how a scan is prepared for it.
@@ -77,7 +79,7 @@ _LESION_CARD = Record(
             {"earlier": Items(Text(), unique=True)},
         ),
         "training": _LESION_TRAINING,
-        "healthy_levels": Record(dict.fromkeys(_SCORES, Number(0, 10)), {"probability": _SHARE}),
+        "healthy_levels": Record(dict.fromkeys(_SCORES, Number(0, LARGEST_LEVEL)), {"probability": _SHARE}),
     },
     {**_OPTIONAL, "score": Choice(get_args(Score)), "trim": Integer(0, 1024), "calibration": _CALIBRATION},
 )

@@ -20,6 +20,8 @@ _QUOTED_CHARACTERS = 40
 # Largest nesting of values without a schema. Deeper ones could exhaust the stack, for instance when they are copied.
 _MOST_LEVELS = 16
 _LARGEST_INTEGER = 2**63 - 1
+# Largest number of characters of one line of text, unless stated.
+LONGEST_TEXT = 255
 
 
 class MismatchError(ValueError):
@@ -87,7 +89,7 @@ class Text:
     """One line of text without control characters, of ``shortest`` to ``longest`` characters."""
 
     shortest: int = 1
-    longest: int = 255
+    longest: int = LONGEST_TEXT
 
     def check(self, value: Any, where: str) -> str:
         if not isinstance(value, str) or not self.shortest <= len(value) <= self.longest or not value.isprintable():

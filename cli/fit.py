@@ -253,7 +253,7 @@ def fit(
         options = replace(options, **{name: value for name, value in named.items() if given[name] is None})
     finished = runs.check_run(out, options, resume=resume)
     if finished is not None:
-        click.echo(runs.nothing_to_do(out))
+        click.echo(runs.nothing_to_do(out, options))
         click.echo(f"model: {finished.path}")
         return
     if isinstance(options, BrainFitOptions):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -106,9 +107,9 @@ def read_heads(folder: Path, modalities: Sequence[str]) -> list[HeadFiles]:
         found = {kind: place / some[0] for kind, some in of_kind.items() if some}
         brain = found.pop(BRAIN_MASK, None)
         if found:
-            subjects.append(HeadFiles(place.name, found, brain))
+            subjects.append(HeadFiles(printable(place.name), found, brain))
             folders.append(place)
-    check_names((folder.name, folder) for folder in folders)
+    check_names((printable(folder.name), folder) for folder in folders)
     if not subjects:
         raise InputError(
             f"{printable(folder)}: no subject with {' or '.join(modalities)} in it; expected "
@@ -121,44 +122,59 @@ def cache_subjects(subjects: Iterable[HeadFiles], folder: Path) -> Iterator[Cach
     """Reduces subjects one at a time and caches them in ``folder``, unless they are there already.
 
     Yields:
-        The cached subject, or one line that says why the subject is left out.
+        The cached subject, or one line that says why the subject is left out: the scans cannot be used.
+
+    Raises:
+        InputError: the cache cannot be written or is damaged.
     """
     make_folder(folder)
     for subject in subjects:
         try:
-            yield _cache_subject(subject, folder)
+            file = folder / _cache_name(subject)
+            facts_file = file.with_suffix(".json")
+            decoded = None if file.exists() and facts_file.exists() else _decode(subject)
         except InputError as error:
             yield f"{subject.name}: left out, {error}"
+            continue
+        if decoded is not None:
+            volumes, facts = decoded
+            with replacing(file) as temporary, temporary.open("wb") as target:
+                np.save(target, volumes)
+            write_json(facts_file, facts)
+        facts = read_json(
+            facts_file,
+            _FACTS,
+            what="the description of a cached subject",
+            remedy="delete it to have the scans read again",
+        )
+        yield CachedSubject(subject.name, file, **{**facts, "modalities": tuple(facts["modalities"])})
 
 
-def _cache_subject(subject: HeadFiles, folder: Path) -> CachedSubject:
+def _cache_name(subject: HeadFiles) -> str:
+    """The name of a subject's file in the cache; it depends on the sizes and times of the scans."""
     files = [*subject.scans.values(), *([subject.brain] if subject.brain else [])]
     stamps = []
     for file in files:
         with reading(file, "is gone or cannot be read; restore it"):
             stamps.append((str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns))
     key = hashlib.sha256(json.dumps([_FORMAT, stamps]).encode()).hexdigest()[:16]
-    file = folder / f"{subject.name}-{key}.npy"
-    facts_file = file.with_suffix(".json")
-    if not (file.exists() and facts_file.exists()):
-        scans = _read_scans(subject)
-        stripped = subject.brain is None
-        first = next(iter(scans.values()))
-        brain = stripped_brain(first) if subject.brain is None else read_mask(subject.brain, first)
-        if brain is None:
-            raise InputError(f"{first.path}: has a skull, but there is no {subject.name}_{BRAIN_MASK}.nii.gz")
-        if not brain.any():
-            raise InputError(f"{subject.brain}: is empty")
-        volumes, spacing = _volumes(list(scans.values()), brain, stripped=stripped)
-        with replacing(file) as temporary, temporary.open("wb") as target:
-            np.save(target, volumes)
-        centre = ndimage.center_of_mass(volumes[len(scans)])
-        facts = {"modalities": list(scans), "stripped": stripped, "spacing": list(spacing), "centre": list(centre)}
-        write_json(facts_file, facts)
-    facts = read_json(
-        facts_file, _FACTS, what="the description of a cached subject", remedy="delete it to have the scans read again"
-    )
-    return CachedSubject(subject.name, file, **{**facts, "modalities": tuple(facts["modalities"])})
+    return f"{subject.name}-{key}.npy"
+
+
+def _decode(subject: HeadFiles) -> tuple[np.ndarray, dict[str, Any]]:
+    """The content of a subject's file in the cache, see ``CachedSubject``, and its description."""
+    scans = _read_scans(subject)
+    stripped = subject.brain is None
+    first = next(iter(scans.values()))
+    brain = stripped_brain(first) if subject.brain is None else read_mask(subject.brain, first)
+    if brain is None:
+        raise InputError(f"{first.path}: has a skull, but there is no {subject.name}_{BRAIN_MASK}.nii.gz")
+    if not brain.any():
+        raise InputError(f"{subject.brain}: is empty")
+    volumes, spacing = _volumes(list(scans.values()), brain, stripped=stripped)
+    centre = ndimage.center_of_mass(volumes[len(scans)])
+    facts = {"modalities": list(scans), "stripped": stripped, "spacing": list(spacing), "centre": list(centre)}
+    return volumes, facts
 
 
 def _read_scans(subject: HeadFiles) -> dict[str, Volume]:

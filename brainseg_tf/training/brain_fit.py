@@ -47,7 +47,7 @@ def fit_brain(data: Path, out: Path, options: BrainFitOptions, settings: RunSett
     settings = settings or RunSettings()
     finished = runs.check_run(out, options, resume=settings.resume)
     if finished is not None:
-        settings.say(runs.nothing_to_do(out))
+        settings.say(runs.nothing_to_do(out, options))
         return finished.path
     subjects = read_heads(data, options.modalities)
     make_folder(out)
@@ -60,6 +60,8 @@ def _fit(subjects: Sequence[HeadFiles], out: Path, options: BrainFitOptions, set
     cached = _cache(subjects, settings.cache or out / "cache", settings)
     record = runs.read_record(out) if settings.resume else None
     split = _split(cached, options, settings, record)
+    if record:
+        runs.check_readable(out, split, {one.name for one in cached})
     training, validation = ([one for one in cached if one.name in names] for names in (split.train, split.validation))
     for name, side in (("training", training), ("validation", validation)):
         stripped = sum(one.stripped for one in side)

@@ -10,6 +10,7 @@ import numpy as np
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable
 from brainseg_tf.options import Labels
+from brainseg_tf.schema import LONGEST_TEXT
 from brainseg_tf.training.layouts import SIDES, TRUTH, Candidate, search
 
 
@@ -159,7 +160,7 @@ def read_cohort(
     found = []
     for folder in folders:
         found.append(search(folder, modalities))
-        check_names((one.name, one.place) for of_folder in found for one in of_folder.candidates)
+        check_names((printable(one.name), one.place) for of_folder in found for one in of_folder.candidates)
     if labels is None:
         labels = "slices" if any(one.truth for of_folder in found for one in of_folder.candidates) else "none"
     patients: list[Patient] = []
@@ -171,6 +172,11 @@ def read_cohort(
             no_truth = (candidate.no_truth,) if needs_truth and not candidate.truth else ()
             if missing := (*candidate.missing, *no_truth):
                 problems.append(f"{printable(candidate.place)}: left out, {' and '.join(missing)}")
+            elif (length := len(printable(candidate.name))) > LONGEST_TEXT:
+                problems.append(
+                    f"{printable(candidate.place)}: left out, its name has {length} characters, at most {LONGEST_TEXT} "
+                    "are possible"
+                )
             else:
                 complete.append(_patient(candidate, name, with_truth=labels != "none"))
         problems += of_folder.problems
@@ -182,21 +188,22 @@ def read_cohort(
 
 
 def _names_of(folders: Sequence[Path]) -> tuple[str, ...]:
-    names = [folder.resolve().name for folder in folders]
+    names = [printable(folder.resolve().name) for folder in folders]
     return tuple(
         name if names.count(name) == 1 else printable(folder) for name, folder in zip(names, folders, strict=True)
     )
 
 
 def _patient(candidate: Candidate, cohort: str, *, with_truth: bool) -> Patient:
+    # Names are stored in records and cards, which are UTF-8.
     return Patient(
-        candidate.name,
+        printable(candidate.name),
         candidate.grade,
         candidate.scans,
         candidate.truth if with_truth else None,
         candidate.brain,
         cohort,
-        candidate.subject,
+        printable(candidate.subject),
         candidate.side,
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from brainseg_tf import models
+from brainseg_tf.card_schema import LARGEST_LEVEL
 from brainseg_tf.corruption import CorruptionTask
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import exclusive_lock, make_folder
@@ -70,7 +71,7 @@ def fit(data: Path | Sequence[Path], out: Path, options: FitOptions, settings: R
     # This comes before the workers wait for each other; the result is the same for all of them.
     finished = runs.check_run(out, options, resume=settings.resume)
     if finished is not None:
-        settings.say(runs.nothing_to_do(out))
+        settings.say(runs.nothing_to_do(out, options))
         return finished.path
     cohort = read_cohort(data, options.modalities, options.labels)
     make_folder(out)
@@ -88,6 +89,8 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
         for line in unlike_others(cached):
             say(line)
     readable = {one.patient for one in cached}
+    if record and settings.split is None:
+        runs.check_readable(out, split, readable)
     sides = {"training": _slices_of(cached, split.train), "validation": _slices_of(cached, split.validation)}
     for name, side in sides.items():
         count = sum(slices.used for slices in side)
@@ -230,6 +233,11 @@ def _export(
     levels = (measure(abnormal) if screens else {}) or measure()
     if not levels:
         raise InputError(f"{target.parent}: the scans for validation changed and have no healthy slice; restore them")
+    if (largest := max(levels.values())) > LARGEST_LEVEL:
+        raise InputError(
+            f"{target.parent}: the residual in healthy tissue is {largest:.0f} times the range of the input, so the "
+            "training diverged; start a new run with a lower --learning-rate and another --out"
+        )
     card = ModelCard(
         name=target.parent.resolve().name,
         version=1,

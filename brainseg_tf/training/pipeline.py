@@ -92,46 +92,61 @@ def cache_slices(
             of the segmentation, else 0.
 
     Yields:
-        The cached slices of a patient, or one line that says why the patient is left out.
+        The cached slices of a patient, or one line that says why the patient is left out: the scans cannot be used.
+
+    Raises:
+        InputError: the cache cannot be written or is damaged.
     """
     make_folder(folder)
     for patient in patients:
         try:
-            yield _cache_patient(patient, options, folder, views, lesions=lesions)
+            file = folder / _cache_name(patient, options, views, lesions=lesions)
+            counts = file.with_suffix(".json")
+            decoded = None if file.exists() and counts.exists() else _decode(patient, options, views, lesions=lesions)
         except InputError as error:
             yield f"{patient.name}: left out, {error}"
+            continue
+        if decoded is not None:
+            images, numbers = decoded
+            with replacing(file) as temporary:
+                np.save(temporary, images)
+            write_json(counts, numbers)
+            del images, decoded
+        numbers = read_json(
+            counts, _COUNTS, what="the counts of cached slices", remedy="delete it to have the slices decoded again"
+        )
+        yield CachedSlices(patient.name, file, **numbers)
 
 
-def _cache_patient(patient: Patient, options: SliceOptions, folder: Path, views: int, *, lesions: bool) -> CachedSlices:
+def _cache_name(patient: Patient, options: SliceOptions, views: int, *, lesions: bool) -> str:
+    """The name of a patient's file in the cache; it depends on the options, and on the sizes and times of the scans."""
     stamps = []
     for scan in patient.files:
         with reading(scan, "is gone or cannot be read; restore it"):
             stamps += [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files_of(scan)]
     key = hashlib.sha256(json.dumps([_FORMAT, asdict(options), views, lesions, stamps]).encode()).hexdigest()[:16]
-    file = folder / f"{patient.name[:_LONGEST_NAME]}-{key}.npy"
-    counts = file.with_suffix(".json")
-    if not (file.exists() and counts.exists()):
-        scans = read_patient(patient)
-        seen = (_slices_of(view, options, lesions=lesions) for view in random_views(scans, patient.name, views))
-        straight = next(seen)
-        if (largest := max(straight[0].shape[1:3])) > options.size:
-            raise InputError(
-                f"{scans.volumes[0].path}: the brain is about {largest * options.pixel:.0f} mm long, but a slice has "
-                f"{options.field_of_view:.0f} mm; check the voxel sizes and the brain mask"
-            )
-        # A rotated head can be too large for the grid, which then grows; such a view is left out.
-        parts = [straight, *(part for part in seen if part[0].shape[1:] == straight[0].shape[1:])]
-        with replacing(file) as temporary:
-            np.save(temporary, np.concatenate([images for images, _ in parts]))
-        write_json(counts, {name: sum(one[name] for _, one in parts) for name in _COUNTS.required})
-    numbers = read_json(
-        counts, _COUNTS, what="the counts of cached slices", remedy="delete it to have the slices decoded again"
-    )
-    return CachedSlices(patient.name, file, **numbers)
+    return f"{patient.name[:_LONGEST_NAME]}-{key}.npy"
+
+
+def _decode(patient: Patient, options: SliceOptions, views: int, *, lesions: bool) -> tuple[np.ndarray, dict[str, int]]:
+    """A patient's slices as ``cache_slices`` stores them, (n, H, W, C), and the counts of ``CachedSlices``."""
+    scans = read_patient(patient)
+    seen = (_slices_of(view, options, lesions=lesions) for view in random_views(scans, patient.name, views))
+    straight = next(seen)
+    if (largest := max(straight[0].shape[1:3])) > options.size:
+        raise InputError(
+            f"{scans.volumes[0].path}: the brain is about {largest * options.pixel:.0f} mm long, but a slice has "
+            f"{options.field_of_view:.0f} mm; check the voxel sizes and the brain mask"
+        )
+    # A rotated head can be too large for the grid, which then grows; such a view is left out.
+    parts = [straight, *(part for part in seen if part[0].shape[1:] == straight[0].shape[1:])]
+    return np.concatenate([images for images, _ in parts]), {
+        name: sum(one[name] for _, one in parts) for name in _COUNTS.required
+    }
 
 
 def _slices_of(view: View, options: SliceOptions, *, lesions: bool) -> tuple[np.ndarray, dict[str, int]]:
-    """The slices of a view as ``cache_slices`` stores them, (n, H, W, C), and the counts of ``CachedSlices``."""
+    """The same for one view."""
     scans = view.scans
     stack = to_stack(scans.volumes, scans.brain, options, rotation=view.rotation)
     images, selected = stack.images, select_slices(stack.brain, options)

@@ -6,7 +6,7 @@ model is exported as version 1.
 
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -219,12 +219,33 @@ def check_tensorboard() -> None:
         raise InputError("--tensorboard needs the package tensorboard; pip install 'brainseg-tf[tensorboard]'")
 
 
-def nothing_to_do(out: Path) -> str:
+def nothing_to_do(out: Path, options: FitOptions | BrainFitOptions) -> str:
     """The message for the user about a finished run."""
+    history = History(read_history(out / HISTORY), options.counted_from)
+    can_continue = not options.counted_from and not history.exhausted(options.patience)
     return (
-        f"the run in {printable(out)} is finished after {len(read_history(out / HISTORY))} epochs; there is nothing to "
-        "do (a larger --epochs continues it)"
+        f"the run in {printable(out)} is finished after {len(history.rows)} epochs; there is nothing to do"
+        f"{' (a larger --epochs continues it)' if can_continue else ''}"
     )
+
+
+def check_readable(out: Path, split: Split, readable: Collection[str]) -> None:
+    """Checks that a resumed run can still read its scans.
+
+    Args:
+        out: the run's folder.
+        split: of the run.
+        readable: names of the patients that can be read.
+
+    Raises:
+        InputError: a training or validation patient cannot be read.
+    """
+    for side, names in (("training", split.train), ("validation", split.validation)):
+        if gone := [name for name in names if name not in readable]:
+            raise InputError(
+                f"{printable(out)}: was started with {len(names)} scans for {side}, of which {gone[0]} cannot be read "
+                "any more; restore it, or start a new run with another --out"
+            )
 
 
 def _check_new(out: Path) -> None:

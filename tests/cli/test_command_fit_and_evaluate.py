@@ -67,7 +67,7 @@ def test_fit_then_evaluate(brats_like, tmp_path):
     # Without --epochs a resumed run keeps its number of epochs, which is not that of the recipe.
     result = call("fit", data, "--out", run, "--resume", *small[:2], *small[4:])
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines() == [nothing_to_do(run), f"model: {run}/1"]
+    assert result.stdout.splitlines() == [nothing_to_do(run, small_options()), f"model: {run}/1"]
 
     out = tmp_path / "table"
     result = call("evaluate", data, "--model", run, "--out", out, "--update-card", "--patients", "train", *FAST)
@@ -122,7 +122,9 @@ def test_resuming_a_finished_run_does_not_import_tensorflow(trained, brats_like)
         capture_output=True,
         text=True,
     )
-    assert done.stdout.splitlines() == [nothing_to_do(trained), f"model: {trained}/1", "0 []"], done.stderr
+    assert done.stdout.splitlines() == [nothing_to_do(trained, small_options()), f"model: {trained}/1", "0 []"], (
+        done.stderr
+    )
     assert done.stderr == ""
 
 

@@ -1,3 +1,5 @@
+import errno
+
 import numpy as np
 import pytest
 
@@ -79,3 +81,12 @@ def test_a_file_that_is_not_there_leaves_the_subject_out(heads, tmp_path):
     first, *others = cache_subjects(read_heads(heads, MODALITIES), tmp_path / "cache")
     assert first == f"head1: left out, {mask}: is gone or cannot be read; restore it"
     assert len(others) == 2
+
+
+def test_a_cache_that_cannot_be_written_ends_the_run(heads, tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+        list(cache_subjects(read_heads(heads, MODALITIES), tmp_path / "cache"))

@@ -1,9 +1,11 @@
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from brainseg_tf.errors import InputError
+from brainseg_tf.schema import Text
 from brainseg_tf.training.cohort import read_cohort, split_patients
 
 
@@ -257,3 +259,26 @@ def test_cohorts_in_folders_of_one_name_are_told_apart(tmp_path):
     assert cohort.names == tuple(str(folder) for folder in folders)
     assert [one.cohort for one in cohort.patients] == list(cohort.names)
     assert read_cohort(folders[0], ("flair",)).names == ("data",)
+
+
+def test_names_can_be_stored_in_a_card(tmp_path):
+    for number, name in enumerate((b"caf\xe9", b"a\nb", b"plain")):
+        place = Path(os.fsdecode(bytes(tmp_path) + b"/" + name))
+        place.mkdir()
+        (place / os.fsdecode(name + b"_flair.nii.gz")).write_text(str(number))
+    cohort = read_cohort(tmp_path, ("flair",), "none")
+    names = [patient.name for patient in cohort.patients]
+    assert names == ["a\\nb", "caf\\xe9", "plain"]
+    assert names == [patient.subject for patient in cohort.patients]
+    for name in names:
+        Text().check(name, "train")
+
+
+def test_a_name_that_is_too_long_for_a_card_is_left_out_and_named(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.nii.gz").write_text(name)
+    table = tmp_path / "scans.tsv"
+    table.write_text(f"path\tsubject\na.nii.gz\t{'x' * 256}\nb.nii.gz\tshort\n")
+    cohort = read_cohort(table, ("flair",), "none")
+    assert [patient.name for patient in cohort.patients] == ["short"]
+    assert cohort.problems == (f"{tmp_path}/a.nii.gz: left out, its name has 256 characters, at most 255 are possible",)

@@ -253,11 +253,35 @@ def test_a_resumed_run_keeps_its_split(brats_like, trained, tmp_path):
     assert {side: list(getattr(card.data, side)) for side in split} == split
 
 
+def test_a_diverged_network_is_not_exported(brats_like, trained, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    unfinished(trained, out)
+    monkeypatch.setattr(training, "healthy_levels", lambda *given: {"input": 0.5, "weighted": 210.6})
+    with pytest.raises(InputError) as caught:
+        run(brats_like, out, small_options(), resume=True)
+    assert str(caught.value) == (
+        f"{out}: the residual in healthy tissue is 211 times the range of the input, so the training diverged; start a "
+        "new run with a lower --learning-rate and another --out"
+    )
+    assert not (out / "1").exists()
+
+
+def test_a_resumed_run_names_a_scan_that_is_gone(brats_like, trained, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(brats_like, data)
+    unfinished(trained, out)
+    name = json.loads((out / "run.json").read_text())["split"]["train"][0]
+    next(data.glob(f"*/{name}/*_flair.nii.gz")).unlink()
+    with pytest.raises(InputError, match=f"was started with 5 scans for training, of which {name} cannot be read any"):
+        run(data, out, small_options(), resume=True)
+    assert not (out / "1").exists()
+
+
 def test_resuming_a_finished_run_does_nothing(brats_like, trained):
     before = {file: file.stat().st_mtime_ns for file in trained.rglob("*") if file.is_file()}
     exported, lines = run(brats_like, trained, small_options(), resume=True)
     assert exported == trained / "1"
-    assert lines == [runs.nothing_to_do(trained)]
+    assert lines == [runs.nothing_to_do(trained, small_options())]
     assert {file: file.stat().st_mtime_ns for file in trained.rglob("*") if file.is_file()} == before
 
 

@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
+from brainseg_tf.errors import InputError
 from brainseg_tf.options import SliceOptions
 from brainseg_tf.training.cohort import read_cohort
 from brainseg_tf.training.pipeline import CachedSlices, batches, cache_slices, ordered_batches
@@ -132,6 +134,20 @@ def test_a_patient_with_a_damaged_file_is_left_out_and_named(brats_like, tmp_pat
     assert [type(result) for result in results] == [CachedSlices, str, CachedSlices]
     assert patients[1].name in results[1]
     assert "damaged or cut off" in results[1]
+
+
+def test_a_cache_that_cannot_be_written_ends_the_run(brats_like, tmp_path, monkeypatch):
+    """The patients can be read, so none of them is left out."""
+    patients = read_cohort(brats_like, ("flair",)).patients[:3]
+    cached = cache_slices(patients, OPTIONS, tmp_path / "cache")
+    assert isinstance(next(cached), CachedSlices)
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+        next(cached)
 
 
 def contents(dataset) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -142,7 +142,7 @@ def test_a_damaged_history_gives_a_message_of_one_line(out, content, reason):
 def test_a_finished_run_has_nothing_left_to_do(out):
     found = runs.check_run(out, OPTIONS, resume=True)
     assert found is not None and found.path == out / "1"
-    assert runs.nothing_to_do(out) == (
+    assert runs.nothing_to_do(out, OPTIONS) == (
         f"the run in {out} is finished after 3 epochs; there is nothing to do (a larger --epochs continues it)"
     )
 
@@ -152,8 +152,25 @@ def test_a_run_that_stopped_early_is_finished(out):
     runs.write_record(out, options, SPLIT)
     export(out, options, 2)
     assert runs.check_run(out, options, resume=True) is not None
+    assert runs.nothing_to_do(out, options).endswith("; there is nothing to do")
     with pytest.raises(InputError, match=r"ended by early stopping after 3 epochs, the last 1 .* larger --patience"):
         runs.check_run(out, replace(options, epochs=61), resume=True)
+
+
+def test_more_epochs_are_not_offered_where_they_are_refused(out):
+    """The slices that are left out depend on the number of epochs."""
+    options = replace(OPTIONS, labels="none", rounds=1)
+    assert options.counted_from > 0
+    assert runs.nothing_to_do(out, options).endswith("; there is nothing to do")
+
+
+def test_a_training_scan_that_is_gone_is_named(out):
+    split = Split(("a", "b"), ("c",), ("d",))
+    runs.check_readable(out, split, {"a", "b", "c"})
+    with pytest.raises(InputError, match=r"started with 2 scans for training, of which b cannot be read any more; "):
+        runs.check_readable(out, split, {"a", "c"})
+    with pytest.raises(InputError, match=r"started with 1 scans for validation, of which c cannot"):
+        runs.check_readable(out, split, {"a", "b"})
 
 
 @pytest.mark.parametrize("damage", ["no model", "weights", "card", "warmup", "of another epoch", "of fewer epochs"])
