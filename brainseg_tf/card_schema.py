@@ -76,7 +76,7 @@ _LESION_CARD = Record(
         **_LESION_NETWORK,
         "data": Record(
             {**dict.fromkeys(("patients", "slices", "chosen", "healthy"), Integer()), **_NAMES},
-            {"earlier": Items(Text(), unique=True)},
+            dict.fromkeys(("earlier", "subjects"), Items(Text(), unique=True)),
         ),
         "training": _LESION_TRAINING,
         "healthy_levels": Record(dict.fromkeys(_SCORES, Number(0, LARGEST_LEVEL)), {"probability": _SHARE}),

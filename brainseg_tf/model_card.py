@@ -56,7 +56,9 @@ class TrainingData:
         slices: number of their slices; ``chosen``: selected for training; ``healthy``: those of the selected slices
             that were used, which are without a lesion, as far as known, unless the option ``labels`` is ``voxels``.
         train, validation, test: names of the patients.
-        earlier: names of the patients of the model that it was fine-tuned from.
+        earlier: names of the patients of the model that it was fine-tuned from, and their subjects.
+        subjects: of the training and validation patients, those that are not names of patients. The name of an
+            examination depends on the other examinations of the cohort, that of a subject does not.
     """
 
     patients: int
@@ -67,11 +69,12 @@ class TrainingData:
     validation: tuple[str, ...]
     test: tuple[str, ...]
     earlier: tuple[str, ...] = ()
+    subjects: tuple[str, ...] = ()
 
     @property
     def seen(self) -> tuple[str, ...]:
-        """Names of all patients that the weights, or the best epoch, depend on."""
-        return tuple(dict.fromkeys((*self.train, *self.validation, *self.earlier)))
+        """Names of all patients that the weights, or the best epoch, depend on, and their subjects."""
+        return tuple(dict.fromkeys((*self.train, *self.validation, *self.subjects, *self.earlier)))
 
 
 @dataclass(frozen=True)

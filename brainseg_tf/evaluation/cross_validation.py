@@ -88,7 +88,7 @@ def recorded_folds(file: Path, names: Sequence[str], count: int, validation: flo
 
 
 def train(
-    data: Sequence[Path], run: Path, options: FitOptions, settings: RunSettings, tested: Sequence[str] = ()
+    data: Sequence[Path], run: Path, options: FitOptions, settings: RunSettings, tested: Sequence[str]
 ) -> ModelFolder:
     """Trains a network; resumes an interrupted run, and does not repeat a finished one.
 
@@ -99,7 +99,7 @@ def train(
         run: folder of the run.
         options: the recipe, with the seed of the run.
         settings: with the split.
-        tested: names of the test patients that are not in the split.
+        tested: names of the test patients, and their subjects.
 
     Returns:
         The trained model.
@@ -122,7 +122,7 @@ def train(
     _check_patients(run, trained.card.data, split)
     if trained.card.training.get("initial", RANDOM_WEIGHTS) == RANDOM_WEIGHTS:
         _check_recipe(run, recipe_of(trained.card), options)
-    elif leaked := set(trained.card.data.seen) & {*split.test, *tested}:
+    elif leaked := set(trained.card.data.seen) & set(tested):
         raise InputError(f"{printable(run)}: was started from a model that has seen {printable(min(leaked))}; {_OTHER}")
     return trained
 

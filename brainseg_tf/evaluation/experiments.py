@@ -77,7 +77,7 @@ class Experiment:
                 say(f"seed {seed}: {name}")
                 run = out / "runs" / name / f"seed{seed}"
                 settings = RunSettings(split=split, cache=out / "cache", say=say)
-                trained = train(training.folders, run, options, settings, tested)
+                trained = train(training.folders, run, options, settings, [*tested, *self.cohort.subjects(tested)])
                 methods.append(Method(name, trained.card, trained.load(), self.options))
             validation = training.named(methods[0].card.data.validation)
             results[seed] = [self._evaluate(methods, validation, tested)]
@@ -107,12 +107,14 @@ class Experiment:
             splits = recorded_folds(out / f"folds-seed{seed}.json", subjects, count, share, seed)
             for number, of_subjects in enumerate(splits):
                 split = self.cohort.of_subjects(of_subjects, patients)
+                tested = [*split.test, *of_subjects.test]
                 methods = []
                 settings = RunSettings(split=split, cache=out / "cache", say=say)
                 for name, one in self.models.items():
                     say(f"seed {seed}, fold {number + 1} of {count}: {name}")
                     run = out / "runs" / name / f"seed{seed}-fold{number + 1}"
-                    trained = train(self.cohort.folders, run, replace(recipe_to_repeat(one.card), seed=seed), settings)
+                    options = replace(recipe_to_repeat(one.card), seed=seed)
+                    trained = train(self.cohort.folders, run, options, settings, tested)
                     methods.append(Method(name, trained.card, trained.load(), self.options))
                 results.setdefault(seed, []).append(
                     self._evaluate(methods, self.cohort.named(split.validation), split.test)

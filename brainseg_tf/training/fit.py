@@ -157,7 +157,9 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
         draw_figures(best, state.history.rows, used["validation"], options, out)
         rounds = read_rounds(out)
         flagged = rounds[-1].rows if rounds else {}
-        data = _describe([replace(one, left_out=flagged.get(one.patient, ())) for one in cached], split, settings)
+        data = _describe(
+            [replace(one, left_out=flagged.get(one.patient, ())) for one in cached], cohort, split, settings
+        )
         _export(best, state, validation, data, options, target, settings)
     if workers:
         workers.barrier()  # No worker returns before the model is exported.
@@ -396,7 +398,8 @@ def _slices_of(cached: Sequence[CachedSlices], names: Sequence[str]) -> list[Cac
     return [slices for slices in cached if slices.patient in set(names) and slices.used]
 
 
-def _describe(cached: Sequence[CachedSlices], split: Split, settings: RunSettings) -> TrainingData:
+def _describe(cached: Sequence[CachedSlices], cohort: Cohort, split: Split, settings: RunSettings) -> TrainingData:
+    names = (*split.train, *split.validation)
     return TrainingData(
         patients=len(cached),
         slices=sum(slices.slices for slices in cached),
@@ -406,4 +409,5 @@ def _describe(cached: Sequence[CachedSlices], split: Split, settings: RunSetting
         validation=split.validation,
         test=split.test,
         earlier=settings.initial.card.data.seen if settings.initial else (),
+        subjects=tuple(subject for subject in cohort.subjects(names) if subject not in names),
     )

@@ -295,6 +295,10 @@ def test_patients_that_an_earlier_model_saw_and_other_examinations_are_not_unsee
     session = replace(card, data=replace(card.data, train=("sub-01_ses-1",), validation=("a",)))
     one = replace(cohort, patients=(replace(cohort.patients[0], name="sub-01_ses-2", subject="sub-01"),))
     assert _select_patients("unseen", one, [session]) == []
+    # The names anna_1 and anna_2 of the training depend on its table; here anna has one scan.
+    named = replace(card, data=replace(card.data, train=("anna_1", "anna_2"), validation=("b",), subjects=("anna",)))
+    one = replace(cohort, patients=(replace(cohort.patients[0], name="anna", subject="anna"),))
+    assert _select_patients("unseen", one, [named]) == []
     subjects = {first: card.data.train[0]}
     twice = tuple(replace(one, subject=subjects.get(one.name, one.name)) for one in cohort.patients)
     assert _select_patients("unseen", replace(cohort, patients=twice), [card]) == rest

@@ -90,14 +90,14 @@ def test_a_finished_run_is_used_again_only_for_the_same_patients_and_recipe(trai
     split = Split(data.train, data.validation, data.test)
     # The options of the fixture, not those in the card.
     options = small_options()
-    assert train([], trained, options, RunSettings(split=split)).card.data == data
+    assert train([], trained, options, RunSettings(split=split), []).card.data == data
     fewer = Split(data.train[1:], data.validation, (*data.test, data.train[0]))
     more = Split((*data.train, *data.test), data.validation, ())
     for other, example in ((fewer, data.train[0]), (more, min(data.test))):
         with pytest.raises(InputError, match=f"has other patients for train, for instance {example}; choose another"):
-            train([], trained, options, RunSettings(split=other))
+            train([], trained, options, RunSettings(split=other), [])
     with pytest.raises(InputError, match="was trained with another recipe, which differs in epochs; choose another"):
-        train([], trained, replace(options, epochs=41), RunSettings(split=split))
+        train([], trained, replace(options, epochs=41), RunSettings(split=split), [])
 
 
 def test_an_interrupted_run_of_other_patients_is_not_resumed(trained, tmp_path):
@@ -106,7 +106,7 @@ def test_an_interrupted_run_of_other_patients_is_not_resumed(trained, tmp_path):
     shutil.rmtree(tmp_path / "run" / "1")
     more = Split((*data.train, *data.test), data.validation, ())
     with pytest.raises(InputError, match="has other patients for train"):
-        train([], tmp_path / "run", small_options(), RunSettings(split=more))
+        train([], tmp_path / "run", small_options(), RunSettings(split=more), [])
     assert not (tmp_path / "run" / "1").exists()
 
 
@@ -118,9 +118,9 @@ def test_a_run_from_a_model_that_has_seen_a_test_patient_is_refused(trained, tmp
     split = Split(data.train, data.validation, data.test)
     message = f"was started from a model that has seen {data.test[0]}; choose another --out"
     with pytest.raises(InputError, match=message):
-        train([], run, small_options(), RunSettings(split=split))
+        train([], run, small_options(), RunSettings(split=split), split.test)
     untested = replace(split, test=())
-    assert train([], run, small_options(), RunSettings(split=untested)).card.data.earlier == ("other", data.test[0])
+    assert train([], run, small_options(), RunSettings(split=untested), []).card.data.earlier == ("other", data.test[0])
     with pytest.raises(InputError, match=message):
         train([], run, small_options(), RunSettings(split=untested), [data.test[0]])
 
