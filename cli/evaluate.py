@@ -54,8 +54,8 @@ def _select_patients(side: str, cohort: "Cohort", cards: "list[ModelCard]") -> l
     if side == "all":
         return names
     if side == "unseen":
-        # Another examination of a subject is not unseen. Cards of older versions have names of examinations only, such as
-        # sub-01_ses-1.
+        # Another examination of a subject is not unseen. Cards of older versions have names of examinations only, for
+        # instance sub-01_ses-1.
         examinations = [name for card in cards for name in card.data.seen]
         named = {subject_and_session(name)[0] for name in examinations} - {""}
         seen = {*examinations, *named, *cohort.subjects(examinations)}

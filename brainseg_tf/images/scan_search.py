@@ -1,8 +1,9 @@
 """Finds the scans to segment in a folder or a BIDS dataset, and the reasons why other files are left out."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def search_folder(folder: Path, modality: str | None, results: Path) -> Search:
     """
     found = Search()
     for file in members(folder):
-        if is_folder(file) and not os.access(file, os.R_OK | os.X_OK):
+        if is_folder(file) and not _can_be_read(file):
             found.failed.append((file, NOT_READABLE))
         elif is_folder(file) and not is_series(file):
             if file.resolve() != results.resolve():
@@ -139,12 +140,14 @@ def search_bids(root: Path, folder: Path, modality: str = "flair") -> Search:
     limit = folder.absolute()
     # Below a subject or a session only these are searched: a dataset can have thousands.
     depth = len(limit.relative_to(root.absolute()).parts)
-    patterns = {"/".join(pattern.split("/")[depth:]) for pattern in ("sub-*/anat", "sub-*/ses-*/anat")}
+    patterns = {tuple(pattern[depth:]) for pattern in (["sub-*", "anat"], ["sub-*", "ses-*", "anat"])}
+    unreadable: set[Path] = set()
+    members(limit)  # It must be readable itself.
     for pattern in sorted(patterns):
-        for anatomical in sorted(limit.glob(pattern)) if pattern else [limit]:
-            if anatomical.name != "anat" or not anatomical.is_dir():
+        for anatomical in _subfolders(limit, pattern, unreadable):
+            if anatomical.name != "anat":
                 continue
-            for file in members(anatomical):
+            for file in _members(anatomical, unreadable):
                 scan = root / file.relative_to(root.absolute())
                 if not (stem(file).endswith(suffix) and file.name.lower().endswith(SCANS)):
                     continue
@@ -152,8 +155,42 @@ def search_bids(root: Path, folder: Path, modality: str = "flair") -> Search:
                     found.left_out.append((scan, "is excluded by the dataset's .bidsignore"))
                 else:
                     found.add(scan, modality)
+    found.failed += [(root / folder.relative_to(root.absolute()), NOT_READABLE) for folder in sorted(unreadable)]
     found.scans.sort()
     return found
+
+
+def _subfolders(folder: Path, patterns: Sequence[str], unreadable: set[Path]) -> list[Path]:
+    """The folders below a folder that match one pattern for each level, sorted.
+
+    ``Path.glob`` says nothing about folders that cannot be read; here they are added to ``unreadable``.
+    """
+    if not patterns:
+        return [folder]
+    inner = [one for one in _members(folder, unreadable) if fnmatchcase(one.name, patterns[0])]
+    return [found for one in inner for found in _subfolders(one, patterns[1:], unreadable)]
+
+
+def _members(folder: Path, unreadable: set[Path]) -> list[Path]:
+    """What is in a folder, see ``members``; nothing if it is a file."""
+    if not is_folder(folder):
+        return []
+    if not _can_be_read(folder):
+        unreadable.add(folder)
+        return []
+    return members(folder)
+
+
+def _can_be_read(folder: Path) -> bool:
+    """Whether what is in a folder can be listed and opened."""
+    try:
+        with os.scandir(folder) as inside:
+            for entry in inside:
+                entry.stat(follow_symlinks=False)
+                break
+    except OSError:
+        return False
+    return True
 
 
 def _bids_ignored(root: Path) -> Callable[[str], bool]:

@@ -222,7 +222,7 @@ def split_patients(names: Sequence[str], validation: float, test: float, seed: i
     """Divides patients at random into training, validation and test patients.
 
     Args:
-        names: all patients; their order does not matter.
+        names: all patients or subjects; their order does not matter.
         validation: share of the validation patients; there is at least one.
         test: share of the test patients; there is at least one, or none if the share is 0.
         seed: the same seed gives the same split.
@@ -232,13 +232,13 @@ def split_patients(names: Sequence[str], validation: float, test: float, seed: i
     """
     if len(names) < 3:
         raise InputError(
-            f"{len(names)} patients cannot be split into training, validation and test; at least 3 are needed"
+            f"{len(names)} subjects cannot be split into training, validation and test; at least 3 are needed"
         )
     order = list(np.random.default_rng(seed).permutation(sorted(names)))
     tests = max(1, round(test * len(names))) if test else 0
     validations = max(1, round(validation * len(names)))
     if tests + validations >= len(names):
-        raise InputError("no patient remains for training; lower --validation-share or --test-share")
+        raise InputError("no subject remains for training; lower --validation-share or --test-share")
     parts = order[:tests], order[tests : tests + validations], order[tests + validations :]
     testing, validating, training = (tuple(sorted(str(name) for name in part)) for part in parts)
     return Split(training, validating, testing)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import explain_csv_errors, printable
-from brainseg_tf.images.formats import stem
+from brainseg_tf.images.formats import SCANS, stem
 from brainseg_tf.images.modality_names import known_modality, modality_name, named, without_modality
-from brainseg_tf.images.scan_search import bids_root, search_bids, search_folder
+from brainseg_tf.images.scan_search import bids_root, members, search_bids, search_folder
 
 GRADES = ("HGG", "LGG")
 TRUTH = "seg"
@@ -80,13 +80,12 @@ def search(place: Path, modalities: Sequence[str], *, with_missing: bool = False
     if place.suffix.lower() in TABLES and not _is_folder(place):
         return _read_table(place, modalities, with_missing=with_missing)
     if not _is_folder(place):
-        raise InputError(f"{printable(place)}: no such folder; give the folder of the patients, or a table of scans")
+        what = "is a file" if _exists(place) else "no such folder"
+        raise InputError(f"{printable(place)}: {what}; give the folder of the patients, or a table of scans")
     if bids_root(place) is not None:
         return _read_bids(place, modalities)
     found = _read_brats(place, modalities)
-    if found.candidates or found.problems:
-        return found
-    return _read_files(place, modalities)
+    return found if found.candidates else _read_files(place, modalities)
 
 
 def _read_brats(folder: Path, modalities: Sequence[str]) -> Found:
@@ -107,6 +106,11 @@ def _read_brats(folder: Path, modalities: Sequence[str]) -> Found:
         return found
     grades, problems = _read_grades(folder)
     found.problems += problems
+    found.problems += [
+        f"{printable(file)}: left out, is beside folders in the BraTS 2019 layout; name it in a table of scans"
+        for file in members(folder)
+        if file.name.lower().endswith(SCANS) and file.is_file()
+    ]
     for candidate, files, missing in patients:
         grade = candidate.parent.name if candidate.parent.name in GRADES else grades.get(candidate.name)
         found.candidates.append(
@@ -227,8 +231,13 @@ def _read_files(folder: Path, modalities: Sequence[str]) -> Found:
         scans[modality] = named
         found.problems += [f"{printable(file)}: left out, {reason}" for file, reason in searched.failed]
         if len(modalities) == 1:
-            found.problems += [f"{printable(file)}: left out, {reason}" for file, reason in searched.left_out]
+            found.problems += [f"{printable(file)}: left out, {_with_table(why)}" for file, why in searched.left_out]
     return _grouped(scans, modalities, found)
+
+
+def _with_table(reason: str) -> str:
+    """The reason with a table as the remedy: a cohort is no single file."""
+    return re.sub(r"; [^;]*give the (file|series) itself[^;]*$", "; if it is one, name it in a table of scans", reason)
 
 
 def _names(scan: Path, modality: str) -> bool:
@@ -275,15 +284,21 @@ def _read_table(table: Path, modalities: Sequence[str], *, with_missing: bool) -
                 f"known, {', '.join(_COLUMNS)}"
             )
         rows = [(reader.line_num, _checked_row(row, reader.line_num)) for row in reader]
+    folders: dict[str, Path] = {}
     groups: dict[tuple[str, str], list[_Row]] = {}
     for line, cells in rows:
         row = _row(table.parent, cells, modalities, with_missing=with_missing)
         if isinstance(row, str):
             found.problems.append(f"{printable(table)}, line {line}: left out, {row}")
         else:
+            if not row.names_subject and (other := folders.setdefault(row.subject, row.path.parent)) != row.path.parent:
+                raise InputError(
+                    f"{printable(table)}, line {line}: {printable(row.path)} has the name of a file in "
+                    f"{printable(other)}; say in a column subject whether they are of one subject"
+                )
             groups.setdefault((row.subject, row.session), []).append(row)
-    for (subject, session), members in groups.items():
-        _add_examinations(subject, session, members, modalities, found)
+    for (subject, session), scans in groups.items():
+        _add_examinations(subject, session, scans, modalities, found)
     return found
 
 
@@ -293,6 +308,7 @@ class _Row:
 
     path: Path
     subject: str
+    names_subject: bool
     session: str
     modality: str
     brain: Path | None
@@ -318,7 +334,16 @@ def _row(folder: Path, cells: Mapping[str, str], modalities: Sequence[str], *, w
     modality = modality_name(values["modality"] or modalities[0])
     subject = values["subject"] or without_modality(path) or stem(path)
     session = values["session"] or ""
-    return _Row(path, subject, session, modality, files.get("brain_mask"), files.get(TRUTH), values["split"])
+    return _Row(
+        path=path,
+        subject=subject,
+        names_subject=values["subject"] is not None,
+        session=session,
+        modality=modality,
+        brain=files.get("brain_mask"),
+        truth=files.get(TRUTH),
+        side=values["split"],
+    )
 
 
 def _add_examinations(

@@ -1,10 +1,13 @@
+import os
 from pathlib import Path
 
 import pytest
 
 from brainseg_tf.errors import InputError
+from brainseg_tf.images.scan_search import NOT_READABLE
 from brainseg_tf.training.cohort import read_cohort
 from brainseg_tf.training.layouts import search
+from helpers import somebody_else
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -51,8 +54,8 @@ def test_a_folder_of_scans_is_grouped_by_name(tmp_path):
     }
     problems = search(tmp_path, ("flair",)).problems
     assert [line.split(": ")[1] for line in problems] == [
-        "left out, is t2 according to its name, but the model needs flair; give the file itself to segment it",
-        "left out, is t1 according to its name, but the model needs flair; give the file itself to segment it",
+        "left out, is t2 according to its name, but the model needs flair; if it is one, name it in a table of scans",
+        "left out, is t1 according to its name, but the model needs flair; if it is one, name it in a table of scans",
     ]
 
 
@@ -198,3 +201,63 @@ def test_what_one_row_of_an_examination_says_counts_for_all(tmp_path):
     found = search(table(tmp_path, head + rows.replace("flair\t\t\t", "flair\t\t\ttest")), ("flair", "t2"))
     assert found.candidates == []
     assert found.problems == [f"{tmp_path}/one.nii.gz: left out, A has several splits"]
+
+
+def test_scans_beside_brats_folders_are_named(tmp_path):
+    touch(tmp_path, "A_flair.nii.gz", "C/C_flair.nii.gz", "name.txt")
+    assert found(tmp_path, "flair") == {"C": ("C", {"flair": "C_flair.nii.gz"})}
+    assert search(tmp_path, ("flair",)).problems == [
+        f"{tmp_path}/A_flair.nii.gz: left out, is beside folders in the BraTS 2019 layout; name it in a table of scans"
+    ]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of POSIX")
+def test_a_folder_that_cannot_be_read_does_not_hide_the_scans_beside_it(open_folder):
+    """Such as lost+found."""
+    touch(open_folder, "a_flair.nii.gz", "b_flair.nii.gz", "closed/x")
+    (open_folder / "closed").chmod(0)
+    with somebody_else(open_folder):
+        result = search(open_folder, ("flair",))
+    assert [one.name for one in result.candidates] == ["a", "b"]
+    assert result.problems == [f"{open_folder}/closed: left out, {NOT_READABLE}"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of POSIX")
+@pytest.mark.parametrize("closed", ["sub-02", "sub-02/ses-1", "sub-02/ses-1/anat"])
+@pytest.mark.parametrize("mode", [0, 0o444])
+def test_a_bids_folder_that_cannot_be_read_is_named(open_folder, closed, mode):
+    touch(open_folder, "dataset_description.json", "sub-01/anat/sub-01_FLAIR.nii.gz")
+    touch(open_folder, "sub-02/ses-1/anat/sub-02_ses-1_FLAIR.nii.gz", "sub-03/anat/sub-03_FLAIR.nii.gz")
+    (open_folder / closed).chmod(mode)
+    with somebody_else(open_folder):
+        result = search(open_folder, ("flair",))
+    assert [one.name for one in result.candidates] == ["sub-01", "sub-03"]
+    assert result.problems == [f"{open_folder}/{closed}: left out, {NOT_READABLE}"]
+
+
+def test_files_of_one_name_need_the_column_subject(tmp_path):
+    touch(tmp_path, "A/flair.nii.gz", "B/flair.nii.gz", "A/p_flair.nii.gz", "A/p_t2.nii.gz")
+    table = tmp_path / "scans.tsv"
+    table.write_text("path\nA/flair.nii.gz\nB/flair.nii.gz\n")
+    with pytest.raises(InputError) as caught:
+        search(table, ("flair",))
+    assert str(caught.value) == (
+        f"{table}, line 3: {tmp_path}/B/flair.nii.gz has the name of a file in {tmp_path}/A; say in a column subject "
+        "whether they are of one subject"
+    )
+    table.write_text("path\tsubject\nA/flair.nii.gz\ta\nB/flair.nii.gz\tb\n")
+    assert list(found(table, "flair")) == ["a", "b"]
+    # The modalities of one scan are in one folder.
+    table.write_text("path\tmodality\nA/p_flair.nii.gz\tflair\nA/p_t2.nii.gz\tt2\n")
+    assert list(found(table, "flair", "t2")) == ["p"]
+
+
+def test_the_remedies_are_possible(tmp_path):
+    """A cohort cannot be a single file."""
+    touch(tmp_path, "a_flair.nii.gz", "a_label.nii.gz", "b_t2.nii.gz", "c.xyz")
+    result = search(tmp_path, ("flair",))
+    assert len(result.problems) == 3
+    for line in result.problems:
+        assert line.endswith("; if it is one, name it in a table of scans"), line
+    with pytest.raises(InputError, match=r"a_label.nii.gz: is a file; give the folder of the patients, or a table"):
+        search(tmp_path / "a_label.nii.gz", ("flair",))
