@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -341,6 +343,13 @@ def newest_version(folder: Path) -> Path | None:
     if (folder / "saved_model.pb").is_file():
         return folder
     return next(reversed(version_folders(folder)), None)
+
+
+def copy_model(model: ExportedModel, folder: Path) -> None:
+    """Copies the files of a model to a new folder, in which they can be changed: the model's own can be read-only."""
+    shutil.copytree(model.path, folder, copy_function=shutil.copyfile)
+    for place in (folder, *(one for one in folder.rglob("*") if one.is_dir())):
+        place.chmod(place.stat().st_mode | stat.S_IRWXU)
 
 
 def _lesion_model(model: ExportedModel) -> ModelFolder:

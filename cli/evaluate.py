@@ -200,6 +200,8 @@ def evaluate(
         raise click.UsageError(f"{'--folds' if folds else '--train-on'} trains models; give --out FOLDER for them")
     if folds and train_on:
         raise click.UsageError("--folds trains on DATA, so --train-on does not go with it")
+    if train_on and update_card:
+        raise click.UsageError("--update-card: --train-on tests newly trained networks, and not those with the cards")
     numbers = _seeds(seeds)
     if len(numbers) > 1 and not (folds or train_on):
         raise click.UsageError("several --seeds go with --folds or --train-on, which train models")

@@ -104,15 +104,18 @@ class Result:
     problems: list[str] = field(default_factory=list)
 
     def cut(self) -> Iterator[Comparison]:
-        """Comparisons of the test patients with the two thresholds that are chosen on the validation patients."""
+        """Comparisons of the test patients with the two thresholds that are chosen on the validation patients.
+
+        Without a healthy slice in the validation patients there is no threshold of false positives.
+        """
         for method, histograms in self.validation.items():
             if not histograms:
                 continue
             healthy = np.sum([histogram.healthy() for histogram in histograms], axis=0)
-            thresholds = {
-                FALSE_POSITIVE_CUT: max(1, int(np.argmax(healthy <= _FALSE_POSITIVE_SHARE * healthy[0]))),
-                VALIDATION_CUT: best_threshold(histograms),
-            }
+            thresholds = {VALIDATION_CUT: best_threshold(histograms)}
+            if healthy[0]:
+                false_positives = int(np.argmax(healthy <= _FALSE_POSITIVE_SHARE * healthy[0]))
+                thresholds = {FALSE_POSITIVE_CUT: max(1, false_positives), **thresholds}
             for cut, threshold in thresholds.items():
                 for patient, histogram in self.test[method]:
                     yield histogram.cut(method, cut, patient, threshold)

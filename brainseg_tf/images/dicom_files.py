@@ -42,15 +42,17 @@ def is_series(folder: Path) -> bool:
     return any(_may_be_image(Path(entry.path)) for entry in entries)
 
 
-def is_dicom(start: bytes) -> bool:
+def is_dicom(start: bytes, *, needs_preamble: bool = False) -> bool:
     """Whether a file is DICOM: it has the DICOM preamble, or starts with the first element of a data set.
 
     Args:
         start: the first ``START_BYTES`` bytes of the file.
+        needs_preamble: only a file with the preamble is; for files without a header of their own, whose voxels can
+            look like the element.
     """
     if start[_PREAMBLE:START_BYTES] == _MAGIC:
         return True
-    return len(start) == START_BYTES and _starts_data_set(start)
+    return not needs_preamble and len(start) == START_BYTES and _starts_data_set(start)
 
 
 def series_description(folder: Path) -> str:

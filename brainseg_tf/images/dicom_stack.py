@@ -25,6 +25,8 @@ _SAME_PLANE_DEGREES = 0.5
 # The largest distance of a slice from its position in a regular stack: along the stack, in units of the slice distance;
 # across it, in mm.
 _UNEVEN, _SHIFTED_MM = 0.1, 1.0
+# Slices that are closer are at one position.
+_REPEATED_MM = 0.01
 
 
 def stack(
@@ -136,7 +138,10 @@ def _sorted(
     order = np.argsort(along, kind="stable")
     images, along = [images[i] for i in order], along[order]
     if len(images) > 1:
-        repeated = np.diff(along) < 0.01 * max(np.diff(along).max(), 1e-6)
+        # The largest distance may be a gap in the stack.
+        largest, *others = np.sort(np.diff(along))[::-1]
+        usual = others[0] if others and others[0] > _REPEATED_MM else largest
+        repeated = np.diff(along) < 0.01 * max(usual, 1e-6)
         if np.ptp(along) < 1e-3:
             repeated[:] = True
         images = _without_repeats(folder, images, repeated, notes)

@@ -63,7 +63,7 @@ def open_image(path: Path) -> tuple[nib.Nifti1Pair, list[str]]:
     with reading(path, _UNREADABLE):
         with path.open("rb") as content:
             start = content.read(dicom.START_BYTES)
-        if dicom.is_dicom(start):
+        if dicom.is_dicom(start, needs_preamble=name.endswith(_PAIR)):
             raise InputError(f"{printable(path)}: is a DICOM file; give the folder that contains the series")
         if name.endswith(itk.SUFFIXES):
             return itk.read(path), []

@@ -101,6 +101,8 @@ def _check_meta(path: Path) -> None:
         data = fields["ElementDataFile"]
         # Lists of files and patterns of file names are left to ITK's reader.
         if not data.startswith("LIST") and "%" not in data:
+            if data.upper() != "LOCAL" and not (path.parent / data).exists():
+                raise InputError(f"{printable(path)}: {printable(data)}, which has its voxels, is missing; restore it")
             size = path.stat().st_size - start if data.upper() == "LOCAL" else (path.parent / data).stat().st_size
             if size < _meta_bytes(fields):
                 raise EOFError("truncated")

@@ -116,12 +116,17 @@ def bids_root(folder: Path) -> Path | None:
     """
     if (folder / DESCRIPTION).is_file() and os.access(folder / DESCRIPTION, os.R_OK):
         return folder
-    absolute = folder.absolute()
+    absolute = _absolute(folder)
     anatomical = absolute.name == "anat" or (folder / "anat").is_dir() or any(folder.glob("ses-*/anat"))
     if not anatomical:
         return None
     subject = next((one for one in (absolute, *absolute.parents[:2]) if one.name.startswith("sub-")), None)
     return subject.parent if subject else None
+
+
+def _absolute(folder: Path) -> Path:
+    """The folder without ``..``; links are resolved in a path that has it only."""
+    return folder.resolve() if ".." in folder.parts else folder.absolute()
 
 
 def search_bids(root: Path, folder: Path, modality: str = "flair") -> Search:
@@ -137,9 +142,9 @@ def search_bids(root: Path, folder: Path, modality: str = "flair") -> Search:
     """
     found, ignored = Search(), _bids_ignored(root)
     suffix = f"_{bids_suffix(modality)}"
-    limit = folder.absolute()
+    limit = _absolute(folder)
     # Below a subject or a session only these are searched: a dataset can have thousands.
-    depth = len(limit.relative_to(root.absolute()).parts)
+    depth = len(limit.relative_to(_absolute(root)).parts)
     patterns = {tuple(pattern[depth:]) for pattern in (["sub-*", "anat"], ["sub-*", "ses-*", "anat"])}
     unreadable: set[Path] = set()
     members(limit)  # It must be readable itself.
@@ -148,14 +153,14 @@ def search_bids(root: Path, folder: Path, modality: str = "flair") -> Search:
             if anatomical.name != "anat":
                 continue
             for file in _members(anatomical, unreadable):
-                scan = root / file.relative_to(root.absolute())
+                scan = root / file.relative_to(_absolute(root))
                 if not (stem(file).endswith(suffix) and file.name.lower().endswith(SCANS)):
                     continue
-                if ignored(file.relative_to(root.absolute()).as_posix()):
+                if ignored(file.relative_to(_absolute(root)).as_posix()):
                     found.left_out.append((scan, "is excluded by the dataset's .bidsignore"))
                 else:
                     found.add(scan, modality)
-    found.failed += [(root / folder.relative_to(root.absolute()), NOT_READABLE) for folder in sorted(unreadable)]
+    found.failed += [(root / folder.relative_to(_absolute(root)), NOT_READABLE) for folder in sorted(unreadable)]
     found.scans.sort()
     return found
 

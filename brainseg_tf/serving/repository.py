@@ -1,12 +1,12 @@
 """Model repositories, folders of models NAME/VERSION/ as TensorFlow Serving reads them: adding and listing versions."""
 
-import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from brainseg_tf.errors import InputError
-from brainseg_tf.files import make_folder, replacing
-from brainseg_tf.saved_model import ExportedModel, version_folders
+from brainseg_tf.errors import InputError, InputWarning
+from brainseg_tf.files import make_folder, printable, replacing
+from brainseg_tf.saved_model import ExportedModel, copy_model, version_folders
 from brainseg_tf.serving.warmup import FILE as WARMUP
 
 
@@ -41,7 +41,7 @@ def publish(model: ExportedModel, repository: Path, version: int | None = None) 
     make_folder(target.parent)
     # Another export may add the version at the same time.
     with replacing(target, new=True) as temporary:
-        shutil.copytree(model.path, temporary)
+        copy_model(model, temporary)
         card.write(temporary)
     return target
 
@@ -49,12 +49,22 @@ def publish(model: ExportedModel, repository: Path, version: int | None = None) 
 def versions_of_models(repository: Path) -> dict[str, list[int]]:
     """The versions of each model in a repository, in ascending order.
 
+    A folder that cannot be read gives a warning.
+
     Raises:
         InputError: the repository contains no model.
     """
     folders = sorted(folder for folder in repository.iterdir() if folder.is_dir()) if repository.is_dir() else []
-    found = {folder.name: [int(one.name) for one in version_folders(folder)] for folder in folders}
-    found = {name: versions for name, versions in found.items() if versions}
+    found: dict[str, list[int]] = {}
+    for folder in folders:
+        try:
+            versions = [int(one.name) for one in version_folders(folder)]
+        except OSError as error:
+            reason = error.strerror or str(error)
+            warnings.warn(InputWarning(f"{printable(folder)}: left out, cannot be read ({reason})"), stacklevel=2)
+            continue
+        if versions:
+            found[folder.name] = versions
     if not found:
         raise InputError(f"{repository}: contains no NAME/VERSION/saved_model.pb; add a model with brainseg-tf export")
     return found

@@ -1,7 +1,6 @@
 """The healthy threshold, measured on healthy slices: when a network is exported, and again for another scanner."""
 
 import csv
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from brainseg_tf.files import check_writable, printable, replacing
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import Score, SegmentationOptions, SliceOptions
 from brainseg_tf.reconstruction import Reconstruction, Reconstructor
-from brainseg_tf.saved_model import ModelFolder
+from brainseg_tf.saved_model import ModelFolder, copy_model
 from brainseg_tf.segmentation import lesion_score, segment_slices
 from brainseg_tf.slices import Stack, onto_stack, select_slices, to_stack
 from brainseg_tf.training import figures
@@ -181,14 +180,14 @@ def write(result: Calibration, model: ModelFolder, target: Path) -> None:
         calibration={"scans": [one.name for one in result.scans], "intensities": result.intensities},
         metrics={},
     )
+    with replacing(target) as temporary:
+        copy_model(model, temporary)
+        card.write(temporary)
     figures.calibration(result.scans, target.parent / FIGURE)
     with replacing(target.parent / TABLE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([one.name for one in fields(CalibrationScan)])
         writer.writerows([one.name, one.quantile, one.before_ml, one.after_ml] for one in result.scans)
-    with replacing(target) as temporary:
-        shutil.copytree(model.path, temporary)
-        card.write(temporary)
 
 
 def _read(patient: Patient, card: ModelCard) -> tuple[Stack, np.ndarray]:
@@ -201,7 +200,9 @@ def _read(patient: Patient, card: ModelCard) -> tuple[Stack, np.ndarray]:
     stack = to_stack(scans.volumes, scans.brain, card.slices, card.trim)
     healthy = _healthy_slices(scans, stack, card.slices)
     if not healthy.any():
-        raise InputError(f"{patient.scans[card.modalities[0]]}: has no slice without a lesion")
+        selected = select_slices(stack.brain, card.slices).any()
+        reason = "without a lesion" if selected else f"with at least {card.slices.min_brain:.0%} brain"
+        raise InputError(f"{patient.scans[card.modalities[0]]}: has no slice {reason}")
     return stack, healthy
 
 

@@ -442,6 +442,7 @@ def test_train_on_does_not_go_with_other_ways_to_train(brats_like, trained, tmp_
     for more, code, message in (
         ((), 2, "--train-on trains models; give --out FOLDER for them"),
         (("--out", out, "--folds", 2), 2, "--train-on does not go with it"),
+        (("--out", out, "--update-card"), 2, "--update-card: --train-on tests newly trained networks"),
         (("--out", out), 1, "is the same patient as"),
     ):
         error = fails(call("evaluate", brats_like, "--train-on", brats_like, "--model", trained, *more), code)

@@ -68,6 +68,15 @@ def test_the_false_positive_threshold_on_its_own_validation_patient(brats_like):
     assert histogram.healthy()[0] == healthy.sum()
 
 
+def test_without_a_healthy_validation_slice_there_is_no_threshold_of_false_positives(brats_like):
+    patients = read_cohort(brats_like, ("flair",)).patients[:1]
+    result = evaluate(methods(), patients, patients)
+    for histograms in result.validation.values():
+        for histogram in histograms:
+            histogram._truth[:] = 1
+    assert {cut.cut for cut in result.cut()} == {VALIDATION_CUT}
+
+
 def test_without_validation_patients_only_mixture_and_oracle_are_measured(brats_like):
     result = evaluate(methods(), (), read_cohort(brats_like, ("flair",)).patients[:1])
     assert list(result.cut()) == []

@@ -120,6 +120,14 @@ def at(x=0.0, y=0.0, z=None):
             {"ImagePositionPatient": at(z=lambda k: -50 + 5 * k + 5 * (k > 7))},
             "slices are missing, the slice distance is 5 mm but 10 mm after 003_7",
         ),
+        (  # Two blocks whose distance is more than a hundred slices: the slices of a block are not at one position.
+            {"ImagePositionPatient": at(z=lambda k: -50 + 5 * k + 600 * (k > 7))},
+            "slices are missing, the slice distance is 5 mm but 605 mm after 003_7",
+        ),
+        (
+            {"ImagePositionPatient": at(z=lambda k: -50 + 5 * k + 600 * (k == COUNT - 1))},
+            "slices are missing, the slice distance is 5 mm but 605 mm after ",
+        ),
         ({"PixelSpacing": lambda k: [4.2, 4.0] if k else [4.2, 3.5]}, r"has 4.2 x 3.5 mm but others have 4.2 x 4.0"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "contains mosaics"),
         ({"ImageType": "MOSAIC"}, "contains mosaics"),

@@ -105,6 +105,22 @@ def test_missing_files_and_broken_links_are_named(tmp_path):
             read_volume(tmp_path / name)
 
 
+def test_the_missing_data_file_of_a_meta_image_is_named(tmp_path):
+    as_itk(make_brain(4)[0], AFFINE, tmp_path / "s.mhd")
+    (tmp_path / "s.raw").unlink()
+    with pytest.raises(InputError, match=r"s.mhd: s.raw, which has its voxels, is missing; restore it"):
+        read_volume(tmp_path / "s.mhd")
+
+
+def test_the_voxels_of_a_pair_are_no_dicom_file(tmp_path):
+    """The first voxels look like the start of a DICOM data set without a preamble."""
+    data = np.rint(make_brain(4)[0]).astype("<i2")
+    data[:4, 0, 0] = 8, 5, 3, 0
+    nib.save(nib.Nifti1Pair(data, AFFINE), tmp_path / "s.img")
+    for name in ("s.img", "s.hdr"):
+        np.testing.assert_array_equal(read_volume(tmp_path / name).data, data)
+
+
 def test_the_data_file_of_a_meta_image_can_have_any_name(tmp_path):
     data = np.rint(make_brain(4)[0])
     as_itk(data, AFFINE, tmp_path / "s.mhd")
@@ -116,13 +132,11 @@ def test_the_data_file_of_a_meta_image_can_have_any_name(tmp_path):
     np.testing.assert_array_equal(read_volume(tmp_path / "c.mha").data, data)
 
 
-@pytest.mark.parametrize("what", ["cut off", "without data", "text", "no dimensions", "too few sizes", "strange type"])
+@pytest.mark.parametrize("what", ["cut off", "text", "no dimensions", "too few sizes", "strange type"])
 def test_a_damaged_meta_image_is_one_line_without_itk_messages(tmp_path, capfd, what):
     path = as_itk(make_brain(4)[0], AFFINE, tmp_path / "s.mhd")
     if what == "cut off":
         (tmp_path / "s.raw").write_bytes((tmp_path / "s.raw").read_bytes()[:-1])
-    elif what == "without data":
-        (tmp_path / "s.raw").unlink()
     elif what == "text":
         path.write_text("this is no image")
     else:

@@ -145,6 +145,16 @@ def test_a_part_of_a_bids_dataset(dataset, part, expected, tmp_path, monkeypatch
     assert len(plan_batch([Path()], tmp_path / "again").jobs) == len(expected)
 
 
+def test_a_bids_dataset_is_found_by_a_path_upwards(dataset, monkeypatch):
+    anatomical = dataset / "sub-02" / "ses-a" / "anat"
+    (dataset / "dataset_description.json").unlink()
+    for up, expected in (("..", 1), ("../..", 2)):
+        monkeypatch.chdir(anatomical)
+        root = bids_root(Path(up))
+        assert root == dataset.resolve()
+        assert len(search_bids(root, Path(up)).scans) == expected
+
+
 def test_a_folder_named_like_a_subject_is_searched_as_a_folder(tmp_path):
     touch(tmp_path / "sub-07", "scan.nii.gz")
     assert bids_root(tmp_path / "sub-07") is None

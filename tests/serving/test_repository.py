@@ -1,12 +1,14 @@
+import os
 import shutil
 import threading
 
 import pytest
 
-from brainseg_tf.errors import InputError
+from brainseg_tf.errors import InputError, InputWarning
 from brainseg_tf.model_card import read_card
 from brainseg_tf.saved_model import find
 from brainseg_tf.serving.repository import publish, versions_of_models
+from helpers import somebody_else
 
 
 def test_versions_are_added(trained, tmp_path):
@@ -50,8 +52,8 @@ def test_a_server_that_polls_the_folder_never_finds_an_incomplete_model(trained,
 
 
 def test_a_failure_leaves_nothing(trained, tmp_path, monkeypatch):
-    def full(*arguments):
-        shutil.copytree_really(*arguments)
+    def full(*arguments, **more):
+        shutil.copytree_really(*arguments, **more)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(shutil, "copytree_really", shutil.copytree, raising=False)
@@ -77,13 +79,39 @@ def test_models_without_warmup_and_folders_without_models_are_refused(trained, t
 def test_a_version_that_another_export_adds_meanwhile_is_not_replaced(trained, tmp_path, monkeypatch):
     other, copy = tmp_path / "small" / "1" / "saved_model.pb", shutil.copytree
 
-    def copy_while_another_adds(*arguments):
+    def copy_while_another_adds(*arguments, **more):
         other.parent.mkdir(exist_ok=True)  # The function calls itself for subfolders.
         other.write_bytes(b"other")
-        return copy(*arguments)
+        return copy(*arguments, **more)
 
     monkeypatch.setattr(shutil, "copytree", copy_while_another_adds)
     with pytest.raises(InputError, match=r"small/1: cannot be written \(Directory not empty\)"):
         publish(find(str(trained)), tmp_path)
     assert other.read_bytes() == b"other"
     assert [file.name for file in (tmp_path / "small").iterdir()] == ["1"]
+
+
+def test_the_copy_of_a_read_only_model_can_be_written(trained, tmp_path):
+    shutil.copytree(trained / "1", tmp_path / "model")
+    places = [tmp_path / "model", *(tmp_path / "model").rglob("*")]
+    for place in places:
+        place.chmod(0o555 if place.is_dir() else 0o444)
+    copy = publish(find(str(tmp_path / "model")), tmp_path / "models", 3)
+    assert all(place.stat().st_mode & 0o200 for place in (copy, *copy.rglob("*")))
+    assert read_card(copy).version == 3
+    for place in places:
+        assert not place.stat().st_mode & 0o200
+        if place.is_dir():
+            place.chmod(0o755)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of POSIX")
+def test_a_folder_that_cannot_be_read_is_left_out_of_the_configuration(trained, open_folder):
+    """Such as lost+found."""
+    shutil.copytree(trained / "1", open_folder / "small" / "1")
+    (open_folder / "closed").mkdir(mode=0)
+    with (
+        somebody_else(open_folder),
+        pytest.warns(InputWarning, match=r"closed: left out, cannot be read \(Permission denied\)"),
+    ):
+        assert versions_of_models(open_folder) == {"small": [1]}

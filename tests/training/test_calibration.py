@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from brainseg_tf.errors import InputError
 from brainseg_tf.saved_model import find
 from brainseg_tf.slices import Stack
 from brainseg_tf.training import calibration
@@ -42,3 +43,28 @@ def test_segmentations_without_a_lesion_change_nothing(trained, tmp_path):
     ]
     assert levels[0] == levels[1]
     assert levels[0]["weighted"] > 0
+
+
+def test_a_scan_without_a_slice_says_which_kind_it_lacks(trained, tmp_path):
+    data = make_brain(0, lesion=False)[0]
+    save(data.astype(np.int16), tmp_path / "a_FLAIR.nii.gz")
+    column = np.zeros(data.shape, np.uint8)
+    column[18:24, 20:26] = 1
+    truth = save(column, tmp_path / "all" / "a_seg.nii.gz")
+    (patient,) = read_cohort(tmp_path, ("flair",), "none").patients
+    card = find(str(trained)).card
+    with pytest.raises(InputError, match="has no slice without a lesion"):
+        calibration._read(replace(patient, truth=truth), card)
+    with pytest.raises(InputError, match="has no slice with at least 90% brain"):
+        calibration._read(patient, replace(card, slices=replace(card.slices, min_brain=0.9)))
+
+
+def test_nothing_is_left_if_the_model_cannot_be_written(trained, tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(calibration, "copy_model", full)
+    result = calibration.Calibration({"weighted": 0.2}, (0.1, 0.2))
+    with pytest.raises(InputError, match="cannot be written"):
+        calibration.write(result, find(str(trained)), tmp_path / "2")
+    assert list(tmp_path.iterdir()) == []

@@ -231,6 +231,7 @@ def test_a_bids_folder_that_cannot_be_read_is_named(open_folder, closed, mode):
     (open_folder / closed).chmod(mode)
     with somebody_else(open_folder):
         result = search(open_folder, ("flair",))
+    (open_folder / closed).chmod(0o700)
     assert [one.name for one in result.candidates] == ["sub-01", "sub-03"]
     assert result.problems == [f"{open_folder}/{closed}: left out, {NOT_READABLE}"]
 
