@@ -20,7 +20,7 @@ def linked(path: Path, name: str) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="brainseg-tf-") as folder:
         link = Path(folder, name)
-        link.symlink_to(path.absolute())
+        link.symlink_to(path.absolute(), target_is_directory=path.is_dir())
         yield link
 
 
