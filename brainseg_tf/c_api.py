@@ -100,7 +100,7 @@ class _Session:
         with _Status(path) as status:
             _call("TF_SetConfig", None, options, ctypes.c_char_p(config), ctypes.c_size_t(len(config)), status)
         tags = (ctypes.c_char_p * 1)(b"serve")
-        with for_tensorflow(path) as folder, _Status(path) as status:
+        with for_tensorflow(path, any_bytes=True) as folder, _Status(path) as status:
             self._session = _call(
                 "TF_LoadSessionFromSavedModel",
                 ctypes.c_void_p,

@@ -347,9 +347,14 @@ def newest_version(folder: Path) -> Path | None:
 
 def copy_model(model: ExportedModel, folder: Path) -> None:
     """Copies the files of a model to a new folder, in which they can be changed: the model's own can be read-only."""
-    shutil.copytree(model.path, folder, copy_function=shutil.copyfile)
-    for place in (folder, *(one for one in folder.rglob("*") if one.is_dir())):
-        place.chmod(place.stat().st_mode | stat.S_IRWXU)
+    try:
+        shutil.copytree(model.path, folder, copy_function=shutil.copyfile)
+    except shutil.Error as error:
+        raise OSError(error.args[0][0][2]) from error
+    finally:
+        # Otherwise an incomplete copy could not be deleted.
+        for place in (one for one in (folder, *folder.rglob("*")) if one.is_dir()):
+            place.chmod(place.stat().st_mode | stat.S_IRWXU)
 
 
 def _lesion_model(model: ExportedModel) -> ModelFolder:

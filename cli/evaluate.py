@@ -186,9 +186,10 @@ def evaluate(
     There are two baselines without a network: the same post-processing applied to the input itself ("no network"), and
     a threshold on the input after histogram equalisation ("equalised").
 
-    Each method's score is turned into a mask in four ways: by mixture and morphology, without labels; by the threshold
-    with 5 % false positives on healthy validation slices, without lesion labels; by the best threshold on the
-    validation patients; and by the best threshold on the test patients themselves, which is an upper bound.
+    Each method's score is turned into a mask in four ways: by mixture and morphology; by the threshold with 5 % false
+    positives on healthy validation slices, if there are any; by the best threshold on the validation patients; and by
+    the best threshold on the test patients themselves, which is an upper bound. The first two use no outline of a
+    lesion.
     """
     from brainseg_tf import model_card
     from brainseg_tf.errors import InputError

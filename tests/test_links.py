@@ -3,20 +3,25 @@
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from brainseg_tf import models, saved_model
+from brainseg_tf.errors import InputError
 from brainseg_tf.links import for_tensorflow, linked
 from brainseg_tf.resources import Runtime
 from brainseg_tf.training.fit import RunSettings, fit
 from brainseg_tf.training.initial_weights import load_weights
 from helpers import call, small_options
 
-NAMES = ["run [v2]", "a*b?", "back\\slash", os.fsdecode(b"caf\xe9")]
+# Other systems do not allow all of these names.
+LINUX = sys.platform == "linux"
+NAMES = ["run [v2]", *(["a*b?", "back\\slash", os.fsdecode(b"caf\xe9")] if LINUX else [])]
 
 
 @pytest.mark.parametrize("name", ["run (v2)", "Übung"])
@@ -31,6 +36,29 @@ def test_the_link_is_gone_afterwards(tmp_path):
         assert (link.name, link.read_text()) == ("other.txt", "content")
     assert not link.parent.exists()
     assert (tmp_path / "file").read_text() == "content"
+
+
+def test_a_link_that_cannot_be_made_is_one_line(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained / "1", tmp_path / "run [1]")
+    model = saved_model.find(str(tmp_path / "run [1]"))
+
+    def refused(*given, **more):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", refused)
+    with pytest.raises(InputError) as caught:
+        model.load(Runtime("c-api"))
+    assert str(caught.value) == (
+        f"{tmp_path}/run [1]: cannot be opened by this name, and no link to it can be made (Operation not permitted); "
+        "rename it"
+    )
+
+
+@pytest.mark.skipif(not LINUX, reason="other systems do not allow such names")
+def test_the_c_library_needs_no_link_for_other_bytes(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    with for_tensorflow(folder, any_bytes=True) as same:
+        assert same == folder
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -151,10 +151,15 @@ def _input_level(validation: Sequence[Patient], options: SliceOptions) -> float 
 
 
 def all_cuts(results: Mapping[int, Sequence[Result]]) -> list[tuple[int, Comparison]]:
-    """All comparisons with their seeds, for all four cuts."""
+    """All comparisons with their seeds, for all four cuts.
+
+    A cut that is missing in a split is left out of all, since its mean would be over fewer patients than the others.
+    """
     rows = []
+    splits = [{one.cut for one in result.cut()} for of_seed in results.values() for result in of_seed]
+    missing = set.union(*splits) - set.intersection(*splits) if splits else set()
     for seed, of_seed in results.items():
         for result in of_seed:
-            rows += [(seed, one) for one in (*result.comparisons, *result.cut())]
+            rows += [(seed, one) for one in (*result.comparisons, *result.cut()) if one.cut not in missing]
         rows += [(seed, one) for one in oracle(of_seed)]
     return rows

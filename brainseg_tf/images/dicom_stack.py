@@ -138,10 +138,10 @@ def _sorted(
     order = np.argsort(along, kind="stable")
     images, along = [images[i] for i in order], along[order]
     if len(images) > 1:
-        # The largest distance may be a gap in the stack.
-        largest, *others = np.sort(np.diff(along))[::-1]
-        usual = others[0] if others and others[0] > _REPEATED_MM else largest
-        repeated = np.diff(along) < 0.01 * max(usual, 1e-6)
+        # The largest distances may be gaps in the stack.
+        distances = np.diff(along)
+        apart = distances[distances > _REPEATED_MM]
+        repeated = distances < 0.01 * (np.median(apart) if len(apart) else max(distances.max(), 1e-6))
         if np.ptp(along) < 1e-3:
             repeated[:] = True
         images = _without_repeats(folder, images, repeated, notes)

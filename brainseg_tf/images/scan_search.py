@@ -160,7 +160,8 @@ def search_bids(root: Path, folder: Path, modality: str = "flair") -> Search:
                     found.left_out.append((scan, "is excluded by the dataset's .bidsignore"))
                 else:
                     found.add(scan, modality)
-    found.failed += [(root / folder.relative_to(_absolute(root)), NOT_READABLE) for folder in sorted(unreadable)]
+    closed = sorted(folder.relative_to(_absolute(root)) for folder in unreadable)
+    found.failed += [(root / folder, NOT_READABLE) for folder in closed if not ignored(f"{folder.as_posix()}/")]
     found.scans.sort()
     return found
 

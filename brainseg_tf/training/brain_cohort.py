@@ -20,8 +20,8 @@ from brainseg_tf.images.modality_names import named
 from brainseg_tf.images.readers import reading
 from brainseg_tf.images.volume import Volume, read_mask, read_on_same_grid, read_volume
 from brainseg_tf.json_file import read_json
-from brainseg_tf.schema import Flag, Items, Number, Record, Text
-from brainseg_tf.training.cohort import check_names
+from brainseg_tf.schema import LONGEST_TEXT, Flag, Items, Number, Record, Text
+from brainseg_tf.training.cohort import CACHED_NAME, check_names
 from brainseg_tf.training.layouts import BRAIN_MASK
 from brainseg_tf.training.random_heads import Subject, distance_outside, padding_for_head, reduced
 
@@ -109,7 +109,12 @@ def read_heads(folder: Path, modalities: Sequence[str]) -> list[HeadFiles]:
         if found:
             subjects.append(HeadFiles(printable(place.name), found, brain))
             folders.append(place)
-    check_names((printable(folder.name), folder) for folder in folders)
+    check_names((subject.name, folder) for subject, folder in zip(subjects, folders, strict=True))
+    for subject, place in zip(subjects, folders, strict=True):
+        if (length := len(subject.name)) > LONGEST_TEXT:
+            raise InputError(
+                f"{printable(place)}: its name has {length} characters, at most {LONGEST_TEXT} are possible; rename it"
+            )
     if not subjects:
         raise InputError(
             f"{printable(folder)}: no subject with {' or '.join(modalities)} in it; expected "
@@ -158,7 +163,7 @@ def _cache_name(subject: HeadFiles) -> str:
         with reading(file, "is gone or cannot be read; restore it"):
             stamps.append((str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns))
     key = hashlib.sha256(json.dumps([_FORMAT, stamps]).encode()).hexdigest()[:16]
-    return f"{subject.name}-{key}.npy"
+    return f"{subject.name[:CACHED_NAME]}-{key}.npy"
 
 
 def _decode(subject: HeadFiles) -> tuple[np.ndarray, dict[str, Any]]:

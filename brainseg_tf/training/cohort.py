@@ -13,6 +13,9 @@ from brainseg_tf.options import Labels
 from brainseg_tf.schema import LONGEST_TEXT
 from brainseg_tf.training.layouts import SIDES, TRUTH, Candidate, search
 
+# Characters of a patient's name with which the name of a file in a cache begins.
+CACHED_NAME = 50
+
 
 @dataclass(frozen=True)
 class Patient:

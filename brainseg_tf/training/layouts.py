@@ -11,6 +11,7 @@ from pathlib import Path
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import explain_csv_errors, printable
+from brainseg_tf.images.dicom import is_series
 from brainseg_tf.images.formats import SCANS, stem
 from brainseg_tf.images.modality_names import known_modality, modality_name, named, without_modality
 from brainseg_tf.images.scan_search import bids_root, members, search_bids, search_folder
@@ -91,7 +92,7 @@ def search(place: Path, modalities: Sequence[str], *, with_missing: bool = False
 def _read_brats(folder: Path, modalities: Sequence[str]) -> Found:
     """Patients in the BraTS 2019 layout, ``[HGG|LGG]/<id>/<id>_<kind>.nii[.gz]``; hidden folders are ignored."""
     found = Found()
-    patients = []
+    patients, others = [], []
     for candidate in _patient_folders(folder):
         try:
             files, missing = _patient_files(candidate, modalities)
@@ -102,14 +103,18 @@ def _read_brats(folder: Path, modalities: Sequence[str]) -> Found:
             continue
         if files or any(not phrase.startswith("no ") for phrase in missing.values()):
             patients.append((candidate, files, missing))
+        else:
+            others.append(candidate)
     if not patients:
         return found
     grades, problems = _read_grades(folder)
     found.problems += problems
     found.problems += [
-        f"{printable(file)}: left out, is beside folders in the BraTS 2019 layout; name it in a table of scans"
-        for file in members(folder)
-        if file.name.lower().endswith(SCANS) and file.is_file()
+        f"{printable(other)}: left out, is not in the BraTS 2019 layout as folders beside it are; name its scans in a "
+        "table of scans"
+        for other in others
+        if any(file.name.lower().endswith(SCANS) for file in (members(other) if other.is_dir() else [other]))
+        or is_series(other)
     ]
     for candidate, files, missing in patients:
         grade = candidate.parent.name if candidate.parent.name in GRADES else grades.get(candidate.name)
@@ -217,6 +222,7 @@ def _read_bids(folder: Path, modalities: Sequence[str]) -> Found:
         searched = search_bids(root, folder, modality)
         scans[modality] = searched.scans
         found.problems += [f"{printable(file)}: left out, {reason}" for file, reason in searched.failed]
+    found.problems = list(dict.fromkeys(found.problems))
     return _grouped(scans, modalities, found)
 
 
@@ -232,12 +238,15 @@ def _read_files(folder: Path, modalities: Sequence[str]) -> Found:
         found.problems += [f"{printable(file)}: left out, {reason}" for file, reason in searched.failed]
         if len(modalities) == 1:
             found.problems += [f"{printable(file)}: left out, {_with_table(why)}" for file, why in searched.left_out]
+    found.problems = list(dict.fromkeys(found.problems))
     return _grouped(scans, modalities, found)
 
 
 def _with_table(reason: str) -> str:
-    """The reason with a table as the remedy: a cohort is no single file."""
-    return re.sub(r"; [^;]*give the (file|series) itself[^;]*$", "; if it is one, name it in a table of scans", reason)
+    """The reason with a remedy for a cohort, which is no single file."""
+    if "rename it, or" in reason:
+        return re.sub(r"; rename it, or .*", "; rename it", reason)
+    return re.sub(r"; give the (file|series) itself .*", "; name it in a table of scans to use it all the same", reason)
 
 
 def _names(scan: Path, modality: str) -> bool:
@@ -284,19 +293,22 @@ def _read_table(table: Path, modalities: Sequence[str], *, with_missing: bool) -
                 f"known, {', '.join(_COLUMNS)}"
             )
         rows = [(reader.line_num, _checked_row(row, reader.line_num)) for row in reader]
-    folders: dict[str, Path] = {}
+    files: dict[tuple[str, str, str], Path] = {}
     groups: dict[tuple[str, str], list[_Row]] = {}
     for line, cells in rows:
         row = _row(table.parent, cells, modalities, with_missing=with_missing)
         if isinstance(row, str):
             found.problems.append(f"{printable(table)}, line {line}: left out, {row}")
         else:
-            if not row.names_subject and (other := folders.setdefault(row.subject, row.path.parent)) != row.path.parent:
-                raise InputError(
-                    f"{printable(table)}, line {line}: {printable(row.path)} has the name of a file in "
-                    f"{printable(other)}; say in a column subject whether they are of one subject"
-                )
             groups.setdefault((row.subject, row.session), []).append(row)
+            # A cohort is split by subject.
+            first = files.setdefault((row.subject, row.session, row.modality), row.path)
+            same_folder = first.parent.resolve() == row.path.parent.resolve()
+            if not (with_missing or row.names_subject or same_folder) and row.modality in modalities:
+                raise InputError(
+                    f"{printable(table)}, line {line}: {printable(row.path)} and {printable(first)} have one name; say "
+                    "in the column subject whether they are of one subject"
+                )
     for (subject, session), scans in groups.items():
         _add_examinations(subject, session, scans, modalities, found)
     return found

@@ -17,7 +17,7 @@ from brainseg_tf.json_file import read_json
 from brainseg_tf.options import SliceOptions
 from brainseg_tf.schema import Integer, Record
 from brainseg_tf.slices import onto_stack, select_slices, to_stack
-from brainseg_tf.training.cohort import Patient
+from brainseg_tf.training.cohort import CACHED_NAME, Patient
 from brainseg_tf.training.scans import View, random_views, read_patient
 
 # Part of the cache key. Increase it when the same options give other slices than before.
@@ -25,8 +25,6 @@ _FORMAT = 8
 # Of a view with more slices than this, evenly spaced ones are used. No scan of 1 mm has so many; a scan with a
 # wrong slice thickness in its header can have a multiple.
 _MOST_OF_A_VIEW = 128
-# Characters of a patient's name that a file name begins with.
-_LONGEST_NAME = 50
 # Content of the JSON file that belongs to each file of slices.
 _COUNTS = Record(dict.fromkeys(("slices", "chosen", "used"), Integer()))
 
@@ -125,7 +123,7 @@ def _cache_name(patient: Patient, options: SliceOptions, views: int, *, lesions:
         with reading(scan, "is gone or cannot be read; restore it"):
             stamps += [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files_of(scan)]
     key = hashlib.sha256(json.dumps([_FORMAT, asdict(options), views, lesions, stamps]).encode()).hexdigest()[:16]
-    return f"{patient.name[:_LONGEST_NAME]}-{key}.npy"
+    return f"{patient.name[:CACHED_NAME]}-{key}.npy"
 
 
 def _decode(patient: Patient, options: SliceOptions, views: int, *, lesions: bool) -> tuple[np.ndarray, dict[str, int]]:

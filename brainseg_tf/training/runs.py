@@ -222,7 +222,8 @@ def check_tensorboard() -> None:
 def nothing_to_do(out: Path, options: FitOptions | BrainFitOptions) -> str:
     """The message for the user about a finished run."""
     history = History(read_history(out / HISTORY), options.counted_from)
-    can_continue = not options.counted_from and not history.exhausted(options.patience)
+    same_version = read_record(out).versions.get("brainseg-tf") == versions()["brainseg-tf"]
+    can_continue = same_version and not options.counted_from and not history.exhausted(options.patience)
     return (
         f"the run in {printable(out)} is finished after {len(history.rows)} epochs; there is nothing to do"
         f"{' (a larger --epochs continues it)' if can_continue else ''}"
@@ -243,8 +244,8 @@ def check_readable(out: Path, split: Split, readable: Collection[str]) -> None:
     for side, names in (("training", split.train), ("validation", split.validation)):
         if gone := [name for name in names if name not in readable]:
             raise InputError(
-                f"{printable(out)}: was started with {len(names)} scans for {side}, of which {gone[0]} cannot be read "
-                "any more; restore it, or start a new run with another --out"
+                f"{printable(out)}: was started with {len(names)} scans for {side}, of which {gone[0]} cannot be "
+                "read; restore it, or start a new run with another --out"
             )
 
 

@@ -125,6 +125,10 @@ def at(x=0.0, y=0.0, z=None):
             "slices are missing, the slice distance is 5 mm but 605 mm after 003_7",
         ),
         (
+            {"ImagePositionPatient": at(z=lambda k: -50 + 5 * k + 600 * (k > 2) + 900 * (k > 7))},
+            "slices are missing, the slice distance is 5 mm but 905 mm after 003_7",
+        ),
+        (
             {"ImagePositionPatient": at(z=lambda k: -50 + 5 * k + 600 * (k == COUNT - 1))},
             "slices are missing, the slice distance is 5 mm but 605 mm after ",
         ),

@@ -1,4 +1,6 @@
 import errno
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -90,3 +92,18 @@ def test_a_cache_that_cannot_be_written_ends_the_run(heads, tmp_path, monkeypatc
     monkeypatch.setattr(np, "save", full)
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
         list(cache_subjects(read_heads(heads, MODALITIES), tmp_path / "cache"))
+
+
+def test_a_long_name_is_cut_in_the_cache(tmp_path):
+    name = "x" * 240
+    save(make_brain()[0], tmp_path / "data" / name / f"{name}_flair.nii")
+    (one,) = cache_subjects(read_heads(tmp_path / "data", MODALITIES), tmp_path / "cache")
+    assert one.name == name and len(one.file.name) < 100
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not allow such names")
+def test_a_name_that_a_record_cannot_have_is_refused(tmp_path):
+    name = b"\xe9" * 70
+    save(make_brain()[0], tmp_path / os.fsdecode(name) / os.fsdecode(name + b"_flair.nii"))
+    with pytest.raises(InputError, match="its name has 280 characters, at most 255 are possible; rename it"):
+        read_heads(tmp_path, MODALITIES)

@@ -272,7 +272,7 @@ def test_a_resumed_run_names_a_scan_that_is_gone(brats_like, trained, tmp_path):
     unfinished(trained, out)
     name = json.loads((out / "run.json").read_text())["split"]["train"][0]
     next(data.glob(f"*/{name}/*_flair.nii.gz")).unlink()
-    with pytest.raises(InputError, match=f"was started with 5 scans for training, of which {name} cannot be read any"):
+    with pytest.raises(InputError, match=f"was started with 5 scans for training, of which {name} cannot be read"):
         run(data, out, small_options(), resume=True)
     assert not (out / "1").exists()
 

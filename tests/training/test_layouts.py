@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from brainseg_tf.errors import InputError
@@ -8,6 +9,7 @@ from brainseg_tf.images.scan_search import NOT_READABLE
 from brainseg_tf.training.cohort import read_cohort
 from brainseg_tf.training.layouts import search
 from helpers import somebody_else
+from synthetic_dicom import write_series
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -54,8 +56,9 @@ def test_a_folder_of_scans_is_grouped_by_name(tmp_path):
     }
     problems = search(tmp_path, ("flair",)).problems
     assert [line.split(": ")[1] for line in problems] == [
-        "left out, is t2 according to its name, but the model needs flair; if it is one, name it in a table of scans",
-        "left out, is t1 according to its name, but the model needs flair; if it is one, name it in a table of scans",
+        f"left out, is {modality} according to its name, but the model needs flair; name it in a table of scans to use "
+        "it all the same"
+        for modality in ("t2", "t1")
     ]
 
 
@@ -204,10 +207,14 @@ def test_what_one_row_of_an_examination_says_counts_for_all(tmp_path):
 
 
 def test_scans_beside_brats_folders_are_named(tmp_path):
-    touch(tmp_path, "A_flair.nii.gz", "C/C_flair.nii.gz", "name.txt")
-    assert found(tmp_path, "flair") == {"C": ("C", {"flair": "C_flair.nii.gz"})}
+    touch(tmp_path, "A_flair.nii.gz", "C/C_flair.nii.gz", "name.txt", "D/flair.nii.gz", "E/notes.txt")
+    touch(tmp_path, "HGG/F_flair.nii.gz", "LGG/G/G_flair.nii.gz")
+    write_series(tmp_path / "LGG" / "series", np.ones((8, 8, 4)), np.eye(4))
+    assert set(found(tmp_path, "flair")) == {"C", "G"}
     assert search(tmp_path, ("flair",)).problems == [
-        f"{tmp_path}/A_flair.nii.gz: left out, is beside folders in the BraTS 2019 layout; name it in a table of scans"
+        f"{tmp_path}/{name}: left out, is not in the BraTS 2019 layout as folders beside it are; name its scans in a "
+        "table of scans"
+        for name in ("A_flair.nii.gz", "D", "HGG/F_flair.nii.gz", "LGG/series")
     ]
 
 
@@ -229,11 +236,15 @@ def test_a_bids_folder_that_cannot_be_read_is_named(open_folder, closed, mode):
     touch(open_folder, "dataset_description.json", "sub-01/anat/sub-01_FLAIR.nii.gz")
     touch(open_folder, "sub-02/ses-1/anat/sub-02_ses-1_FLAIR.nii.gz", "sub-03/anat/sub-03_FLAIR.nii.gz")
     (open_folder / closed).chmod(mode)
+    search(open_folder / "sub-01", ("flair",))  # Imports a package before the user is changed.
     with somebody_else(open_folder):
-        result = search(open_folder, ("flair",))
-    (open_folder / closed).chmod(0o700)
+        result = search(open_folder, ("flair", "t2"))
     assert [one.name for one in result.candidates] == ["sub-01", "sub-03"]
     assert result.problems == [f"{open_folder}/{closed}: left out, {NOT_READABLE}"]
+    (open_folder / ".bidsignore").write_text("sub-02\n")
+    with somebody_else(open_folder):
+        assert search(open_folder, ("flair",)).problems == []
+    (open_folder / closed).chmod(0o700)
 
 
 def test_files_of_one_name_need_the_column_subject(tmp_path):
@@ -243,22 +254,34 @@ def test_files_of_one_name_need_the_column_subject(tmp_path):
     with pytest.raises(InputError) as caught:
         search(table, ("flair",))
     assert str(caught.value) == (
-        f"{table}, line 3: {tmp_path}/B/flair.nii.gz has the name of a file in {tmp_path}/A; say in a column subject "
-        "whether they are of one subject"
+        f"{table}, line 3: {tmp_path}/B/flair.nii.gz and {tmp_path}/A/flair.nii.gz have one name; say in the column "
+        "subject whether they are of one subject"
     )
+    # Nothing is split in a prediction.
+    assert [one.name for one in search(table, ("flair",), with_missing=True).candidates] == ["flair_1", "flair_2"]
     table.write_text("path\tsubject\nA/flair.nii.gz\ta\nB/flair.nii.gz\tb\n")
     assert list(found(table, "flair")) == ["a", "b"]
-    # The modalities of one scan are in one folder.
-    table.write_text("path\tmodality\nA/p_flair.nii.gz\tflair\nA/p_t2.nii.gz\tt2\n")
-    assert list(found(table, "flair", "t2")) == ["p"]
+    touch(tmp_path, "T2/p_t2.nii.gz", "A/q_flair.nii.gz")
+    for rows, expected in (
+        ("path\tmodality\nA/p_flair.nii.gz\tflair\nA/p_t2.nii.gz\tt2\n", ["p"]),
+        ("path\tmodality\nA/p_flair.nii.gz\tflair\nT2/p_t2.nii.gz\tt2\n", ["p"]),
+        (f"path\nA/p_flair.nii.gz\n{tmp_path}/A/q_flair.nii.gz\n", ["p", "q"]),
+    ):
+        table.write_text(rows)
+        assert list(found(table, "flair", *(("t2",) if "t2" in rows else ()))) == expected
+    table.write_text("path\tsession\nA/flair.nii.gz\t1\nB/flair.nii.gz\t2\n")
+    assert list(found(table, "flair")) == ["flair_1", "flair_2"]
 
 
 def test_the_remedies_are_possible(tmp_path):
     """A cohort cannot be a single file."""
     touch(tmp_path, "a_flair.nii.gz", "a_label.nii.gz", "b_t2.nii.gz", "c.xyz")
-    result = search(tmp_path, ("flair",))
-    assert len(result.problems) == 3
-    for line in result.problems:
-        assert line.endswith("; if it is one, name it in a table of scans"), line
+    table = "; name it in a table of scans to use it all the same"
+    problems = {Path(line.split(": ")[0]).name: line for line in search(tmp_path, ("flair",)).problems}
+    assert problems["a_label.nii.gz"].endswith(f"is a mask according to its name{table}")
+    assert problems["b_t2.nii.gz"].endswith(f"but the model needs flair{table}")
+    assert problems["c.xyz"].endswith("); rename it")
+    (tmp_path / "scans.tsv").write_text("path\na_label.nii.gz\nb_t2.nii.gz\n")
+    assert len(search(tmp_path / "scans.tsv", ("flair",)).candidates) == 2
     with pytest.raises(InputError, match=r"a_label.nii.gz: is a file; give the folder of the patients, or a table"):
         search(tmp_path / "a_label.nii.gz", ("flair",))

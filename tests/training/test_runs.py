@@ -162,12 +162,16 @@ def test_more_epochs_are_not_offered_where_they_are_refused(out):
     options = replace(OPTIONS, labels="none", rounds=1)
     assert options.counted_from > 0
     assert runs.nothing_to_do(out, options).endswith("; there is nothing to do")
+    content = json.loads((out / "run.json").read_text())
+    content["versions"]["brainseg-tf"] = "0.1.0"
+    (out / "run.json").write_text(json.dumps(content))
+    assert runs.nothing_to_do(out, OPTIONS).endswith("; there is nothing to do")
 
 
 def test_a_training_scan_that_is_gone_is_named(out):
     split = Split(("a", "b"), ("c",), ("d",))
     runs.check_readable(out, split, {"a", "b", "c"})
-    with pytest.raises(InputError, match=r"started with 2 scans for training, of which b cannot be read any more; "):
+    with pytest.raises(InputError, match=r"started with 2 scans for training, of which b cannot be read; "):
         runs.check_readable(out, split, {"a", "c"})
     with pytest.raises(InputError, match=r"started with 1 scans for validation, of which c cannot"):
         runs.check_readable(out, split, {"a", "b"})
