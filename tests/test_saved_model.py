@@ -85,7 +85,7 @@ def working_folder(tmp_path, monkeypatch):
     """The working directory, with a model in ``cvae``, which is also the name of a shipped model, and in ``mine``."""
     folder = tmp_path / "here"
     for name in ("cvae", "mine"):
-        shutil.copytree(SHIPPED / "cvae" / "1", folder / name / "1")
+        shutil.copytree(SHIPPED / "cvae" / "2", folder / name / "1")
     monkeypatch.chdir(folder)
     return folder
 
@@ -110,7 +110,7 @@ def test_an_ambiguous_name_is_refused_and_both_models_are_named(working_folder):
         "or ./cvae for the folder"
     )
     assert saved_model.find("shipped:cvae").path == SHIPPED / "cvae" / "2"
-    assert saved_model.find("shipped:cvae/1").path == SHIPPED / "cvae" / "1"
+    assert saved_model.find("shipped:cvae/2").path == SHIPPED / "cvae" / "2"
     shutil.rmtree(working_folder / "cvae")
     assert saved_model.find("cvae").path == SHIPPED / "cvae" / "2"
     (working_folder / "cvae").touch()
@@ -142,8 +142,8 @@ def test_an_empty_name_is_refused(text):
         ("shipped:", "shipped:: no such model; give a shipped model (cvae, "),
         ("shipped:nonsense", "shipped:nonsense: no such model; give a shipped model (cvae, "),
         ("shipped:../cvae", "shipped:../cvae: no such model; "),
-        ("shipped:cvae/../dae", "shipped:cvae/../dae: no such version; choose from 1, 2"),
-        ("shipped:cvae/9", "shipped:cvae/9: no such version; choose from 1, 2"),
+        ("shipped:cvae/../dae", "shipped:cvae/../dae: no such version; choose from 2"),
+        ("shipped:cvae/9", "shipped:cvae/9: no such version; choose from 2"),
         (".", ".: contains no SavedModel"),
         ("..", "..: contains no SavedModel"),
         ("nonsense/../nonsense", "nonsense/../nonsense: no such folder"),
@@ -193,7 +193,7 @@ def test_only_ascii_digits_are_versions(tmp_path):
 
 def test_a_reference_means_the_same_model_in_every_working_directory(working_folder, tmp_path, monkeypatch):
     """References are sent to the workers of a cluster."""
-    for text in ("./cvae", "mine", "shipped:cvae", "shipped:dae/1", str(SHIPPED / "cvae" / "1")):
+    for text in ("./cvae", "mine", "shipped:cvae", "shipped:dae/2", str(SHIPPED / "cvae" / "2")):
         monkeypatch.chdir(working_folder)
         found = saved_model.find(text)
         reference, path = found.reference, found.path.resolve()
@@ -202,7 +202,7 @@ def test_a_reference_means_the_same_model_in_every_working_directory(working_fol
         monkeypatch.chdir(tmp_path / "elsewhere")
         again = saved_model.find(reference)
         assert again.path.resolve() == path and again.reference == reference
-    assert saved_model.find("shipped:cvae/1").reference == "shipped:cvae/1"
+    assert saved_model.find("shipped:cvae/2").reference == "shipped:cvae/2"
 
 
 def test_the_card_is_read_as_it_was_written(trained, tmp_path):

@@ -157,7 +157,7 @@ def all_cuts(results: Mapping[int, Sequence[Result]]) -> list[tuple[int, Compari
     """
     rows = []
     splits = [{one.cut for one in result.cut()} for of_seed in results.values() for result in of_seed]
-    missing = set.union(*splits) - set.intersection(*splits) if splits else set()
+    missing = {cut for found in splits for cut in found if not all(cut in other for other in splits)}
     for seed, of_seed in results.items():
         for result in of_seed:
             rows += [(seed, one) for one in (*result.comparisons, *result.cut()) if one.cut not in missing]
