@@ -79,9 +79,8 @@ def _shapes(card: ModelCard | BrainCard) -> list[tuple[int, ...]]:
 def _convert(serve: Callable[..., Any]) -> Any:
     """The ONNX network of a signature.
 
-    As ``tf2onnx.convert.from_function``, but without the pass ``reshape_optimizer``. Where the result of a reshape is
-    an output of the network, that pass of tf2onnx 1.17 gives the output another axis. Whether this happens depends on
-    the order in which the passes meet the nodes, so it happens in few exports only.
+    As ``tf2onnx.convert.from_function``, but without the pass ``reshape_optimizer`` of tf2onnx 1.17. It adds an axis to
+    the result of a reshape and removes it again behind it. In few exports the axis stayed in an output.
     """
     import tensorflow as tf
     from tf2onnx import convert, optimizer, tf_loader, tfonnx
