@@ -83,7 +83,7 @@ _SELFSEG = FitOptions(
 )
 
 # Slices in an epoch of a fine-tuning, and its epochs: a few minutes on two cores (docs/experiments.md).
-_FINE_TUNING_EXAMPLES, _FINE_TUNING_EPOCHS = 400, 10
+FINE_TUNING_EXAMPLES, FINE_TUNING_EPOCHS = 400, 10
 
 ARCHITECTURES: dict[str, Architecture] = {
     "cvae": Architecture(
@@ -150,9 +150,9 @@ def fine_tuning_recipe(card: "ModelCard", modalities: tuple[str, ...] = ()) -> F
         recipe = replace(recipe, modalities=modalities, corruption=recipe_for(card.architecture, modalities).corruption)
     return replace(
         recipe,
-        epochs=_FINE_TUNING_EPOCHS,
-        patience=_FINE_TUNING_EPOCHS,
-        examples=_FINE_TUNING_EXAMPLES,
+        epochs=FINE_TUNING_EPOCHS,
+        patience=FINE_TUNING_EPOCHS,
+        examples=FINE_TUNING_EXAMPLES,
         learning_rate=recipe.learning_rate / 4,
         test=0.0,
         rounds=1,

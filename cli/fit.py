@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 from click.core import ParameterSource
 
-from brainseg_tf.architectures import ARCHITECTURES, BRAIN, fine_tuning_recipe, paper_recipe, recipe_for
+from brainseg_tf.architectures import (
+    ARCHITECTURES,
+    BRAIN,
+    FINE_TUNING_EPOCHS,
+    FINE_TUNING_EXAMPLES,
+    fine_tuning_recipe,
+    paper_recipe,
+    recipe_for,
+)
 from brainseg_tf.options import BrainFitOptions, CorruptionOptions, FitOptions, ObjectiveOptions, SliceOptions, Strategy
 from brainseg_tf_cli.option_factory import Decorator, GroupedCommand, apply, from_field, option
 from brainseg_tf_cli.options import FILE, resource_options, shipped_names
@@ -179,8 +187,9 @@ def _or(values: Iterable[str]) -> str:
     "from_model",
     group=NETWORK,
     shell_complete=shipped_names,
-    help="Fine-tune this model: start from its weights, with its recipe and a short training. The name of a shipped "
-    "model, or a folder. With --modality, for another modality.",
+    help="Fine-tune this model: start from its weights, with its recipe, but a short training "
+    f"({FINE_TUNING_EPOCHS} epochs of {FINE_TUNING_EXAMPLES} slices, a quarter of the learning rate, no test patients). "
+    "The name of a shipped model, or a folder. With --modality, for another modality.",
 )
 @option(
     "--preset",
