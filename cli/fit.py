@@ -188,8 +188,8 @@ def _or(values: Iterable[str]) -> str:
     group=NETWORK,
     shell_complete=shipped_names,
     help="Fine-tune this model: start from its weights, with its recipe, but a short training "
-    f"({FINE_TUNING_EPOCHS} epochs of {FINE_TUNING_EXAMPLES} slices, a quarter of the learning rate, no test patients). "
-    "The name of a shipped model, or a folder. With --modality, for another modality.",
+    f"({FINE_TUNING_EPOCHS} epochs of {FINE_TUNING_EXAMPLES} slices, a quarter of the learning rate, no test patients)."
+    " The name of a shipped model, or a folder. With --modality, for another modality.",
 )
 @option(
     "--preset",
