@@ -434,11 +434,12 @@ class SegmentationOptions:
         "There is no lesion unless the mean of its component exceeds this value, in units of the score.",
         least=0,
     )
-    closing_mm: float = option(3.0, "Radius of the binary closing in millimetres; 0 turns it off.", least=0)
+    closing_mm: float = option(3.0, "Radius of the binary closing in millimetres; 0 turns it off.", least=0, most=100)
     boundary_mm: float = option(
         4.0,
         "How far the mask's boundary may move towards an edge in the image, in millimetres; 0 turns it off.",
         least=0,
+        most=100,
     )
     min_conspicuity: float = option(
         0.55,

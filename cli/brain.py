@@ -68,7 +68,7 @@ def _several(
 ) -> None:
     """Brain masks of all scans; a scan that fails does not stop the others."""
     from brainseg_tf.errors import InputError
-    from brainseg_tf.files import check_writable, printable
+    from brainseg_tf.files import check_name_length, check_writable, printable
     from brainseg_tf.prediction.batch import plan_batch
     from brainseg_tf.prediction.brain_masks import TABLE, add_to_table, read_table, write_brain_mask
 
@@ -86,11 +86,14 @@ def _several(
     for job in batch.jobs:
         mask = job.outputs.brain_mask
         assert mask is not None  # plan_batch was asked for it.
-        refused = mask.exists() and not overwrite
+        refused = False
         row: dict[str, Any] = {"scan": job.scan}
         try:
+            check_name_length(mask)
+            refused = mask.exists() and not overwrite
             found = write_brain_mask(job.scan, mask, method=method, network=network, overwrite=overwrite)
-        except InputError as error:
+        except (InputError, MemoryError) as problem:
+            error = problem if isinstance(problem, InputError) else f"{job.scan}: there is not enough memory"
             row |= {"status": "failed", "error": error}
             failures += 1
             click.echo(f"Error: {printable(error)}", err=True)

@@ -3,6 +3,7 @@
 Names, defaults, ranges, choices and help come from ``brainseg_tf.options``: there is no second place to change them.
 """
 
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +24,16 @@ class OddRange(click.IntRange):
         number = int(super().convert(value, param, ctx))
         if number % 2 == 0:
             self.fail(f"{number} has no middle voxel; give an odd number", param, ctx)
+        return number
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range: ``nan`` is in every range for click, and ``inf`` in those without an end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
         return number
 
 
@@ -145,7 +156,7 @@ def _type(kind: Any, metadata: Mapping[str, Any]) -> Any:
     if kind is int:
         return (OddRange if metadata["odd"] else click.IntRange)(least, most)
     if kind is float:
-        return click.FloatRange(least, most)
+        return FiniteRange(least, most)
     return bool if kind is bool else str
 
 

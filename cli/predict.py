@@ -98,6 +98,9 @@ def _check_usage(scans: tuple[Path, ...], given: dict[str, Any]) -> None:
         click.UsageError: names them.
     """
     out, out_dir = given["out"], given["out_dir"]
+    if out_dir is not None and ".." in out_dir.parts:
+        # Tables find the results of an earlier run by the name of the folder.
+        out_dir = given["out_dir"] = out_dir.resolve()
     if (out is None) == (out_dir is None):
         raise click.UsageError("give --out FILE for one scan, or --out-dir FOLDER for several")
     if out is not None and (len(scans) > 1 or _is_folder_of_scans(scans[0])):
@@ -337,7 +340,9 @@ def _run_batch(batch: "Batch", running: "Iterator[Outcome]", out_dir: Path, html
 
 
 def _is_folder_of_scans(place: Path) -> bool:
-    if not place.is_dir():
+    from brainseg_tf.files import is_folder
+
+    if not is_folder(place):
         return False
     from brainseg_tf.images.dicom import is_series
 

@@ -1,6 +1,7 @@
 """Writes maps and masks on the grid of the scan that they belong to, as NIfTI or DICOM."""
 
 import gzip
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,21 @@ _POSITION_FIELDS = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z"),
 )
+# The text in the header of each map, and where NIfTI-1 has it.
+_DESCRIPTION, _DESCRIBED = b"brainseg-tf", slice(148, 228)
+
+
+def is_map(path: Path) -> bool:
+    """Whether a file is a map or mask of ``write_map``; False if it cannot be read."""
+    name = path.name.lower()
+    if not name.endswith(NIFTI):
+        return False
+    try:
+        with gzip.open(path) if name.endswith(".gz") else path.open("rb") as file:
+            start = file.read(_DESCRIBED.stop)
+    except (OSError, EOFError, zlib.error):
+        return False
+    return start[_DESCRIBED].rstrip(b"\0") == _DESCRIPTION
 
 
 def write_map(path: Path, data: np.ndarray, like: Volume) -> None:
@@ -112,7 +128,7 @@ def _map_header(source: nib.Nifti1Pair, kind: Any) -> nib.Nifti1Header:
         stated = "unknown"
     used = unit_of(source)
     header.set_xyzt_units("unknown" if stated == "unknown" and used == "mm" else used)
-    header["descrip"] = b"brainseg-tf"
+    header["descrip"] = _DESCRIPTION
     return header
 
 

@@ -80,9 +80,13 @@ def named(names: Iterable[str], subject: str, kind: str) -> list[str]:
 
 def without_modality(scan: Path) -> str:
     """The name of a scan without its suffix, its modality and what skull-stripping tools append."""
-    words = re.split(r"([^A-Za-z0-9]+)", stem(scan))
-    while len(words) > 1 and (words[-1].lower() in _STRIPPED or known_modality(words[-1]) or not words[-1]):
-        del words[-2:]
+    # Words of any alphabet, with accents that are characters of their own, and the separators between them.
+    words = re.split(r"((?:[^\w\u0300-\u036f]|_)+)", stem(scan))
+    while len(words) > (removed := 2 if words[-1] else 4):  # A word with the separator before it, and that behind it.
+        last = words[-1] or words[-3]
+        if not (last.lower() in _STRIPPED or known_modality(last)):
+            break
+        del words[-removed:]
     return "".join(words)
 
 

@@ -12,6 +12,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.files import is_folder
 from brainseg_tf.images.dicom import is_series
 from brainseg_tf.images.formats import SCANS, open_image, stem
+from brainseg_tf.images.maps import is_map
 from brainseg_tf.images.modality_names import bids_suffix, evidence, name_parts, other_modality
 from brainseg_tf.images.readers import reading
 
@@ -230,6 +231,8 @@ def _reason_to_leave_out(scan: Path, modality: str | None) -> str | None:
         )
     if not series and last == "brain" and _has_two_values(scan):
         return "is a brain mask, because it contains only two values"
+    if not series and is_map(scan):
+        return "was written by brainseg-tf; give the file itself if it is a scan"
     return None
 
 

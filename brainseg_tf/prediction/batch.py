@@ -107,7 +107,8 @@ def plan_batch(
             try:
                 jobs.append(companions.add_to(job, bids=root is not None))
             except InputError as error:
-                failed.append(Outcome(job, error=f"{job.scan}: {error}"))
+                earlier = bool(job.outputs.report and job.outputs.report.exists())
+                failed.append(Outcome(job, error=f"{job.scan}: {error}", refused=earlier))
         if not in_place.scans and not in_place.failed:
             empty.append((place, _no_scan_message(place, in_place, modality, bids=root is not None)))
         found.scans += in_place.scans

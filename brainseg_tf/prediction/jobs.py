@@ -16,6 +16,7 @@ from brainseg_tf.prediction.viewer_tables import SUFFIXES
 RAW = "raw"
 # Number of samples of a file by which it is known again, and their size.
 _SAMPLES, _SAMPLE_BYTES = 32, 4096
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class Job:
         """
         files = {"scan": self.scan, **self.modalities, "brain mask": self.brain, "truth": self.truth}
         return {
-            role: {"name": printable(file.name), "size": _size(file), "sha256": _sampled_sha256(file)}
+            role: {"name": printable(file.name), "size": _size(file), "samples": _sampled_sha256(file)}
             for role, file in files.items()
             if file is not None
         }
@@ -190,11 +191,15 @@ def _sampled_sha256(scan: Path) -> str | None:
 
 
 def _samples(file: Path, count: int) -> bytes:
-    """The SHA-256 of pieces of a file at equal distances, the first at its beginning."""
+    """The SHA-256 of pieces of a file, the first at its beginning.
+
+    Their distances are multiples of the golden ratio: at equal distances all of them can be in the same row of an
+    uncompressed scan's slices, for instance in the background above the head.
+    """
     digest, size = hashlib.sha256(), file.stat().st_size
     with file.open("rb") as opened:
         for number in range(count):
-            opened.seek(size * number // count)
+            opened.seek(int(size * (number * _GOLDEN_RATIO % 1)))
             digest.update(opened.read(_SAMPLE_BYTES))
     return digest.digest()
 

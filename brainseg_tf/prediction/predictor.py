@@ -172,7 +172,7 @@ class Predictor:
         """Checks the names of the outputs, and that they can be written."""
         for path in job.outputs.maps:
             check_name(path)
-        check_outputs(job.outputs.paths, job.inputs, overwrite=overwrite)
+        check_outputs([*job.outputs.paths, *job.sidecars], job.inputs, overwrite=overwrite)
         for dicom_file in (job.outputs.dicom, job.outputs.rtstruct):
             if dicom_file and dicom_file.suffix != ".dcm":
                 raise InputError(f"{dicom_file}: the name must end in .dcm")
@@ -299,6 +299,8 @@ class Predictor:
                 write_json(temporary.report, report)
             for name, path in sidecars.items():
                 write_json(staged[name], job.sidecars[path])
+            # Otherwise the new report would be beside an old mask if the process ended between the two renames.
+            job.outputs.mask.unlink(missing_ok=True)
 
     def _draw(
         self,

@@ -77,7 +77,7 @@ def read(path: Path) -> list[Row]:
         raise InputError(
             f"{path}: cannot be read as a table ({error}); move it, or choose another --out-dir"
         ) from error
-    if rows and not {"scan", "status", "mask"} <= set(reader.fieldnames or ()):
+    if text and not {"scan", "status", "mask"} <= set(reader.fieldnames or ()):
         raise InputError(f"{path}: is not a table of brainseg-tf; move it, or choose another --out-dir")
     return [{name: one.get(name) or "" for name in COLUMNS} for one in rows]
 
@@ -97,7 +97,7 @@ def located(file: str, out: Path) -> Path:
     Returns:
         The file in ``out`` with the same end of the path, otherwise the path as it was written.
     """
-    parts = Path(file).parts
+    parts = Path(file).relative_to(Path(file).anchor).parts
     candidates = [out.joinpath(*parts[-count:]) for count in range(min(len(parts), _DEEPEST), 0, -1)]
     if found := next((path for path in candidates if path.exists()), None):
         return found

@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import check_writable, printable
+from brainseg_tf.files import check_name_length, check_writable, printable
 from brainseg_tf.images.volume import is_whole
 from brainseg_tf.prediction.jobs import Job, Outcome
 from brainseg_tf.prediction.predictor import Predictor
@@ -55,6 +55,8 @@ def attempt(predictor: Predictor, job: Job, *, proceed: bool) -> Outcome:
     try:
         report = _earlier_report(job) if proceed else None
         if report:
+            if missing := next((path for path in job.inputs if not path.exists()), None):
+                return Outcome(job, error=f"{missing}: no such file; restore it", refused=True)
             same_inputs = _same_inputs(report.get("inputs"), job.inputs_record)
             if not (same_inputs and predictor.matches_report(report, job)):
                 how = "by another version or model or with other options" if same_inputs else "from other files"
@@ -89,7 +91,10 @@ def _same_inputs(recorded: Any, now: Mapping[str, Mapping[str, Any]]) -> bool:
     """Whether an earlier result is of these files, as far as its version has recorded them."""
     if not isinstance(recorded, dict) or recorded.keys() != now.keys():
         return False
-    return all(isinstance(one, dict) and one.items() <= now[role].items() for role, one in recorded.items())
+    return all(
+        isinstance(one, dict) and all(one[name] == value for name, value in now[role].items() if name in one)
+        for role, one in recorded.items()
+    )
 
 
 def _earlier_report(job: Job) -> dict[str, Any] | None:
@@ -101,7 +106,10 @@ def _earlier_report(job: Job) -> dict[str, Any] | None:
         InputError: the file cannot be read.
     """
     file = job.outputs.report
-    if file is None or not file.exists():
+    if file is None:
+        return None
+    check_name_length(file)
+    if not file.exists():
         return None
     try:
         content = file.read_bytes()

@@ -255,10 +255,13 @@ def _names(scan: Path, modality: str) -> bool:
 
 def _grouped(scans: Mapping[str, Sequence[Path]], modalities: Sequence[str], found: Found) -> Found:
     """Puts the scans of one examination together: those whose names differ in the modality only."""
-    others = {
-        modality: {(scan.parent, without_modality(scan)): scan for scan in scans[modality]}
-        for modality in modalities[1:]
-    }
+    others: dict[str, dict[tuple[Path, str], Path]] = {}
+    for modality in modalities[1:]:
+        by_name = others.setdefault(modality, {})
+        for scan in scans[modality]:
+            first = by_name.setdefault((scan.parent, without_modality(scan) or stem(scan)), scan)
+            if first != scan:
+                found.problems.append(f"{printable(scan)}: left out, is {modality} of the same name as {first.name}")
     for scan in scans[modalities[0]]:
         name = without_modality(scan) or stem(scan)
         subjects = sorted(set(re.findall(r"sub-[A-Za-z0-9]+", scan.name)))

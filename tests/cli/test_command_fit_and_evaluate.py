@@ -154,7 +154,6 @@ def test_every_option_of_fit_has_a_help_with_its_default():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--kl-weight", "nan"), "objective.kl: expected a number of at least 0, found nan"),
         (("--modality", "flair", "--modality", "flair"), "modalities: contains 'flair' twice"),
         (("--modality", "flair", "--modality", "FLAIR"), "modalities: contains 'flair' twice"),
         (("--modality", "seg"), "--modality seg: is the ground truth"),

@@ -101,3 +101,16 @@ def test_an_even_median_is_refused(scan, trained, tmp_path):
     result = call("predict", scan, "--out", tmp_path / "m.nii", "--model", trained, "--median", 4)
     assert "4 has no middle voxel" in fails(result, code=2)
     assert not (tmp_path / "m.nii").exists()
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_a_number_that_is_not_finite_is_refused(number, tmp_path):
+    for command, name in (
+        ("predict", "--min-size-ml"),
+        ("predict", "--closing-mm"),
+        ("predict", "--healthy-threshold"),
+        ("compare", "--min-growth"),
+        ("fit", "--kl-weight"),
+    ):
+        message = fails(call(command, tmp_path, tmp_path, name, number), code=2)
+        assert f"Invalid value for '{name}': " in message and "\n" not in message.strip().split("Error: ")[1]

@@ -2,7 +2,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from brainseg_tf.images.maps import write_map
+from brainseg_tf.images.maps import is_map, write_map
 from brainseg_tf.images.volume import read_volume
 from helpers import AFFINE, make_brain
 
@@ -66,3 +66,13 @@ def test_a_map_of_a_scan_without_qform_has_the_voxel_sizes_of_its_sform(tmp_path
     mask = nib.load(tmp_path / "mask.nii")
     np.testing.assert_allclose(mask.header["pixdim"][1:4], (4, 4.2, 5), rtol=1e-6)
     assert (mask.header["qform_code"], mask.header["sform_code"]) == (0, 2)
+
+
+def test_maps_are_known_by_their_header(scan, tmp_path):
+    volume = read_volume(scan)
+    for name in ("mask.nii", "mask.nii.gz"):
+        write_map(tmp_path / name, volume.data > 400, volume)
+        assert is_map(tmp_path / name)
+    (tmp_path / "text.nii.gz").write_text("no gzip")
+    for other in (scan, tmp_path / "text.nii.gz", tmp_path / "missing.nii"):
+        assert not is_map(other)

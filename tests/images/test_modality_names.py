@@ -1,7 +1,15 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from brainseg_tf.images.modality_names import described_modality, modality_name, named, other_modality
+from brainseg_tf.images.modality_names import (
+    described_modality,
+    modality_name,
+    named,
+    other_modality,
+    without_modality,
+)
 from synthetic_dicom import write_series
 
 
@@ -87,3 +95,21 @@ def test_a_series_has_the_modality_of_its_name_or_else_of_its_description(tmp_pa
     for file in (tmp_path / "more").iterdir():
         file.rename(tmp_path / "both" / f"more_{file.name}")
     assert other_modality(tmp_path / "both", "flair") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("José.nii.gz", "José"),
+        ("Müller_André_FLAIR.nii.gz", "Müller_André"),
+        ("Jose\u0301_t2.nii", "Jose\u0301"),
+        ("田中_flair.nii.gz", "田中"),
+        ("x (2).nii.gz", "x (2)"),
+        ("a_flair_brain.nii.gz", "a"),
+        ("a_flair_.nii.gz", "a"),
+        ("flair.nii.gz", "flair"),
+        ("_flair.nii.gz", ""),
+    ],
+)
+def test_names_of_any_alphabet_are_kept(name, expected):
+    assert without_modality(Path(name)) == expected

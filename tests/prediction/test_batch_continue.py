@@ -17,6 +17,7 @@ from brainseg_tf.prediction import cohort_tables, results_table
 from brainseg_tf.prediction.batch import plan_batch
 from brainseg_tf.prediction.jobs import Job, Outputs
 from brainseg_tf.prediction.progress import Progress
+from brainseg_tf.prediction.results_table import located
 from brainseg_tf.prediction.running import run_all
 from brainseg_tf.saved_model import find
 from helpers import AFFINE, FAST, call, fails, make_brain, masks, rows, save
@@ -85,7 +86,7 @@ def test_continue_refuses_results_of_other_files(trained, scan, tmp_path):
     # Reports of earlier versions have no samples of the content, and are refused for their version.
     report = out / "p1_flair_report.json"
     written = json.loads(report.read_text())
-    del written["inputs"]["scan"]["sha256"]
+    del written["inputs"]["scan"]["samples"]
     report.write_text(json.dumps(written | {"brainseg_tf": "0.19.0"}))
     assert "written by another version" in call("predict", first, *options, "--continue").stderr
     report.write_text(json.dumps(written))
@@ -123,18 +124,18 @@ def test_scans_of_the_same_size_and_name_are_told_apart(tmp_path):
     for name in ("flair.nii", "pair.hdr", "series"):
         one, other = record(tmp_path / "0" / name), record(tmp_path / "1" / name)
         assert (one["name"], one["size"]) == (other["name"], other["size"])
-        assert one["sha256"] != other["sha256"]
+        assert one["samples"] != other["samples"]
         assert one == record(tmp_path / "0" / name)
     # The voxel size in the header was corrected.
     before = record(tmp_path / "0" / "flair.nii")
     nib.save(nib.Nifti1Image(first, AFFINE * 1.25), tmp_path / "0" / "flair.nii")
-    assert record(tmp_path / "0" / "flair.nii")["sha256"] != before["sha256"]
+    assert record(tmp_path / "0" / "flair.nii")["samples"] != before["samples"]
     # Files of a series can be renamed, and a cohort can be moved.
     (tmp_path / "0" / "series" / "0.dcm").rename(tmp_path / "0" / "series" / "9.dcm")
     moved = record(tmp_path / "0" / "series")
     (tmp_path / "0").rename(tmp_path / "moved")
     assert record(tmp_path / "moved" / "series") == moved
-    assert record(tmp_path / "nothing.nii")["sha256"] is None
+    assert record(tmp_path / "nothing.nii")["samples"] is None
 
 
 def test_a_scan_has_one_row_in_whatever_folder_its_path_was_typed(tmp_path):
@@ -327,3 +328,97 @@ def test_one_relative_path_in_two_folders_is_two_scans(tmp_path, monkeypatch):
         results_table.update(tmp_path / "out" / "summary.csv", [done])
     found = [one["mask"] for one in results_table.read(tmp_path / "out" / "summary.csv")]
     assert sorted(found) == ["../out/A1_mask.nii.gz", "../out/B1_mask.nii.gz"]
+
+
+@pytest.mark.parametrize("slices", [32, 48, 64])
+def test_scans_that_differ_in_the_head_only_are_told_apart(slices, tmp_path):
+    """Uncompressed: at equal distances, all samples are in the background at the same edge of the slices."""
+    records = []
+    for value in (100, 200):
+        data = np.zeros((128, 128, slices), np.int16)
+        data[40:90, 40:90] = value
+        save(data, tmp_path / "scan.nii")
+        records.append(Job(tmp_path / "scan.nii", Outputs(tmp_path / "mask.nii")).inputs_record["scan"])
+    assert records[0]["size"] == records[1]["size"]
+    assert records[0]["samples"] != records[1]["samples"]
+
+
+def test_maps_of_an_earlier_run_are_no_scans(trained, scans, tmp_path):
+    for scan in scans.iterdir():
+        shutil.copy(scan, tmp_path)
+    options = ("predict", tmp_path, "--out-dir", tmp_path, "--model", trained, *FAST)
+    maps = ("--save-probability", "{name}_prob.nii.gz", "--save-residual", "{name}_residual.nii.gz")
+    for more in ((), ("--continue",)):
+        result = call(*options, *maps, *more)
+        assert result.exit_code == 0, result.output
+        assert len(rows(tmp_path)) >= 3
+        assert {one["scan"] for one in rows(tmp_path) if one["status"] in ("done", "kept")} == {
+            f"{tmp_path}/{scan.name}" for scan in scans.iterdir()
+        }
+
+
+def test_a_killed_overwrite_leaves_no_old_mask_beside_the_new_report(trained, scan, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    options = ("predict", scan, "--out-dir", out, "--model", trained, *FAST)
+    assert call(*options).exit_code == 0
+    mask, original = next(out.glob("*_mask.nii.gz")), Path.replace
+
+    def killed(self, target):
+        original(self, target)
+        if str(target).endswith("_report.json"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        call(*options, "--overwrite", "--min-size-ml", "3")
+    assert not mask.exists()
+    result = call(*options, "--continue", "--min-size-ml", "3")
+    assert result.exit_code == 0 and "kept" not in result.output, result.output
+
+
+def test_a_missing_companion_does_not_remove_a_finished_patient_from_the_tables(trained, scans, tmp_path):
+    names = sorted(scan.name for scan in scans.iterdir())
+    for number, name in enumerate(names):
+        shutil.copy(scans / name, tmp_path)
+        save(make_brain(number)[1].astype(np.uint8), tmp_path / f"truth_{name}")
+    table = tmp_path / "scans.tsv"
+    table.write_text("path\tseg\n" + "".join(f"{name}\ttruth_{name}\n" for name in names))
+    options = ("predict", table, "--out-dir", tmp_path / "out", "--model", trained, *FAST)
+    assert call(*options).exit_code == 0
+    before = (tmp_path / "out" / "volumes.tsv").read_text()
+    (tmp_path / f"truth_{names[0]}").unlink()
+    message = call(*options, "--continue")
+    assert message.exit_code == 1
+    assert f"truth_{names[0]}: no such file; restore it" in message.stderr
+    assert (tmp_path / "out" / "volumes.tsv").read_text() == before
+
+
+def test_a_copied_folder_is_described_by_its_own_reports(tmp_path):
+    for name in ("original", "copy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a_report.json").write_text(name)
+    written = str(tmp_path / "original" / "a_report.json")
+    assert located(written, tmp_path / "copy") == tmp_path / "copy" / "a_report.json"
+
+
+def test_a_file_of_one_line_is_not_replaced_as_a_table(trained, scan, tmp_path):
+    (tmp_path / "summary.csv").write_text("my own note about the cohort, important\n")
+    message = fails(call("predict", scan, "--out-dir", tmp_path, "--model", trained, *FAST))
+    assert "summary.csv: is not a table of brainseg-tf; move it" in message
+    assert (tmp_path / "summary.csv").read_text() == "my own note about the cohort, important\n"
+
+
+def test_a_folder_upwards_has_one_row_for_a_scan(trained, scan, tmp_path, monkeypatch):
+    (tmp_path / "results" / "sub").mkdir(parents=True)
+    options = ("--model", trained, *FAST)
+    monkeypatch.chdir(tmp_path / "results" / "sub")
+    assert call("predict", scan, "--out-dir", "..", *options).exit_code == 0
+    monkeypatch.chdir(tmp_path)
+    assert "was written by an earlier run" in fails(call("predict", scan, "--out-dir", "results", *options))
+    assert call("predict", scan, "--out-dir", "results", "--continue", *options).exit_code == 0
+    assert [one["status"] for one in rows(tmp_path / "results")] == ["kept"]
+
+
+def test_a_long_name_is_one_line(trained, tmp_path):
+    name = f"{'a' * 300}.nii.gz"
+    assert "File name too long" in fails(call("predict", name, "--out", tmp_path / "m.nii.gz", "--model", trained))

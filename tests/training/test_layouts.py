@@ -285,3 +285,17 @@ def test_the_remedies_are_possible(tmp_path):
     assert len(search(tmp_path / "scans.tsv", ("flair",)).candidates) == 2
     with pytest.raises(InputError, match=r"a_label.nii.gz: is a file; give the folder of the patients, or a table"):
         search(tmp_path / "a_label.nii.gz", ("flair",))
+
+
+def test_scans_of_patients_with_similar_names_are_not_mixed(tmp_path):
+    touch(
+        tmp_path, *(f"{name}_{modality}.nii.gz" for name in ("André", "Andrè", "田中") for modality in ("flair", "t2"))
+    )
+    assert found(tmp_path, "flair", "t2") == {
+        name: (name, {modality: f"{name}_{modality}.nii.gz" for modality in ("flair", "t2")})
+        for name in ("André", "Andrè", "田中")
+    }
+    touch(tmp_path, "田中-t2w.nii.gz")
+    assert [line.split(": ")[1] for line in search(tmp_path, ("flair", "t2")).problems] == [
+        "left out, is t2 of the same name as 田中-t2w.nii.gz"
+    ]
