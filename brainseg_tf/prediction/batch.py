@@ -177,7 +177,7 @@ def _no_scan_message(place: Path, found: Search, modality: str | None, *, bids: 
         return f"{place}: contains no scan; {file.name}: {reason}{others}"
     if bids:
         suffix = bids_suffix(modality or _ANY_MODALITY)
-        return f"{place}: no sub-*/anat/*_{suffix}.nii.gz in this BIDS dataset; give the files of other scans themselves"
+        return f"{place}: no sub-*/anat/*_{suffix}.nii.gz in this BIDS dataset; give the files themselves"
     return f"{place}: contains no scan (.nii, .nii.gz, .mgz, ...); give a folder of scans"
 
 
