@@ -22,12 +22,12 @@ from brainseg_tf.options import RANDOM_WEIGHTS, FitOptions
 from brainseg_tf.reconstruction import Reconstruction, in_batches
 from brainseg_tf.serving.export import export
 from brainseg_tf.slices import Stack
-from brainseg_tf.training import runs
+from brainseg_tf.training import run_data, runs
 from brainseg_tf.training.calibration import healthy_levels
-from brainseg_tf.training.cohort import Cohort, Patient, Split, read_cohort, split_patients
+from brainseg_tf.training.cohort import Cohort, Patient, read_cohort
 from brainseg_tf.training.distribution import Distribution, steps_in_epoch
 from brainseg_tf.training.initial_weights import load_weights
-from brainseg_tf.training.pipeline import CachedSlices, Part, batches, cache_slices, ordered_batches
+from brainseg_tf.training.pipeline import CachedSlices, Part, batches, ordered_batches
 from brainseg_tf.training.progress import Progress, draw_figures, tensorboard
 from brainseg_tf.training.run_state import RunState
 from brainseg_tf.training.runs import RunSettings, Say, read_history
@@ -82,16 +82,16 @@ def fit(data: Path | Sequence[Path], out: Path, options: FitOptions, settings: R
 
 def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) -> Path:
     say, workers = settings.say, _workers(options, settings)
-    cached = _cache_cohort(cohort, options, settings.cache or out / "cache", workers, settings)
+    cached = run_data.cache_cohort(cohort, options, settings.cache or out / "cache", workers, settings)
     record = runs.read_record(out) if settings.resume else None
-    split = _split(cohort, cached, options, settings, record)
+    split = run_data.split_of(cohort, cached, options, settings, record)
     if options.slices.normalisation == "robust":
         for line in unlike_others(cached):
             say(line)
     readable = {one.patient for one in cached}
     if record and settings.split is None:
         runs.check_readable(out, split, readable)
-    sides = {"training": _slices_of(cached, split.train), "validation": _slices_of(cached, split.validation)}
+    sides = {name: run_data.slices_of(cached, getattr(split, side)) for name, side in _SIDES.items()}
     for name, side in sides.items():
         count = sum(slices.used for slices in side)
         say(f"{name}: {len(side)} patients, {count} slices")
@@ -157,7 +157,7 @@ def _fit(cohort: Cohort, out: Path, options: FitOptions, settings: RunSettings) 
         draw_figures(best, state.history.rows, used["validation"], options, out)
         rounds = read_rounds(out)
         flagged = rounds[-1].rows if rounds else {}
-        data = _describe(
+        data = run_data.describe(
             [replace(one, left_out=flagged.get(one.patient, ())) for one in cached], cohort, split, settings
         )
         _export(best, state, validation, data, options, target, settings)
@@ -302,26 +302,6 @@ def _workers(options: FitOptions, settings: RunSettings) -> Distribution | None:
     return workers
 
 
-def _split(
-    cohort: Cohort,
-    cached: Sequence[CachedSlices],
-    options: FitOptions,
-    settings: RunSettings,
-    record: runs.RunRecord | None,
-) -> Split:
-    """The split of a resumed run, else the one in ``settings``, else that of the tables, else a random one by subject.
-
-    Patients that were added to the cohort after a run was started do not change its split.
-    """
-    if record:
-        return record.split
-    names = [slices.patient for slices in cached]
-    if split := settings.split or cohort.demanded_split(names):
-        return split
-    by_subject = split_patients(cohort.subjects(names), options.validation, options.test, options.seed)
-    return cohort.of_subjects(by_subject, names)
-
-
 def compiled(options: FitOptions, steps: int) -> ContextModel:
     """A new, compiled network.
 
@@ -355,59 +335,3 @@ class KerasReconstructor:
 
     def _predict(self, images: np.ndarray) -> dict[str, np.ndarray]:
         return {name: values.numpy() for name, values in self._outputs(tf.constant(images)).items()}
-
-
-def _cache_cohort(
-    cohort: Cohort, options: FitOptions, folder: Path, workers: Distribution | None, settings: RunSettings
-) -> list[CachedSlices]:
-    """Caches the slices of all patients; several workers decode different patients first."""
-    say = settings.say
-    cache = partial(
-        cache_slices, options=options.slices, folder=folder, views=options.views, lesions=options.given_lesions
-    )
-    for problem in cohort.problems:
-        say(problem)
-    if workers:
-        for _ in cache(workers.share(cohort.patients)):
-            pass
-        workers.barrier()  # After this the slices of all patients are in the cache.
-    cached: list[CachedSlices] = []
-    progress = keras.utils.Progbar(len(cohort.patients), unit_name="patient") if settings.verbose == 1 else None
-    for done, result in enumerate(cache(cohort.patients), start=1):
-        if isinstance(result, str):
-            say(result)
-        else:
-            cached.append(result)
-        if progress:
-            progress.update(done)
-    slices, chosen, used = (sum(getattr(one, key) for one in cached) for key in ("slices", "chosen", "used"))
-    if not used:
-        raise InputError(
-            f"{cohort.title}: no healthy slice in {len(cached)} readable patients; training needs slices without "
-            "lesions, so lower --min-brain, raise --central or add patients"
-        )
-    say(
-        f"{len(cached)} patients, {slices} slices, {chosen} selected ({chosen / slices:.0%}), {used} of them "
-        f"{'used' if options.given_lesions else 'healthy'}"
-    )
-    return cached
-
-
-def _slices_of(cached: Sequence[CachedSlices], names: Sequence[str]) -> list[CachedSlices]:
-    """The patients with these names that have slices for the training."""
-    return [slices for slices in cached if slices.patient in set(names) and slices.used]
-
-
-def _describe(cached: Sequence[CachedSlices], cohort: Cohort, split: Split, settings: RunSettings) -> TrainingData:
-    names = (*split.train, *split.validation)
-    return TrainingData(
-        patients=len(cached),
-        slices=sum(slices.slices for slices in cached),
-        chosen=sum(slices.chosen for slices in cached),
-        healthy=sum(len(slices.rows) for slices in cached),
-        train=split.train,
-        validation=split.validation,
-        test=split.test,
-        earlier=settings.initial.card.data.seen if settings.initial else (),
-        subjects=tuple(subject for subject in cohort.subjects(names) if subject not in names),
-    )

@@ -7,7 +7,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 
@@ -15,9 +14,7 @@ from batches import Fake
 from brainseg_tf.model_card import read_card
 from brainseg_tf.prediction import cohort_tables, results_table
 from brainseg_tf.prediction.batch import plan_batch
-from brainseg_tf.prediction.jobs import Job, Outputs
 from brainseg_tf.prediction.progress import Progress
-from brainseg_tf.prediction.results_table import located
 from brainseg_tf.prediction.running import run_all
 from brainseg_tf.saved_model import find
 from helpers import AFFINE, FAST, call, fails, make_brain, masks, rows, save
@@ -104,38 +101,6 @@ def test_a_scan_has_one_row_however_its_path_is_typed(trained, scans, tmp_path, 
         assert call("predict", place, *options).exit_code == 0
     assert len((out / "volumes.tsv").read_text().splitlines()) == 4
     assert len({line["mask"] for line in rows(out)}) == 3
-
-
-def test_scans_of_the_same_size_and_name_are_told_apart(tmp_path):
-    """Uncompressed scans of one protocol, pairs of files, and DICOM series differ in their content only."""
-
-    def record(scan: Path) -> dict[str, object]:
-        return Job(scan, Outputs(tmp_path / "mask.nii")).inputs_record["scan"]
-
-    first, second = make_brain(0)[0], make_brain(1)[0]
-    for number, data in enumerate((first, second)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        save(data, folder / "flair.nii")
-        nib.save(nib.Nifti1Pair(data, AFFINE), folder / "pair.hdr")
-        (folder / "series").mkdir()
-        for slice_number in range(3):
-            (folder / "series" / f"{slice_number}.dcm").write_bytes(bytes([number, slice_number]))
-    for name in ("flair.nii", "pair.hdr", "series"):
-        one, other = record(tmp_path / "0" / name), record(tmp_path / "1" / name)
-        assert (one["name"], one["size"]) == (other["name"], other["size"])
-        assert one["samples"] != other["samples"]
-        assert one == record(tmp_path / "0" / name)
-    # The voxel size in the header was corrected.
-    before = record(tmp_path / "0" / "flair.nii")
-    nib.save(nib.Nifti1Image(first, AFFINE * 1.25), tmp_path / "0" / "flair.nii")
-    assert record(tmp_path / "0" / "flair.nii")["samples"] != before["samples"]
-    # Files of a series can be renamed, and a cohort can be moved.
-    (tmp_path / "0" / "series" / "0.dcm").rename(tmp_path / "0" / "series" / "9.dcm")
-    moved = record(tmp_path / "0" / "series")
-    (tmp_path / "0").rename(tmp_path / "moved")
-    assert record(tmp_path / "moved" / "series") == moved
-    assert record(tmp_path / "nothing.nii")["samples"] is None
 
 
 def test_a_scan_has_one_row_in_whatever_folder_its_path_was_typed(tmp_path):
@@ -330,19 +295,6 @@ def test_one_relative_path_in_two_folders_is_two_scans(tmp_path, monkeypatch):
     assert sorted(found) == ["../out/A1_mask.nii.gz", "../out/B1_mask.nii.gz"]
 
 
-@pytest.mark.parametrize("slices", [32, 48, 64])
-def test_scans_that_differ_in_the_head_only_are_told_apart(slices, tmp_path):
-    """Uncompressed: at equal distances, all samples are in the background at the same edge of the slices."""
-    records = []
-    for value in (100, 200):
-        data = np.zeros((128, 128, slices), np.int16)
-        data[40:90, 40:90] = value
-        save(data, tmp_path / "scan.nii")
-        records.append(Job(tmp_path / "scan.nii", Outputs(tmp_path / "mask.nii")).inputs_record["scan"])
-    assert records[0]["size"] == records[1]["size"]
-    assert records[0]["samples"] != records[1]["samples"]
-
-
 def test_maps_of_an_earlier_run_are_no_scans(trained, scans, tmp_path):
     for scan in scans.iterdir():
         shutil.copy(scan, tmp_path)
@@ -391,14 +343,6 @@ def test_a_missing_companion_does_not_remove_a_finished_patient_from_the_tables(
     assert message.exit_code == 1
     assert f"truth_{names[0]}: no such file; restore it" in message.stderr
     assert (tmp_path / "out" / "volumes.tsv").read_text() == before
-
-
-def test_a_copied_folder_is_described_by_its_own_reports(tmp_path):
-    for name in ("original", "copy"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a_report.json").write_text(name)
-    written = str(tmp_path / "original" / "a_report.json")
-    assert located(written, tmp_path / "copy") == tmp_path / "copy" / "a_report.json"
 
 
 def test_a_file_of_one_line_is_not_replaced_as_a_table(trained, scan, tmp_path):

@@ -105,3 +105,11 @@ def test_a_scan_that_fails_or_is_left_out_replaces_no_row_of_another_mask(tmp_pa
     # The same scan that fails again with --overwrite has no mask of this run.
     again = results_table.row(Path("b.nii"), "failed", error="no brain", mask=Path("b_mask.nii.gz"))
     assert [row["status"] for row in results_table.update(table, [again])] == ["failed", "done", "failed"]
+
+
+def test_a_copied_folder_is_described_by_its_own_reports(tmp_path):
+    for name in ("original", "copy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a_report.json").write_text(name)
+    written = str(tmp_path / "original" / "a_report.json")
+    assert results_table.located(written, tmp_path / "copy") == tmp_path / "copy" / "a_report.json"
