@@ -119,12 +119,12 @@ def urls(server: "object") -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def real_patients() -> Path:
-    """The folder of real BraTS patients; without it the test is skipped, saying so."""
-    named = os.environ.get("BRAINSEG_BRATS")
-    folder = Path(named) if named else Path(__file__).parents[2] / "shared" / "data" / "brats"
+def real_heads() -> Path:
+    """The folder of real heads, by kind of disease; without it the test is skipped, saying so."""
+    named = os.environ.get("BRAINSEG_HEADS")
+    folder = Path(named) if named else Path(__file__).parents[2] / "shared" / "data" / "heads"
     if not folder.is_dir():
-        pytest.skip("no real patients: set BRAINSEG_BRATS to a folder in the BraTS 2019 layout")
+        pytest.skip("no real heads: set BRAINSEG_HEADS to a folder that has glioma/PATIENT/PATIENT_flair.nii.gz")
     return folder
 
 
