@@ -69,11 +69,11 @@ def _several(
     """Brain masks of all scans; a scan that fails does not stop the others."""
     from brainseg_tf.errors import InputError
     from brainseg_tf.files import check_name_length, check_writable, printable
-    from brainseg_tf.prediction.batch import plan_batch
-    from brainseg_tf.prediction.brain_masks import TABLE, add_to_table, read_table, write_brain_mask
+    from brainseg_tf.prediction.batch import BRAIN_TABLE, plan_batch
+    from brainseg_tf.prediction.brain_masks import add_to_table, read_table, write_brain_mask
 
     batch = plan_batch(scans, out_dir, brain_masks=True, modality=None)
-    table = out_dir / TABLE
+    table = out_dir / BRAIN_TABLE
     check_writable(table, overwrite=True)
     read_table(table)  # Another file with this name is refused before any work.
     failures = len(batch.failed)

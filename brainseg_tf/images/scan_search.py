@@ -96,7 +96,7 @@ def search_folder(folder: Path, modality: str | None, results: Path) -> Search:
     """
     found = Search()
     for file in members(folder):
-        if is_folder(file) and not _can_be_read(file):
+        if is_folder(file) and not can_be_read(file):
             found.failed.append((file, NOT_READABLE))
         elif is_folder(file) and not is_series(file):
             if file.resolve() != results.resolve():
@@ -182,13 +182,13 @@ def _members(folder: Path, unreadable: set[Path]) -> list[Path]:
     """What is in a folder, see ``members``; nothing if it is a file."""
     if not is_folder(folder):
         return []
-    if not _can_be_read(folder):
+    if not can_be_read(folder):
         unreadable.add(folder)
         return []
     return members(folder)
 
 
-def _can_be_read(folder: Path) -> bool:
+def can_be_read(folder: Path) -> bool:
     """Whether what is in a folder can be listed and opened."""
     try:
         with os.scandir(folder) as inside:

@@ -30,7 +30,7 @@ from brainseg_tf.prediction.viewer_tables import SUFFIXES
 from brainseg_tf.training.layouts import TABLES, search
 
 MASK, BRAIN = "_mask.nii.gz", "_brain.nii.gz"
-SUMMARY = results_table.NAME
+SUMMARY, BRAIN_TABLE = results_table.NAME, "brain.csv"
 _BIDS_VERSION = "1.10.0"
 # Which scans of a BIDS dataset are used if no modality is asked for.
 _ANY_MODALITY = "flair"
@@ -118,13 +118,13 @@ def plan_batch(
     if empty and not (found.scans or found.failed):
         raise InputError(empty[0][1])
     found.left_out += [(place, message.removeprefix(f"{place}: ")) for place, message in empty]
-    jobs = [_without_unwanted(job, pages=index is not None, brain_masks=brain_masks) for job in jobs]
     # Few folders have many files, and resolving a path is slow.
     resolved = cache(Path.resolve)
 
     def place_of(path: Path) -> tuple[Path, str]:
         return resolved(path.parent), path.name
 
+    jobs = [_without_unwanted(job, pages=index is not None, brain_masks=brain_masks) for job in _once(jobs, place_of)]
     _check_names(
         jobs, [out / SUMMARY, *(out / name for name in cohort_tables.NAMES), *([index] if index else [])], place_of
     )
@@ -140,6 +140,19 @@ def plan_batch(
         links = navigation([job.outputs.page for job in jobs if job.outputs.page], index)
         jobs = [replace(job, navigation=one) for job, one in zip(jobs, links, strict=True)]
     return Batch(jobs, failed, left_out)
+
+
+def _once(jobs: Sequence[Job], place_of: Callable[[Path], tuple[Path, str]]) -> list[Job]:
+    """The jobs without repetitions: a file can be named, and be in a folder that is named too.
+
+    Args:
+        jobs: of all places.
+        place_of: the resolved folder and the name of a file.
+    """
+    different: dict[tuple[tuple[Path, str], ...], Job] = {}
+    for job in jobs:
+        different.setdefault(tuple(map(place_of, (job.outputs.mask, *job.inputs))), job)
+    return list(different.values())
 
 
 def _check_names(jobs: Sequence[Job], tables: Sequence[Path], place_of: Callable[[Path], tuple[Path, str]]) -> None:
@@ -273,7 +286,8 @@ def _write_description(out: Path, datasets: Collection[Path]) -> None:
         raise InputError(f"{file}: belongs to another dataset; choose another --out-dir")
     make_folder(out)
     # Files for which BIDS has no names. The BIDS validator ignores them.
-    ignored = [SUMMARY, f".{SUMMARY}.lock", *cohort_tables.NAMES, "*.html", "sub-*/figures"]
+    ignored = [SUMMARY, f".{SUMMARY}.lock", BRAIN_TABLE, f".{BRAIN_TABLE}.lock", *cohort_tables.NAMES]
+    ignored += ["*.html", "sub-*/figures"]
     ignored += [f"*{ending}" for ending in SUFFIXES.values()]
     ignore = out / ".bidsignore"
     lines = ignore.read_text(encoding="utf-8", errors="replace").splitlines() if ignore.exists() else []

@@ -14,7 +14,6 @@ from brainseg_tf.images.maps import check_name, write_map
 from brainseg_tf.images.volume import read_volume
 from brainseg_tf.prediction.results_table import PLANNED, Row, merged
 
-TABLE = "brain.csv"
 COLUMNS = ("scan", "status", "brain_ml", "source", "seconds", "warnings", "mask", "error")
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable
 from brainseg_tf.images.formats import NIFTI
-from brainseg_tf.images.modality_names import bids_suffix
+from brainseg_tf.images.modality_names import bids_suffix, named
+from brainseg_tf.images.scan_search import members
 from brainseg_tf.prediction.jobs import Job
 
 NAME = "{name}"
@@ -24,7 +25,7 @@ class Companions:
 
     Attributes:
         needed: the model's further modalities. Those without a pattern are looked for beside the scan, as
-            ``{name}_<modality>.nii[.gz]``, in a BIDS dataset with the suffix of the modality.
+            ``{name}_<modality>.nii[.gz]``, where the modality can have any of its names, see ``modality_names.named``.
         modalities: patterns of further modalities by name, relative to the folder of the scan.
         brain, truth: patterns of the brain mask and the ground truth, relative to that folder; None for none.
         outputs: patterns of further outputs by their field of ``Outputs``, relative to the folder of the mask.
@@ -56,8 +57,7 @@ class Companions:
             if pattern := self.modalities.get(modality):
                 modalities[modality] = _existing([_filled(pattern, name, folder)])
             else:
-                word = bids_suffix(modality) if bids else modality
-                modalities[modality] = _existing([folder / f"{name}_{word}{suffix}" for suffix in reversed(NIFTI)])
+                modalities[modality] = _beside(folder, name, modality, bids_suffix(modality) if bids else modality)
         brain, truth = (
             given or (_existing([_filled(pattern, name, folder)]) if pattern else None)
             for given, pattern in ((job.brain, self.brain), (job.truth, self.truth))
@@ -72,6 +72,26 @@ class Companions:
 
 def _filled(pattern: str, name: str, folder: Path) -> Path:
     return folder / pattern.replace(NAME, name)
+
+
+def _beside(folder: Path, name: str, modality: str, word: str) -> Path:
+    """The file of a further modality in the folder of the scan.
+
+    Args:
+        folder: the folder.
+        name: of the scan, without its modality.
+        modality: the modality.
+        word: what the modality is called as a rule. The folder is listed only if no file is named with this word,
+            because there can be thousands of scans in it.
+
+    Raises:
+        InputError: there is none, or the folder cannot be listed.
+    """
+    usual = [folder / f"{name}_{word}{suffix}" for suffix in reversed(NIFTI)]
+    if found := next((file for file in usual if file.exists()), None):
+        return found
+    others = named((file.name for file in members(folder)), name, modality)
+    return _existing([folder / other for other in others] or usual)
 
 
 def _existing(files: Sequence[Path]) -> Path:

@@ -27,6 +27,7 @@ from brainseg_tf.metrics import dice, iou
 from brainseg_tf.model_card import ModelCard
 from brainseg_tf.options import PredictOptions
 from brainseg_tf.postprocessing.lesions import numbered_components
+from brainseg_tf.prediction.earlier import warnings_of_left_over
 from brainseg_tf.prediction.jobs import Job, Outputs
 from brainseg_tf.prediction.loading import Lazy, LazyModel, Loading
 from brainseg_tf.prediction.pages import Navigation
@@ -84,7 +85,7 @@ class Predictor:
         truth = read_segmentation(job.truth, scans[0]) if job.truth else None
         read = time.perf_counter()
         result, model = self.segment(scans, given)
-        result.warnings.extend([*dicom_warnings, *name_warnings(job.scan, self.card)])
+        result.warnings.extend([*dicom_warnings, *name_warnings(job.scan, self.card), *warnings_of_left_over(job)])
         result.seconds["read"] = round(read - start, 3)
         uncertainty = None
         if job.outputs.uncertainty:

@@ -12,6 +12,7 @@ from typing import Any
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import file_lock, printable, replacing
+from brainseg_tf.images.scan_search import NOT_READABLE, can_be_read
 
 NAME = "summary.csv"
 COLUMNS = (
@@ -161,7 +162,8 @@ def of_other_scans(rows: Iterable[Row], scans: Iterable[tuple[object, object]], 
 def merged(earlier: Iterable[Row], rows: Iterable[Row], out: Path) -> list[Row]:
     """The rows of a table and new ones, which replace those of the same scans; sorted by the paths of the scans.
 
-    A scan that would have no mask, because it is left out, does not replace a row with a mask.
+    A scan that would have no mask, because it is left out, does not replace a row with a mask. Rows of folders without
+    read permission are left out if they can be read now: their scans have rows of their own.
 
     Args:
         earlier: of the table.
@@ -170,6 +172,7 @@ def merged(earlier: Iterable[Row], rows: Iterable[Row], out: Path) -> list[Row]:
     """
     new = {(key(one["scan"]), one[PLANNED]): one for one in rows}
     others = of_other_scans(earlier, [(one["scan"], mask) for (_, mask), one in new.items()], out)
+    others = [one for one in others if not (one["error"].endswith(NOT_READABLE) and can_be_read(Path(one["scan"])))]
     segmented = {key(one["scan"]) for one in others if one["mask"]}
     added = [one for (scan, mask), one in new.items() if mask or scan not in segmented]
     return sorted([*others, *added], key=lambda one: one["scan"])

@@ -96,6 +96,8 @@ def test_a_bids_dataset_gives_a_bids_derivative(trained, tmp_path):
         "sub-02/figures/sub-02_ses-a_run-1_label-lesion_mask.png",
     }
     first, second = (out / "volumes.tsv").read_text().splitlines()[1:]
+    ignored = (out / ".bidsignore").read_text().splitlines()
+    assert {"summary.csv", "brain.csv", *cohort_tables.NAMES, "*.html"} < set(ignored)
     assert first.split("\t")[:2] == ["sub-01", "n/a"] and second.split("\t")[:2] == ["sub-02", "ses-a"]
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from batches import Fake
+from brainseg_tf.images.modality_names import without_modality
 from brainseg_tf.model_card import read_card
 from brainseg_tf.prediction import cohort_tables, results_table
 from brainseg_tf.prediction.batch import plan_batch
@@ -366,3 +367,29 @@ def test_a_folder_upwards_has_one_row_for_a_scan(trained, scan, tmp_path, monkey
 def test_a_long_name_is_one_line(trained, tmp_path):
     name = f"{'a' * 300}.nii.gz"
     assert "File name too long" in fails(call("predict", name, "--out", tmp_path / "m.nii.gz", "--model", trained))
+
+
+def test_overwriting_with_fewer_outputs_names_the_old_files(trained, scan, tmp_path):
+    out = tmp_path / "out"
+    maps = ("--save-probability", "{name}_p.nii.gz", "--html", out / "index.html")
+    command = ("predict", scan, "--out-dir", out, "--model", trained, *FAST)
+    assert call(*command, *maps).exit_code == 0
+    moved = out.rename(tmp_path / "moved")
+    command = ("predict", scan, "--out-dir", moved, "--model", trained, "--overwrite", *FAST)
+    result = call(*command)
+    assert result.exit_code == 0, result.output
+    name = scan.name.split(".")[0]
+    files = f"{without_modality(scan)}_p.nii.gz, {name}.html, {name}_thumbnail.png"
+    warning = f"{moved}: has {files} of an earlier run, which this run does not write; delete old files"
+    assert warning in json.loads((moved / f"{name}_report.json").read_text())["warnings"]
+    assert warning in result.stderr
+    # The report of this run does not name them, so there is one warning.
+    assert "earlier run" not in call(*command).stderr
+
+
+def test_a_scan_that_is_named_twice_is_segmented_once(scans, tmp_path, monkeypatch):
+    monkeypatch.chdir(scans)
+    twice = [scans, Path("sub-00_FLAIR.nii.gz")]
+    assert [job.scan.name for job in plan_batch(twice, tmp_path / "out").jobs] == sorted(
+        file.name for file in scans.iterdir()
+    )

@@ -39,6 +39,12 @@ def test_further_modalities_are_found_by_name(tmp_path):
         "a_flair_mask.nii.gz": {"t2": "a_t2.nii.gz"},
         "b_flair_mask.nii.gz": {"t2": "b_t2.nii"},
     }
+    # The usual name first, then any other name of the modality.
+    touch(tmp_path / "t", "a_FLAIR.nii.gz", "a_T2.nii.gz", "b_flair.nii.gz", "b_T2w.nii", "b_t2.nii", "b_x_t2.nii.gz")
+    assert planned(tmp_path / "t", tmp_path / "out", needed=("t2",)) == {
+        "a_FLAIR_mask.nii.gz": {"t2": "a_T2.nii.gz"},
+        "b_flair_mask.nii.gz": {"t2": "b_t2.nii"},
+    }
     # They are inputs, so no line says that they were left out.
     batch = plan_batch([tmp_path / "s"], tmp_path / "out", companions=Companions(("t2",)))
     assert batch.left_out == []

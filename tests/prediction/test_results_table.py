@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from brainseg_tf.errors import InputError
+from brainseg_tf.images.scan_search import NOT_READABLE
 from brainseg_tf.prediction import results_table
 
 
@@ -28,6 +29,16 @@ def test_rows_are_added_and_replaced(tmp_path):
     assert (first["lesion_ml"], first["lesions"], first["seconds"], first["warnings"]) == ("1.5", "2", "3.75", "1")
     assert (second["scan"], second["status"], second["error"]) == ("b.nii", "left out", "is a mask")
     assert results_table.read(table) == [first, second]
+
+
+def test_the_row_of_a_folder_without_read_permission_goes_when_it_can_be_read(tmp_path):
+    table = tmp_path / "summary.csv"
+    closed = results_table.row(tmp_path / "closed", "failed", error=f"{tmp_path}/closed: {NOT_READABLE}")
+    scan = results_table.row(tmp_path / "closed" / "a.nii", "failed", error="a.nii: is empty")
+    assert len(results_table.update(table, [closed])) == 1
+    assert len(results_table.update(table, [scan])) == 2
+    (tmp_path / "closed").mkdir()
+    assert [row["scan"] for row in results_table.update(table, [scan])] == [f"{tmp_path}/closed/a.nii"]
 
 
 def test_any_name_can_be_written(tmp_path):
