@@ -6,8 +6,9 @@ import json
 import os
 import secrets
 import shutil
+import unicodedata
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,7 @@ def replacing(path: Path, *, new: bool = False) -> Iterator[Path]:
         InputError: the path cannot be written, or the disk is full.
     """
     path = Path(path)
-    # The temporary name has only the suffixes of the original one, so that it is not too long for the file system.
-    temporary = path.with_name(f".{secrets.token_hex(8)}{''.join(path.suffixes[-2:])[-32:]}")
+    temporary = _temporary(path)
     try:
         yield temporary
         if temporary.is_dir() and path.is_dir() and not new:
@@ -100,9 +100,20 @@ def replacing(path: Path, *, new: bool = False) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def _temporary(path: Path) -> Path:
+    """A random hidden path in the same folder.
+
+    It has only the suffixes of the original name, so that it is not too long for the file system.
+    """
+    return path.with_name(f".{secrets.token_hex(8)}{''.join(path.suffixes[-2:])[-32:]}")
+
+
 @contextmanager
 def replacing_all(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
-    """Replaces several files, see ``replacing``: all of them in reverse order, or none if the block fails.
+    """Replaces several files, see ``replacing``: all of them, or none if the block or a renaming fails.
+
+    The existing files are renamed in order before the new ones get their names in reverse order. So if the process is
+    killed, the first file is missing unless all others are of one run.
 
     Args:
         paths: the files, by name.
@@ -113,7 +124,7 @@ def replacing_all(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
     Raises:
         InputError: a file cannot be written. Messages name the files, not the temporary ones.
     """
-    with ExitStack() as stack:
+    with _restoring() as set_aside, ExitStack() as stack:
         staged = {name: stack.enter_context(replacing(path)) for name, path in paths.items()}
         try:
             yield staged
@@ -122,6 +133,41 @@ def replacing_all(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
             for name, path in paths.items():
                 message = message.replace(str(staged[name]), str(path))
             raise InputError(message) from error
+        for path in paths.values():
+            set_aside(path)
+
+
+@contextmanager
+def _restoring() -> Iterator[Callable[[Path], None]]:
+    """Yields a function that renames a file if it exists. If the block fails, all have their names again.
+
+    Files that did not exist are removed then.
+    """
+    hidden: dict[Path, Path | None] = {}
+
+    def set_aside(path: Path) -> None:
+        if not os.path.lexists(path):
+            hidden[path] = None
+            return
+        temporary = _temporary(path)
+        try:
+            path.replace(temporary)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be replaced ({_reason(error)}); choose another path") from error
+        hidden[path] = temporary
+
+    try:
+        yield set_aside
+    except BaseException:
+        for path, temporary in reversed(hidden.items()):
+            if temporary is None:
+                path.unlink(missing_ok=True)
+            else:
+                temporary.replace(path)
+        raise
+    for temporary in hidden.values():
+        if temporary is not None:
+            temporary.unlink()
 
 
 @contextmanager
@@ -199,6 +245,23 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def exists(path: Path) -> bool:
+    """Whether a path exists.
+
+    Raises:
+        InputError: this cannot be determined: no permission, or the name is too long.
+    """
+    try:
+        return path.exists()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{printable(path)}: cannot be opened ({_reason(error)}); check the path") from error
+
+
+def folded(name: str) -> str:
+    """A name without the differences that some file systems ignore: case and the Unicode form of accents."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def check_name_length(path: Path) -> None:
     """Checks that a file name is not longer than the file system allows.
 
@@ -208,7 +271,7 @@ def check_name_length(path: Path) -> None:
     folder = path.parent
     try:
         limit = os.pathconf(folder, "PC_NAME_MAX") if folder.is_dir() else _USUAL_NAME_BYTES
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):  # Windows does not have this function.
         limit = _USUAL_NAME_BYTES
     length = len(os.fsencode(path.name))
     if length > limit:
@@ -244,7 +307,7 @@ def check_writable(path: Path, *, overwrite: bool = False) -> None:
 
 
 def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], *, overwrite: bool = False) -> None:
-    """Checks several output files with ``check_writable``, and that no name is used twice.
+    """Checks several output files with ``check_writable``, and that no name is used twice, see ``folded``.
 
     Args:
         outputs: the files.
@@ -254,12 +317,17 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], *, overwrite:
     Raises:
         InputError: as for ``check_writable``; or an output has the name of an input or of another output.
     """
-    taken = {file.resolve() for file in inputs}
+    taken = {_place(file) for file in inputs}
     for path in outputs:
-        if path.resolve() in taken:
+        if _place(path) in taken:
             raise InputError(f"{path}: is named twice; give each output its own name")
-        taken.add(path.resolve())
+        taken.add(_place(path))
         check_writable(path, overwrite=overwrite)
+
+
+def _place(path: Path) -> tuple[Path, str]:
+    resolved = path.resolve()
+    return resolved.parent, folded(resolved.name)
 
 
 def make_folder(path: Path) -> None:

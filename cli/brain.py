@@ -9,7 +9,7 @@ import click
 
 from brainseg_tf.options import Engine, PredictOptions
 from brainseg_tf_cli.option_factory import GroupedCommand, from_field, option
-from brainseg_tf_cli.options import FILE, resource_options
+from brainseg_tf_cli.options import FILE, resource_options, with_names
 from brainseg_tf_cli.predict_options import BRAIN, OUTPUT, brain_method
 from brainseg_tf_cli.tensorflow_import import prepare_runtime
 
@@ -52,6 +52,8 @@ def brain(
         raise click.UsageError("give --out FILE for one scan, or --out-dir FOLDER for several")
     if model is not None and brain not in ("auto", "network"):
         raise click.UsageError(f"--model does not go with --brain {brain}, which uses no brain network")
+    scans = with_names(scans)
+    out_dir = out_dir.resolve() if out_dir is not None and ".." in out_dir.parts else out_dir
     network = _network(model, engine, device, threads)
     if out is not None:
         if len(scans) > 1:

@@ -7,7 +7,14 @@ import click
 
 from brainseg_tf.options import CompareOptions, PredictOptions
 from brainseg_tf_cli.option_factory import GroupedCommand, apply, from_field, option
-from brainseg_tf_cli.options import FILE, post_processing, resource_options, segmentation_options, shipped_names
+from brainseg_tf_cli.options import (
+    FILE,
+    post_processing,
+    resource_options,
+    segmentation_options,
+    shipped_names,
+    with_names,
+)
 from brainseg_tf_cli.predict import brain_network_loader, choose_model, model_loader
 from brainseg_tf_cli.predict_options import BRAIN, CONTRASTS, INPUT, MODEL, OUTPUT, brain_method
 
@@ -87,7 +94,7 @@ def compare(context: click.Context, /, before: Path, after: Path, **given: Any) 
     from brainseg_tf.prediction.comparison_job import ComparisonJob, ComparisonOutputs, run
 
     # A series in the current folder, ``.``, has a name too.
-    before, after = (scan.resolve() if scan.name in ("", "..") else scan for scan in (before, after))
+    before, after = with_names((before, after))
     outputs = ComparisonOutputs(given["out"], given["table"], given["save_change"], given["figure"], given["html"])
     job = ComparisonJob(before, after, outputs, given["before_mask"], given["after_mask"], given["days"])
     limits = CompareOptions(given["tolerance_mm"], given["min_growth"], given["min_shrinkage"], given["min_change_ml"])

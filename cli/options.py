@@ -24,6 +24,11 @@ def shipped_names(context: click.Context, parameter: click.Parameter, incomplete
     return [name for name in names if name.startswith(incomplete)]
 
 
+def with_names(scans: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Scans with names for their outputs: a series in the current folder, ``.``, has one too."""
+    return tuple(scan.resolve() if scan.name in ("", "..") else scan for scan in scans)
+
+
 # More threads than this are more likely a typing error than a machine.
 _MOST_THREADS = 1024
 

@@ -12,7 +12,7 @@ import click
 from brainseg_tf.errors import InputError
 from brainseg_tf.options import PredictOptions
 from brainseg_tf_cli.option_factory import GroupedCommand
-from brainseg_tf_cli.options import FILE, post_processing, segmentation_options
+from brainseg_tf_cli.options import FILE, post_processing, segmentation_options, with_names
 from brainseg_tf_cli.predict_options import CONTRASTS, input_output_and_model, many_scans_and_server
 from brainseg_tf_cli.tensorflow_import import prepare_runtime, prepare_tensorflow
 
@@ -57,8 +57,7 @@ def predict(context: click.Context, /, scans: tuple[Path, ...], **given: Any) ->
     see fit) that is given instead of scans. --modality, --brain-mask, --truth and the maps (--save-...) take patterns,
     for instance --brain-mask '{name}_brain.nii.gz', relative to the folder of the scan or of its mask.
     """
-    # A series in the current folder, ``.``, has a name too.
-    scans = tuple(scan.resolve() if scan.name in ("", "..") else scan for scan in scans)
+    scans = with_names(scans)
     _check_usage(scans, given)
     if given["html"] is not None:
         from brainseg_tf.prediction import pages
@@ -109,6 +108,8 @@ def _check_usage(scans: tuple[Path, ...], given: dict[str, Any]) -> None:
         raise click.UsageError(f"give --brain-mask or --brain {given['brain']}, not both")
     if out is not None and (given["proceed"] or given["scheduler"]):
         raise click.UsageError("--continue and --scheduler go with --out-dir")
+    if given["proceed"] and given["overwrite"]:
+        raise click.UsageError("give --continue, which keeps results, or --overwrite, which replaces them, not both")
     if given["scheduler"] and given["server"]:
         raise click.UsageError("give --scheduler or --server, not both")
     if given["scheduler"] and given["threads"]:

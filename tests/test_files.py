@@ -1,11 +1,23 @@
 import errno
 import fcntl
 import os
+from pathlib import Path
 
 import pytest
 
 from brainseg_tf.errors import InputError, InputWarning
-from brainseg_tf.files import check_writable, exclusive_lock, file_lock, make_folder, printable, replacing, write_json
+from brainseg_tf.files import (
+    check_outputs,
+    check_writable,
+    exclusive_lock,
+    exists,
+    file_lock,
+    make_folder,
+    printable,
+    replacing,
+    replacing_all,
+    write_json,
+)
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -20,6 +32,73 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
         temporary.write_text("new")
     assert path.read_text() == "new"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("failing", ["mask", "figure", "report"])
+def test_if_a_renaming_fails_all_files_are_the_old_ones(tmp_path, monkeypatch, failing):
+    """A colleague's file in a folder where everybody may write their own files only, or one that is open on Windows."""
+    paths = {name: tmp_path / name for name in ("mask", "map", "figure", "report")}
+    for name in ("mask", "figure", "report"):
+        paths[name].write_text(f"old {name}")
+    original = Path.replace
+
+    def refused(self, target):
+        if failing in (self.name, Path(target).name) and "old" not in self.read_text():
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(self))
+        return original(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", refused)
+        with pytest.raises(InputError, match=f"{failing}: cannot be"), replacing_all(paths) as staged:
+            for name, temporary in staged.items():
+                temporary.write_text(f"new {name}")
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
+        name: f"old {name}" for name in ("mask", "figure", "report")
+    }
+    with replacing_all(paths) as staged:
+        for name, temporary in staged.items():
+            temporary.write_text(f"new {name}")
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {name: f"new {name}" for name in paths}
+
+
+def test_a_file_that_may_not_be_renamed_stays(tmp_path, monkeypatch):
+    paths = {name: tmp_path / name for name in ("mask", "report")}
+    for path in paths.values():
+        path.write_text("old")
+    original = Path.replace
+
+    def refused(self, target):
+        if self.name == "report":
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(self))
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(InputError, match="report: cannot be replaced"), replacing_all(paths) as staged:
+        for temporary in staged.values():
+            temporary.write_text("new")
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"mask": "old", "report": "old"}
+
+
+def test_names_that_some_file_systems_do_not_distinguish_are_one(tmp_path):
+    for first, second in (("a.nii", "A.nii"), ("\u00e9.nii", "e\u0301.nii")):
+        with pytest.raises(InputError, match="is named twice"):
+            check_outputs([tmp_path / first, tmp_path / second], [])
+        with pytest.raises(InputError, match="is named twice"):
+            check_outputs([tmp_path / second], [tmp_path / first])
+    check_outputs([tmp_path / "a.nii", tmp_path / "b.nii"], [tmp_path / "c.nii"])
+
+
+def test_what_cannot_be_asked_for_is_one_line(tmp_path):
+    assert exists(tmp_path) and not exists(tmp_path / "none")
+    with pytest.raises(InputError, match=r"x: cannot be opened \(File name too long\); check the path"):
+        exists(tmp_path / ("x" * 300))
+
+
+def test_windows_does_not_state_the_longest_name(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "pathconf")
+    check_writable(tmp_path / "a")
+    with pytest.raises(InputError, match="the file system allows 255"):
+        check_writable(tmp_path / ("x" * 256))
 
 
 def test_temporary_names_cannot_be_foreseen_and_are_short(tmp_path):

@@ -119,15 +119,21 @@ def stem(path: Path) -> str:
 
 
 def files_of(scan: Path) -> list[Path]:
-    """The files of a scan: all files in the folder of a series, otherwise the file itself and that of its voxels.
+    """The files of a scan: those in the folder of a series, otherwise the file itself and that of its voxels.
+
+    Hidden files and those that file managers leave in a folder do not count.
 
     Raises:
         OSError: the folder cannot be read.
     """
     if scan.is_dir():
-        return sorted(file for file in scan.iterdir() if file.is_file())
+        return sorted(file for file in scan.iterdir() if not _is_of_system(file) and file.is_file())
     beside = (scan.with_name(stem(scan) + suffix) for suffix in _VOXELS_BESIDE if scan.suffix.lower() in _HEADERS)
     return [scan, *(file for file in beside if file.is_file())]
+
+
+def _is_of_system(file: Path) -> bool:
+    return file.name.startswith(".") or file.name.lower() in ("thumbs.db", "desktop.ini")
 
 
 def unit_of(image: nib.Nifti1Pair) -> str:

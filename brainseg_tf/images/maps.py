@@ -15,6 +15,7 @@ from brainseg_tf.files import printable, replacing
 from brainseg_tf.images import dicom, rtstruct
 from brainseg_tf.images.formats import NIFTI, unit_of
 from brainseg_tf.images.labels import Label
+from brainseg_tf.images.readers import check_kind
 from brainseg_tf.images.volume import ORIENTATION, Volume
 
 # Header fields with the position and orientation of a scan. Only these are copied to the maps.
@@ -22,8 +23,8 @@ _POSITION_FIELDS = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z"),
 )
-# The text in the header of each map, and where NIfTI-1 has it.
-_DESCRIPTION, _DESCRIBED = b"brainseg-tf", slice(148, 228)
+# The text in the header of each map, and where NIfTI has it, by the size of the header: NIfTI-1 and NIfTI-2.
+_DESCRIPTION, _DESCRIBED = b"brainseg-tf", {348: slice(148, 228), 540: slice(240, 320)}
 
 
 def is_map(path: Path) -> bool:
@@ -32,11 +33,14 @@ def is_map(path: Path) -> bool:
     if not name.endswith(NIFTI):
         return False
     try:
+        check_kind(path)
         with gzip.open(path) if name.endswith(".gz") else path.open("rb") as file:
-            start = file.read(_DESCRIBED.stop)
-    except (OSError, EOFError, zlib.error):
+            start = file.read(max(where.stop for where in _DESCRIBED.values()))
+    except (OSError, EOFError, zlib.error, InputError):
         return False
-    return start[_DESCRIBED].rstrip(b"\0") == _DESCRIPTION
+    # A map has the byte order of its scan.
+    sizes = (int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big"))
+    return any(start[_DESCRIBED[size]].rstrip(b"\0") == _DESCRIPTION for size in sizes if size in _DESCRIBED)
 
 
 def write_map(path: Path, data: np.ndarray, like: Volume) -> None:

@@ -1,7 +1,9 @@
 """What the file name or the series description of a scan says: its modality, subject and session."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
+from itertools import groupby, pairwise
 from pathlib import Path
 
 from brainseg_tf.files import is_folder
@@ -42,6 +44,8 @@ _CONTRAST_AGENT = {"gd", "gad", "gado", "km", "ce", "post", "contrast"}
 _GRADIENT_ECHO = {"gre", "hemo", "fl2d", "medic"}
 _NO_CONTRAST_AGENT = {"pre", "without", "no", "non", "native", "nativ", "ohne", "vor", "op", "surgery"}
 
+_CLOSING = ")]}"
+
 _BIDS_SUFFIXES = {"flair": "FLAIR", "t1": "T1w", "t2": "T2w", "pd": "PDw"}
 
 
@@ -80,14 +84,24 @@ def named(names: Iterable[str], subject: str, kind: str) -> list[str]:
 
 def without_modality(scan: Path) -> str:
     """The name of a scan without its suffix, its modality and what skull-stripping tools append."""
-    # Words of any alphabet, with accents that are characters of their own, and the separators between them.
-    words = re.split(r"((?:[^\w\u0300-\u036f]|_)+)", stem(scan))
-    while len(words) > (removed := 2 if words[-1] else 4):  # A word with the separator before it, and that behind it.
-        last = words[-1] or words[-3]
+    runs = [(separates, "".join(characters)) for separates, characters in groupby(stem(scan), _separates)]
+    while True:
+        end = len(runs) - (bool(runs) and runs[-1][0])
+        last = runs[end - 1][1].rstrip(_CLOSING) if end > 1 else ""
         if not (last.lower() in _STRIPPED or known_modality(last)):
-            break
-        del words[-removed:]
-    return "".join(words)
+            return "".join(characters for _, characters in runs)
+        del runs[end - 2 :]  # The word, the separator before it, and that behind it.
+
+
+def _separates(character: str) -> bool:
+    """Whether a character stands between words: not a letter, digit or mark of any alphabet, nor a closing bracket.
+
+    Marks are accents and vowel signs that are characters of their own. Invisible joiners and bytes that are not UTF-8
+    belong to a word too.
+    """
+    if character == "_" or character.isspace():
+        return True
+    return not (character.isalnum() or character in _CLOSING or unicodedata.category(character)[0] in "MC")
 
 
 def subject_and_session(name: str) -> tuple[str, str]:
@@ -107,10 +121,17 @@ def other_modality(scan: Path, expected: str) -> str | None:
     Returns:
         The other modality; None if the name contains the expected modality, or nothing says what it is.
     """
-    if expected in map(known_modality, name_parts(scan)):
+    if expected in named_modalities(scan):
         return None
     other = last_modality(scan)
     return None if other == expected else other
+
+
+def named_modalities(scan: Path) -> list[str]:
+    """The modalities that a scan's name has anywhere. ``T2_FLAIR`` is FLAIR and not T2."""
+    words = [known_modality(part) for part in name_parts(scan)]
+    following = pairwise([*words, None])
+    return [word for word, next_word in following if word and (word, next_word) != ("t2", "flair")]
 
 
 def last_modality(scan: Path) -> str | None:
@@ -122,7 +143,7 @@ def last_modality(scan: Path) -> str | None:
     Returns:
         The modality; None if neither says it.
     """
-    last = next((part for part in reversed(name_parts(scan)) if part not in _STRIPPED), "")
+    last = next((part for part in reversed(name_parts(scan)) if part and part not in _STRIPPED), "")
     return known_modality(last) or (described_modality(series_description(scan)) if is_folder(scan) else None)
 
 

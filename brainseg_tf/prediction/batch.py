@@ -4,13 +4,13 @@ import json
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 
 from brainseg_tf import __version__
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import is_folder, make_folder, replacing, write_json
+from brainseg_tf.files import folded, is_folder, make_folder, replacing, write_json
 from brainseg_tf.images.dicom import is_series
 from brainseg_tf.images.formats import stem
 from brainseg_tf.images.modality_names import bids_suffix, subject_and_session, without_modality
@@ -24,6 +24,7 @@ from brainseg_tf.images.scan_search import (
 )
 from brainseg_tf.prediction import cohort_tables, results_table
 from brainseg_tf.prediction.companions import Companions
+from brainseg_tf.prediction.earlier import has_result
 from brainseg_tf.prediction.jobs import RAW, Job, Outcome, Outputs
 from brainseg_tf.prediction.pages import navigation
 from brainseg_tf.prediction.viewer_tables import SUFFIXES
@@ -88,34 +89,36 @@ def plan_batch(
     datasets = {root.resolve() for place in places if is_folder(place) and (root := bids_root(place)) is not None}
     linked = _is_linked(out, datasets)
     for place in places:
+        job_of = partial(_job, out=out)
         root = bids_root(place) if is_folder(place) else None
         if is_folder(place) and not os.access(place, os.R_OK | os.X_OK):
-            in_place = Search(failed=[(place, NOT_READABLE)])
-            in_jobs = []
+            in_place, in_jobs = Search(failed=[(place, NOT_READABLE)]), []
         elif root is not None:
             in_place = search_bids(root, place, modality or _ANY_MODALITY)
-            in_jobs = [_bids_job(scan, root, out, linked=linked) for scan in in_place.scans]
+            job_of = partial(_bids_job, dataset=root, out=out, linked=linked)
+            in_jobs = [job_of(scan) for scan in in_place.scans]
         elif is_folder(place) and not is_series(place):
             in_place = search_folder(place, modality, out)
-            in_jobs = [_job(scan, out) for scan in in_place.scans]
+            in_jobs = [job_of(scan) for scan in in_place.scans]
         elif place.suffix.lower() in TABLES:
             in_place, in_jobs = _from_table(place, [modality or _ANY_MODALITY, *companions.needed], out)
         else:
-            in_place = Search([place])
-            in_jobs = [_job(place, out)]
+            in_place, in_jobs = Search([place]), [job_of(place)]
         for job in in_jobs:
             try:
                 jobs.append(companions.add_to(job, bids=root is not None))
             except InputError as error:
-                earlier = bool(job.outputs.report and job.outputs.report.exists())
-                failed.append(Outcome(job, error=f"{job.scan}: {error}", refused=earlier))
+                failed.append(Outcome(job, error=f"{job.scan}: {error}", refused=has_result(job)))
+        for file, reason in in_place.failed:
+            # A folder in a BIDS dataset has no job of its own.
+            job = _job(file, out) if is_folder(file) else job_of(file)
+            failed.append(Outcome(job, error=f"{file}: {reason}", refused=has_result(job)))
         if not in_place.scans and not in_place.failed:
             empty.append((place, _no_scan_message(place, in_place, modality, bids=root is not None)))
         found.scans += in_place.scans
-        found.failed += in_place.failed
         found.left_out += in_place.left_out
     # Of several subjects, one without a scan does not stop the others.
-    if empty and not (found.scans or found.failed):
+    if empty and not (found.scans or failed):
         raise InputError(empty[0][1])
     found.left_out += [(place, message.removeprefix(f"{place}: ")) for place, message in empty]
     # Few folders have many files, and resolving a path is slow.
@@ -135,7 +138,6 @@ def plan_batch(
         make_folder(folder)
     known = {place_of(path) for job in jobs for path in (*job.outputs.paths, *job.inputs)}
     left_out = [one for one in found.left_out if place_of(one[0]) not in known]
-    failed += [Outcome(_job(file, out), error=f"{file}: {reason}") for file, reason in found.failed]
     if index is not None:
         links = navigation([job.outputs.page for job in jobs if job.outputs.page], index)
         jobs = [replace(job, navigation=one) for job, one in zip(jobs, links, strict=True)]
@@ -156,7 +158,7 @@ def _once(jobs: Sequence[Job], place_of: Callable[[Path], tuple[Path, str]]) -> 
 
 
 def _check_names(jobs: Sequence[Job], tables: Sequence[Path], place_of: Callable[[Path], tuple[Path, str]]) -> None:
-    """Checks that no output of a batch has the name of another one or of a file that is read.
+    """Checks that no output of a batch has the name of another one or of a file that is read, see ``files.folded``.
 
     Args:
         jobs: of the batch.
@@ -166,12 +168,17 @@ def _check_names(jobs: Sequence[Job], tables: Sequence[Path], place_of: Callable
     Raises:
         InputError: names the file.
     """
+
+    def folded_place(path: Path) -> tuple[Path, str]:
+        folder, name = place_of(path)
+        return folder, folded(name)
+
     masks = {job.outputs.mask for job in jobs}
-    read = {place_of(path) for job in jobs for path in job.inputs}
-    of_batch = {place_of(path) for path in tables}
+    read = {folded_place(path) for job in jobs for path in job.inputs}
+    of_batch = {folded_place(path) for path in tables}
     written: set[tuple[Path, str]] = set()
     for path in chain(tables, *((*job.outputs.paths, *job.sidecars) for job in jobs)):
-        place = place_of(path)
+        place = folded_place(path)
         if place in read:
             raise InputError(f"{path}: is read, but an output has the same name; choose another --out-dir")
         if place in written and place in of_batch:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import printable
+from brainseg_tf.files import exists, printable
 from brainseg_tf.images.formats import NIFTI
 from brainseg_tf.images.modality_names import bids_suffix, named
 from brainseg_tf.images.scan_search import members
@@ -88,7 +88,7 @@ def _beside(folder: Path, name: str, modality: str, word: str) -> Path:
         InputError: there is none, or the folder cannot be listed.
     """
     usual = [folder / f"{name}_{word}{suffix}" for suffix in reversed(NIFTI)]
-    if found := next((file for file in usual if file.exists()), None):
+    if found := next(filter(exists, usual), None):
         return found
     others = named((file.name for file in members(folder)), name, modality)
     return _existing([folder / other for other in others] or usual)
@@ -98,9 +98,9 @@ def _existing(files: Sequence[Path]) -> Path:
     """The first file that exists.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or no permission to look for it.
     """
     for file in files:
-        if file.exists():
+        if exists(file):
             return file
     raise InputError(f"{printable(files[0])}: no such file; add it, or name it with a pattern or a table of scans")

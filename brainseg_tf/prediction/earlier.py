@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import check_name_length
+from brainseg_tf.files import check_name_length, exists
 from brainseg_tf.images.volume import is_whole
 from brainseg_tf.prediction.jobs import Job
 
@@ -46,6 +46,14 @@ def earlier_report(job: Job) -> dict[str, Any] | None:
     return report if isinstance(report, dict) and "brainseg_tf" in report else None
 
 
+def has_result(job: Job) -> bool:
+    """Whether a report of an earlier run, and its mask, are there; False if this cannot be determined."""
+    try:
+        return job.outputs.report is not None and exists(job.outputs.report) and exists(job.outputs.mask)
+    except InputError:
+        return False
+
+
 def not_in(report: Mapping[str, Any], job: Job) -> list[Path]:
     """The outputs of a job that the earlier run has not written: if they exist, they are other files."""
     written = report.get("outputs")
@@ -69,15 +77,13 @@ def warnings_of_left_over(job: Job) -> list[str]:
     Args:
         job: not yet run.
 
-    Raises:
-        InputError: the earlier report cannot be read.
     """
-    report = earlier_report(job) or {}
     try:
+        report = earlier_report(job) or {}
         folder = Path(report["mask"]).parent
         within = [os.path.relpath(path, folder) for path in report["outputs"].values()]
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return []  # There is none, or it is damaged, or that of an old version.
+    except (InputError, AttributeError, KeyError, TypeError, ValueError):
+        return []  # There is none, or it is damaged, that of an old version, or cannot be read.
     ours = {path.resolve() for path in (*job.outputs.paths, *job.inputs)}
     files = [(job.outputs.mask.parent / path).resolve() for path in within]
     left = [file for file in files if file not in ours and file.is_file()]

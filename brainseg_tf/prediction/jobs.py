@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +139,13 @@ class Job:
         """Name, size and checksum of each input file, by its role: whether an earlier result is of these files.
 
         The folder is left out, because a cohort can be moved or mounted elsewhere. The size of a folder of slices is
-        the number of its files.
+        the number of its files. Scans are known again by samples; masks, which are corrected by hand, by all bytes.
         """
-        files = {"scan": self.scan, **self.modalities, "brain mask": self.brain, "truth": self.truth}
+        scans: dict[str, Path | None] = {"scan": self.scan, **self.modalities}
+        masks = {"brain mask": self.brain, "truth": self.truth}
         return {
-            role: {"name": printable(file.name), "size": _size(file), "samples": _sampled_sha256(file)}
-            for role, file in files.items()
+            role: {"name": printable(file.name), "size": _size(file), "samples": _sha256(file, sampled=role in scans)}
+            for role, file in (scans | masks).items()
             if file is not None
         }
 
@@ -169,25 +171,31 @@ class Job:
 def _size(file: Path) -> int | None:
     """Bytes of a file, or number of files in a folder; None if it cannot be read."""
     try:
-        return sum(1 for _ in file.iterdir()) if file.is_dir() else file.stat().st_size
+        return len(files_of(file)) if file.is_dir() else file.stat().st_size
     except OSError:
         return None
 
 
-def _sampled_sha256(scan: Path) -> str | None:
-    """SHA-256 of samples of a scan's files; None if they cannot be read.
+def _sha256(scan: Path, *, sampled: bool) -> str | None:
+    """SHA-256 of a scan's files, or of samples of them; None if they cannot be read.
 
     Uncompressed scans of one protocol have one size, and often one header, so samples of the voxels are needed. Whole
     files would be too much to read again for thousands of finished scans.
     """
     try:
         series = scan.is_dir()
-        parts = [_samples(file, 1 if series else _SAMPLES) for file in files_of(scan)]
+        digest = partial(_samples, count=1 if series else _SAMPLES) if sampled else _all_bytes
+        parts = [digest(file) for file in files_of(scan)]
         if series:  # In the order of the contents, whatever the files are called. Each slice has its own identifier.
             parts.sort()
     except OSError:
         return None
     return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _all_bytes(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()
 
 
 def _samples(file: Path, count: int) -> bytes:

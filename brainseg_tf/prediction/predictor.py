@@ -281,8 +281,8 @@ class Predictor:
     ) -> None:
         """Writes all outputs to temporary files and then renames them, the report first and the mask last.
 
-        If writing fails, no output is written. If the mask exists, all other outputs exist too. If any output exists,
-        the report does, by which ``running.attempt`` knows the files of an earlier run.
+        If writing fails, no output is written. If the mask exists, all other outputs exist too, and are of the same
+        run. If any output exists, the report does, by which ``running.attempt`` knows the files of an earlier run.
         """
         start = time.perf_counter()
         named, sidecars = job.outputs.named, {f"sidecar {path.name}": path for path in job.sidecars}
@@ -300,8 +300,6 @@ class Predictor:
                 write_json(temporary.report, report)
             for name, path in sidecars.items():
                 write_json(staged[name], job.sidecars[path])
-            # Otherwise the new report would be beside an old mask if the process ended between the two renames.
-            job.outputs.mask.unlink(missing_ok=True)
 
     def _draw(
         self,

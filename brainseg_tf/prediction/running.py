@@ -5,8 +5,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import check_writable, printable
-from brainseg_tf.prediction.earlier import earlier_report, is_complete, not_in, same_inputs
+from brainseg_tf.files import check_writable, exists, printable
+from brainseg_tf.prediction.earlier import earlier_report, has_result, is_complete, not_in, same_inputs
 from brainseg_tf.prediction.jobs import Job, Outcome
 from brainseg_tf.prediction.predictor import Predictor
 
@@ -52,7 +52,7 @@ def attempt(predictor: Predictor, job: Job, *, proceed: bool) -> Outcome:
     try:
         report = earlier_report(job) if proceed else None
         if report:
-            if missing := next((path for path in job.inputs if not path.exists()), None):
+            if missing := next((path for path in job.inputs if not exists(path)), None):
                 return Outcome(job, error=f"{missing}: no such file; restore it", refused=True)
             same_files = same_inputs(report.get("inputs"), job.inputs_record)
             if not (same_files and predictor.matches_report(report, job)):
@@ -69,16 +69,15 @@ def attempt(predictor: Predictor, job: Job, *, proceed: bool) -> Outcome:
                 return Outcome(job, report, kept=True)
         return Outcome(job, predictor.run(job, overwrite=report is not None))
     except InputError as error:
-        return Outcome(job, error=str(error))
+        problem = str(error)
     except MemoryError:
-        return Outcome(
-            job, error=f"{job.scan}: there is not enough memory; lower --workers, or give the process more memory"
-        )
+        problem = f"{job.scan}: there is not enough memory; lower --workers, or give the process more memory"
     except Exception as error:
         # Unexpected errors of readers and libraries must not stop the other scans of a batch.
         text = printable(" ".join(str(error).split()))[:300]
-        return Outcome(
-            job,
-            error=f"{job.scan}: failed unexpectedly ({type(error).__name__}: {text}); segment it separately with "
-            "brainseg-tf --debug, and report the error",
+        problem = (
+            f"{job.scan}: failed unexpectedly ({type(error).__name__}: {text}); segment it separately with "
+            "brainseg-tf --debug, and report the error"
         )
+    # Whatever the problem is, a complete result of the earlier run stays, also in the tables.
+    return Outcome(job, error=problem, refused=proceed and has_result(job))

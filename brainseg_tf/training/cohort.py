@@ -1,6 +1,5 @@
 """The scans of a cohort, and their split into training, validation and test scans by subject."""
 
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import printable
+from brainseg_tf.files import folded, printable
 from brainseg_tf.options import Labels
 from brainseg_tf.schema import LONGEST_TEXT
 from brainseg_tf.training.layouts import SIDES, TRUTH, Candidate, search
@@ -258,7 +257,7 @@ def check_names(named: Iterable[tuple[str, Path]]) -> None:
     """
     seen: dict[str, Path] = {}
     for name, place in named:
-        key = unicodedata.normalize("NFC", name).casefold()
+        key = folded(name)
         if key in seen:
             raise InputError(
                 f"{printable(place)}: is the same patient as {printable(seen[key])}, and would be counted twice; "

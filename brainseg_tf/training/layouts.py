@@ -13,7 +13,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.files import explain_csv_errors, printable
 from brainseg_tf.images.dicom import is_series
 from brainseg_tf.images.formats import SCANS, stem
-from brainseg_tf.images.modality_names import known_modality, modality_name, named, without_modality
+from brainseg_tf.images.modality_names import modality_name, named, named_modalities, without_modality
 from brainseg_tf.images.scan_search import bids_root, members, search_bids, search_folder
 
 GRADES = ("HGG", "LGG")
@@ -233,8 +233,9 @@ def _read_files(folder: Path, modalities: Sequence[str]) -> Found:
     for modality in modalities:
         searched = search_folder(folder, modality, folder)
         # With several modalities each file must name its own.
-        named = [scan for scan in searched.scans if len(modalities) == 1 or _names(scan, modality)]
-        scans[modality] = named
+        scans[modality] = [
+            scan for scan in searched.scans if len(modalities) == 1 or modality in named_modalities(scan)
+        ]
         found.problems += [f"{printable(file)}: left out, {reason}" for file, reason in searched.failed]
         if len(modalities) == 1:
             found.problems += [f"{printable(file)}: left out, {_with_table(why)}" for file, why in searched.left_out]
@@ -247,10 +248,6 @@ def _with_table(reason: str) -> str:
     if "rename it, or" in reason:
         return re.sub(r"; rename it, or .*", "; rename it", reason)
     return re.sub(r"; give the (file|series) itself .*", "; name it in a table of scans to use it all the same", reason)
-
-
-def _names(scan: Path, modality: str) -> bool:
-    return modality in map(known_modality, re.split(r"[^A-Za-z0-9]+", stem(scan)))
 
 
 def _grouped(scans: Mapping[str, Sequence[Path]], modalities: Sequence[str], found: Found) -> Found:
@@ -386,7 +383,8 @@ def _add_examinations(
         if first:
             scans[modalities[0]] = row.path
         missing = tuple(f"no {modality}" for modality in modalities if modality not in scans)
-        unique = f"{name}_{number}" if len(first) > 1 else name
+        # The first one keeps its name when a further one is added to the table.
+        unique = f"{name}_{number}" if number > 1 else name
         found.candidates.append(
             Candidate(row.path, unique, subject, scans, missing, truth, brain=brain, side=side, session=session)
         )

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from brainseg_tf import saved_model
-from helpers import call, fails, make_brain, rows, save
+from helpers import AFFINE, call, fails, make_brain, rows, save
+from synthetic_dicom import write_series
 
 
 @pytest.fixture
@@ -126,3 +127,13 @@ def test_another_brain_network(scans, trained, tmp_path, monkeypatch):
     other = call("brain", scans / "b_FLAIR.nii.gz", "--out", tmp_path / "m.nii.gz", "--model", trained)
     assert "finds lesions and not the brain; give brain, or the folder of a run of fit --model brain" in fails(other)
     assert not (tmp_path / "m.nii.gz").exists()
+
+
+def test_a_series_in_the_current_folder_has_its_name(tmp_path, monkeypatch):
+    series = tmp_path / "patient 7"
+    write_series(series, make_brain(2)[0].astype(np.int16), AFFINE)
+    (series / "more").mkdir()
+    monkeypatch.chdir(series / "more")
+    result = call("brain", "..", "--out-dir", "../../out", "--brain", "stripped")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "patient 7_brain.nii.gz").is_file()

@@ -102,6 +102,7 @@ def test_wrong_usage_is_exit_code_2(scan, tmp_path):
         (("predict", scan, "--out-dir", "d", "--save-residual", "r.nii"), "--save-residual: with --out-dir, give a p"),
         (("predict", scan, "--out-dir", "d", "--modality", "t2=t2.nii"), "--modality t2: with --out-dir, give a patt"),
         (("predict", scan, "--out-dir", "d", "--scheduler", "tcp://h:1", "--device", "cpu"), "--device does not go"),
+        (("predict", scan, "--out-dir", "d", "--continue", "--overwrite"), "give --continue, which keeps results, or"),
         (("predict", scan, "--out", "a.nii", "--modality", "t2"), "expected NAME=FILE"),
         (("predict", scan, "--out", "a.nii", "--modality", "t2=a", "--modality", "T2=b"), "t2: is given twice"),
         (("predict", scan, "--out", "a.nii", "--score", "best"), "is not one of"),

@@ -1,3 +1,5 @@
+import os
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -41,6 +43,7 @@ def test_a_map_has_the_place_of_its_scan_and_nothing_else(tmp_path, kind):
     volume = read_volume(tmp_path / "scan.nii")
     write_map(tmp_path / "mask.nii", volume.data > 500, volume)
     assert patient not in (tmp_path / "mask.nii").read_bytes()
+    assert is_map(tmp_path / "mask.nii") and not is_map(tmp_path / "scan.nii")
     mask = nib.load(tmp_path / "mask.nii")
     assert type(mask) is kind
     assert mask.header.get_intent() == ("none", (), "")
@@ -76,3 +79,12 @@ def test_maps_are_known_by_their_header(scan, tmp_path):
     (tmp_path / "text.nii.gz").write_text("no gzip")
     for other in (scan, tmp_path / "text.nii.gz", tmp_path / "missing.nii"):
         assert not is_map(other)
+
+
+def test_a_map_in_the_other_byte_order_is_one_and_a_pipe_is_none(tmp_path):
+    nib.save(nib.Nifti1Image(make_brain(1)[0], AFFINE, nib.Nifti1Header(endianness=">")), tmp_path / "scan.nii")
+    volume = read_volume(tmp_path / "scan.nii")
+    write_map(tmp_path / "mask.nii.gz", volume.data > 500, volume)
+    assert is_map(tmp_path / "mask.nii.gz") and not is_map(tmp_path / "scan.nii")
+    os.mkfifo(tmp_path / "pipe.nii")
+    assert not is_map(tmp_path / "pipe.nii")

@@ -105,6 +105,12 @@ def test_a_series_has_the_modality_of_its_name_or_else_of_its_description(tmp_pa
         ("Jose\u0301_t2.nii", "Jose\u0301"),
         ("田中_flair.nii.gz", "田中"),
         ("x (2).nii.gz", "x (2)"),
+        ("x (2)_flair.nii.gz", "x (2)"),
+        ("x [left] (FLAIR).nii.gz", "x [left]"),
+        ("\u0930\u0935\u0940_flair.nii.gz", "\u0930\u0935\u0940"),  # Devanagari, ending in a vowel sign
+        ("\u0e23\u0e27\u0e35_t2.nii.gz", "\u0e23\u0e27\u0e35"),  # Thai
+        ("\u3084\u307e\u305f\u3099-flair.nii.gz", "\u3084\u307e\u305f\u3099"),  # decomposed kana
+        ("a\udce9_flair.nii.gz", "a\udce9"),  # a byte that is not UTF-8
         ("a_flair_brain.nii.gz", "a"),
         ("a_flair_.nii.gz", "a"),
         ("flair.nii.gz", "flair"),
@@ -113,3 +119,18 @@ def test_a_series_has_the_modality_of_its_name_or_else_of_its_description(tmp_pa
 )
 def test_names_of_any_alphabet_are_kept(name, expected):
     assert without_modality(Path(name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "of_t2", "of_flair"),
+    [
+        ("p_T2_FLAIR.nii.gz", "flair", None),
+        ("p_t2.nii.gz", None, "t2"),
+        ("p_flair.nii.gz", "flair", None),
+        ("p_space-FLAIR_T2w.nii.gz", None, None),
+        ("p (FLAIR).nii.gz", "flair", None),
+        ("p.nii.gz", None, None),
+    ],
+)
+def test_the_modality_of_a_name_if_it_is_not_the_expected_one(name, of_t2, of_flair):
+    assert (other_modality(Path(name), "t2"), other_modality(Path(name), "flair")) == (of_t2, of_flair)

@@ -315,11 +315,15 @@ def test_a_killed_overwrite_leaves_no_old_mask_beside_the_new_report(trained, sc
     options = ("predict", scan, "--out-dir", out, "--model", trained, *FAST)
     assert call(*options).exit_code == 0
     mask, original = next(out.glob("*_mask.nii.gz")), Path.replace
+    ended = []
 
     def killed(self, target):
+        if ended:  # A process that is killed does nothing more.
+            raise SystemExit
         original(self, target)
         if str(target).endswith("_report.json"):
-            raise KeyboardInterrupt
+            ended.append(target)
+            raise SystemExit
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", killed)
@@ -393,3 +397,44 @@ def test_a_scan_that_is_named_twice_is_segmented_once(scans, tmp_path, monkeypat
     assert [job.scan.name for job in plan_batch(twice, tmp_path / "out").jobs] == sorted(
         file.name for file in scans.iterdir()
     )
+
+
+def test_a_scan_that_cannot_be_read_any_more_stays_in_the_tables(trained, scans, tmp_path):
+    folder, out = tmp_path / "scans", tmp_path / "out"
+    (folder / "annex").mkdir(parents=True)
+    for name in ("a_flair.nii.gz", "b_flair.nii.gz"):
+        shutil.copy(scans / "sub-00_FLAIR.nii.gz", folder / "annex" / name)
+        (folder / name).symlink_to(folder / "annex" / name)
+    command = ("predict", folder, "--out-dir", out, "--model", trained, *FAST)
+    assert call(*command).exit_code == 0
+    before = (out / "volumes.tsv").read_text()
+    (folder / "annex" / "a_flair.nii.gz").unlink()
+    result = call(*command, "--continue")
+    assert result.exit_code == 1 and "a_flair.nii.gz: is a link to a file that does not exist" in result.stderr
+    assert (out / "volumes.tsv").read_text() == before
+    # And a file of the user that has the name of a further output is not replaced.
+    shutil.copy(scans / "sub-00_FLAIR.nii.gz", folder / "annex" / "a_flair.nii.gz")
+    (out / "b_prob.nii.gz").write_bytes(b"of the user")
+    result = call(*command, "--continue", "--save-probability", "{name}_prob.nii.gz")
+    assert result.exit_code == 1 and "b_prob.nii.gz: exists already" in result.stderr
+    assert (out / "b_prob.nii.gz").read_bytes() == b"of the user"
+    assert len((out / "volumes.tsv").read_text().splitlines()) == 3
+    masks_in_table = [row["mask"] for row in rows(out) if row["status"] != "left out"]
+    assert masks_in_table == [str(out / f"{name}_flair_mask.nii.gz") for name in "ab"]
+
+
+def test_a_link_in_a_bids_dataset_that_is_broken_later_has_one_row(trained, scans, tmp_path):
+    root, out = tmp_path / "bids", tmp_path / "out"
+    for subject in ("sub-01", "sub-02"):
+        (root / subject / "anat").mkdir(parents=True)
+        shutil.copy(scans / "sub-00_FLAIR.nii.gz", root / f"{subject}.nii.gz")
+        (root / subject / "anat" / f"{subject}_FLAIR.nii.gz").symlink_to(root / f"{subject}.nii.gz")
+    (root / "dataset_description.json").write_text("{}")
+    command = ("predict", root, "--out-dir", out, "--model", trained, *FAST)
+    assert call(*command).exit_code == 0
+    before = rows(out), (out / "volumes.tsv").read_text()
+    (root / "sub-01.nii.gz").unlink()
+    result = call(*command, "--continue")
+    assert result.exit_code == 1 and "sub-01_FLAIR.nii.gz: is a link to a file" in result.stderr
+    kept = [row | {"status": "kept"} if "sub-02" in row["scan"] else row for row in before[0]]
+    assert (rows(out), (out / "volumes.tsv").read_text()) == (kept, before[1])

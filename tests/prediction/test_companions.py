@@ -136,6 +136,10 @@ def test_two_scans_never_share_an_output(tmp_path):
     maps = Companions(outputs={"probability": "{name}_p.nii.gz"})
     with pytest.raises(InputError, match=r"a_p\.nii\.gz: is the output of two scans; rename one of them"):
         plan_batch([tmp_path / "s"], tmp_path / "out", companions=maps)
+    # Nor do two whose names are one on some file systems.
+    touch(tmp_path, "x/P1_flair.nii.gz", "y/p1_flair.nii.gz")
+    with pytest.raises(InputError, match=r"p1_flair_mask\.nii\.gz: is the mask of two scans; rename one of them"):
+        plan_batch([tmp_path / "x", tmp_path / "y"], tmp_path / "out")
     # The scans of a table can have one file name; their outputs have the names of the subjects.
     touch(tmp_path, "1/flair.nii.gz", "2/flair.nii.gz")
     (tmp_path / "scans.tsv").write_text("path\tsubject\n1/flair.nii.gz\tA\n2/flair.nii.gz\tB\n")
@@ -152,6 +156,20 @@ def test_a_scan_without_its_companion_fails_and_the_others_do_not(tmp_path):
         f"{tmp_path}/s/b_flair.nii.gz: {tmp_path}/s/b_t2.nii.gz: no such file; add it, or name it with a pattern or a "
         "table of scans"
     )
+
+
+def test_a_companion_that_cannot_be_looked_for_fails_its_scan_only(tmp_path):
+    long = "y" * 243
+    touch(tmp_path / "s", "a_flair.nii.gz", f"{long}.nii.gz", "truth/a_t.nii")
+    batch = plan_batch([tmp_path / "s"], tmp_path / "out", companions=Companions(truth="truth/{name}_t.nii"))
+    (failed,) = batch.failed
+    assert (failed.job.scan.name, failed.refused) == (f"{long}.nii.gz", False)
+    assert "no such file" in failed.error
+    batch = plan_batch([tmp_path / "s"], tmp_path / "out", companions=Companions(truth="truth/{name}_the_truth.nii"))
+    assert {one.job.scan.name[0]: one.error.rpartition(": ")[2] for one in batch.failed} == {
+        "a": "no such file; add it, or name it with a pattern or a table of scans",
+        "y": "cannot be opened (File name too long); check the path",
+    }
 
 
 @pytest.fixture(scope="module")

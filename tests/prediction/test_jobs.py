@@ -53,3 +53,25 @@ def test_scans_that_differ_in_the_head_only_are_told_apart(slices, tmp_path):
         records.append(Job(tmp_path / "scan.nii", Outputs(tmp_path / "mask.nii")).inputs_record["scan"])
     assert records[0]["size"] == records[1]["size"]
     assert records[0]["samples"] != records[1]["samples"]
+
+
+def test_a_corrected_mask_is_told_apart_and_a_visited_folder_is_not(tmp_path):
+    truth = np.zeros((256, 256, 60), np.uint8)
+    series = tmp_path / "series"
+    series.mkdir()
+    (series / "1.dcm").write_bytes(b"slice")
+
+    def record() -> dict[str, dict[str, object]]:
+        save(truth, tmp_path / "truth.nii")
+        return Job(series, Outputs(tmp_path / "mask.nii"), truth=tmp_path / "truth.nii").inputs_record
+
+    before = record()
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (series / name).write_bytes(b"x")
+    assert record() == before
+    truth[100, 101, 30] = 1
+    after = record()
+    assert after["truth"]["size"] == before["truth"]["size"]
+    assert after["truth"]["samples"] != before["truth"]["samples"]
+    (series / "2.dcm").write_bytes(b"slice")
+    assert record()["scan"]["size"] == 2

@@ -113,9 +113,9 @@ def test_a_table_with_the_path_only_takes_the_subject_from_the_name(tmp_path):
         "one": ("one", {"flair": "one.nii.gz"}),
         "two": ("two", {"flair": "two.nii.gz"}),
     }
-    # Two scans of a subject without sessions are two examinations.
+    # Two scans of a subject without sessions are two examinations. The first keeps its name if a row is added.
     repeated = "path,subject\none.nii.gz,A\ntwo.nii.gz,A\n"
-    assert list(found(table(tmp_path, repeated, "scans.csv"), "flair")) == ["A_1", "A_2"]
+    assert list(found(table(tmp_path, repeated, "scans.csv"), "flair")) == ["A", "A_2"]
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_files_of_one_name_need_the_column_subject(tmp_path):
         "subject whether they are of one subject"
     )
     # Nothing is split in a prediction.
-    assert [one.name for one in search(table, ("flair",), with_missing=True).candidates] == ["flair_1", "flair_2"]
+    assert [one.name for one in search(table, ("flair",), with_missing=True).candidates] == ["flair", "flair_2"]
     table.write_text("path\tsubject\nA/flair.nii.gz\ta\nB/flair.nii.gz\tb\n")
     assert list(found(table, "flair")) == ["a", "b"]
     touch(tmp_path, "T2/p_t2.nii.gz", "A/q_flair.nii.gz")
@@ -299,3 +299,13 @@ def test_scans_of_patients_with_similar_names_are_not_mixed(tmp_path):
     assert [line.split(": ")[1] for line in search(tmp_path, ("flair", "t2")).problems] == [
         "left out, is t2 of the same name as 田中-t2w.nii.gz"
     ]
+
+
+def test_t2_flair_is_not_t2(tmp_path):
+    touch(tmp_path, "p_T2_FLAIR.nii.gz", "p_t2.nii.gz", "q_t2_flair.nii.gz", "q_T2w.nii.gz")
+    assert found(tmp_path, "flair", "t2") == {
+        "p": ("p", {"flair": "p_T2_FLAIR.nii.gz", "t2": "p_t2.nii.gz"}),
+        "q": ("q", {"flair": "q_t2_flair.nii.gz", "t2": "q_T2w.nii.gz"}),
+    }
+    assert search(tmp_path, ("flair", "t2")).problems == []
+    assert list(found(tmp_path, "t2")) == ["p", "q"]
