@@ -8,8 +8,8 @@ import secrets
 import shutil
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,50 +124,49 @@ def replacing_all(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
     Raises:
         InputError: a file cannot be written. Messages name the files, not the temporary ones.
     """
-    with _restoring() as set_aside, ExitStack() as stack:
-        staged = {name: stack.enter_context(replacing(path)) for name, path in paths.items()}
-        try:
-            yield staged
-        except InputError as error:
-            message = str(error)
-            for name, path in paths.items():
-                message = message.replace(str(staged[name]), str(path))
-            raise InputError(message) from error
-        for path in paths.values():
-            set_aside(path)
-
-
-@contextmanager
-def _restoring() -> Iterator[Callable[[Path], None]]:
-    """Yields a function that renames a file if it exists. If the block fails, all have their names again.
-
-    Files that did not exist are removed then.
-    """
-    hidden: dict[Path, Path | None] = {}
-
-    def set_aside(path: Path) -> None:
-        if not os.path.lexists(path):
-            hidden[path] = None
-            return
-        temporary = _temporary(path)
-        try:
-            path.replace(temporary)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be replaced ({_reason(error)}); choose another path") from error
-        hidden[path] = temporary
-
+    staged = {name: _temporary(path) for name, path in paths.items()}
+    old: dict[Path, Path] = {}
+    renamed: list[Path] = []
     try:
-        yield set_aside
-    except BaseException:
-        for path, temporary in reversed(hidden.items()):
-            if temporary is None:
+        yield staged
+        for path in paths.values():
+            hidden = _temporary(path)
+            with suppress(FileNotFoundError):  # There is none, or another run has just taken it away.
+                path.replace(hidden)
+                old[path] = hidden
+        for name in reversed(list(paths)):
+            staged[name].replace(paths[name])
+            renamed.append(paths[name])
+    except BaseException as error:
+        restored, old = old, {}
+        for path in renamed:
+            if path not in restored:
                 path.unlink(missing_ok=True)
-            else:
-                temporary.replace(path)
+        for path, hidden in reversed(restored.items()):
+            hidden.replace(path)
+        if problem := _explained(error, staged, paths):
+            raise problem from error
         raise
-    for temporary in hidden.values():
-        if temporary is not None:
-            temporary.unlink()
+    finally:
+        for temporary in (*staged.values(), *old.values()):
+            temporary.unlink(missing_ok=True)
+
+
+def _explained(error: BaseException, staged: Mapping[str, Path], paths: Mapping[str, Path]) -> InputError | None:
+    """The error of writing several files with the names of these files, not the temporary ones; None for others."""
+    if isinstance(error, InputError):
+        message = str(error)
+        for name, path in paths.items():
+            message = message.replace(str(staged[name]), str(path))
+        return InputError(message)
+    if not isinstance(error, OSError):
+        return None
+    files = {file.name: path for name, path in paths.items() for file in (staged[name], path)}
+    # The error of a full disk has no file name.
+    place = files.get(Path(error.filename).name) if error.filename is not None else [*paths.values()][-1]
+    if place is None:
+        return None
+    return InputError(f"{place}: cannot be written ({error.strerror or error}); choose another path")
 
 
 @contextmanager

@@ -305,6 +305,7 @@ def _plan(scans: tuple[Path, ...], modalities: tuple[str, ...], given: dict[str,
         brain_masks=given["brain"] != "stripped",
         modality=modalities[0],
         companions=companions,
+        overwrite=given["overwrite"],
     )
     cohort_tables.check(out_dir, [*scans, *(file for job in batch.jobs for file in job.inputs)])
     check(out_dir / SUMMARY, [(job.scan, job.outputs.mask) for job in batch.jobs], overwrite=overwrite)

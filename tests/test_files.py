@@ -1,6 +1,7 @@
 import errno
 import fcntl
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,10 @@ def test_if_a_renaming_fails_all_files_are_the_old_ones(tmp_path, monkeypatch, f
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", refused)
-        with pytest.raises(InputError, match=f"{failing}: cannot be"), replacing_all(paths) as staged:
+        with (
+            pytest.raises(InputError, match=rf"{failing}: cannot be written \(Operation not permitted\)"),
+            replacing_all(paths) as staged,
+        ):
             for name, temporary in staged.items():
                 temporary.write_text(f"new {name}")
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
@@ -73,10 +77,45 @@ def test_a_file_that_may_not_be_renamed_stays(tmp_path, monkeypatch):
         return original(self, target)
 
     monkeypatch.setattr(Path, "replace", refused)
-    with pytest.raises(InputError, match="report: cannot be replaced"), replacing_all(paths) as staged:
+    with (
+        pytest.raises(InputError, match=r"report: cannot be written \(Operation not permitted\)"),
+        replacing_all(paths) as staged,
+    ):
         for temporary in staged.values():
             temporary.write_text("new")
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"mask": "old", "report": "old"}
+
+
+def test_a_run_that_fails_keeps_what_another_run_has_written_meanwhile(tmp_path, monkeypatch):
+    paths = {name: tmp_path / name for name in ("mask", "map", "report")}
+    original = Path.replace
+
+    def interrupted(self, target):
+        if Path(target).name == "mask" and self.read_text() == "ours":
+            paths["mask"].write_text("theirs")
+            paths["report"].write_text("theirs")
+            raise OSError(errno.EIO, "Input/output error", str(self))
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(InputError, match="mask: cannot be written"), replacing_all(paths) as staged:
+        for temporary in staged.values():
+            temporary.write_text("ours")
+    assert paths["mask"].read_text() == "theirs"
+
+
+def test_two_runs_that_replace_the_same_files_do_not_fail(tmp_path):
+    paths = {name: tmp_path / name for name in ("mask", "report")}
+
+    def run(text: str) -> None:
+        for _ in range(100):
+            with replacing_all(paths) as staged:
+                for temporary in staged.values():
+                    temporary.write_text(text)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, ("a", "b")))
+    assert sorted(os.listdir(tmp_path)) == ["mask", "report"]
 
 
 def test_names_that_some_file_systems_do_not_distinguish_are_one(tmp_path):

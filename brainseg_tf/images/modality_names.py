@@ -2,8 +2,8 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
-from itertools import groupby, pairwise
+from collections.abc import Callable, Iterable
+from itertools import dropwhile
 from pathlib import Path
 
 from brainseg_tf.files import is_folder
@@ -44,8 +44,6 @@ _CONTRAST_AGENT = {"gd", "gad", "gado", "km", "ce", "post", "contrast"}
 _GRADIENT_ECHO = {"gre", "hemo", "fl2d", "medic"}
 _NO_CONTRAST_AGENT = {"pre", "without", "no", "non", "native", "nativ", "ohne", "vor", "op", "surgery"}
 
-_CLOSING = ")]}"
-
 _BIDS_SUFFIXES = {"flair": "FLAIR", "t1": "T1w", "t2": "T2w", "pd": "PDw"}
 
 
@@ -84,24 +82,44 @@ def named(names: Iterable[str], subject: str, kind: str) -> list[str]:
 
 def without_modality(scan: Path) -> str:
     """The name of a scan without its suffix, its modality and what skull-stripping tools append."""
-    runs = [(separates, "".join(characters)) for separates, characters in groupby(stem(scan), _separates)]
+    name = stem(scan)
     while True:
-        end = len(runs) - (bool(runs) and runs[-1][0])
-        last = runs[end - 1][1].rstrip(_CLOSING) if end > 1 else ""
-        if not (last.lower() in _STRIPPED or known_modality(last)):
-            return "".join(characters for _, characters in runs)
-        del runs[end - 2 :]  # The word, the separator before it, and that behind it.
+        closed = _cut(name, _separates)
+        before = _cut(word := _cut(closed, _closes), _in_word)
+        last = word[len(before) :]
+        if not before or not (last.lower() in _STRIPPED or known_modality(last)):
+            return name
+        # ``HbS+_flair`` is not of ``HbS``, but ``a+flair`` is of ``a``.
+        name = _cut(before, _separates_usually)
+        if name == before:
+            name = _cut(before, _separates)
+
+
+def _cut(text: str, ending: Callable[[str], bool]) -> str:
+    """The text without the characters of a kind at its end."""
+    return "".join(dropwhile(ending, reversed(text)))[::-1]
+
+
+def _in_word(character: str) -> bool:
+    """Whether a character is a letter, digit or mark of any alphabet.
+
+    Marks are accents and vowel signs that are characters of their own. Invisible joiners and bytes that are not UTF-8
+    are in a word too.
+    """
+    return character.isalnum() or (unicodedata.category(character)[0] in "MC" and not character.isspace())
+
+
+def _closes(character: str) -> bool:
+    """Whether a character is a bracket or quotation mark behind a word, which belongs to the word."""
+    return unicodedata.category(character) in ("Pe", "Pf")
 
 
 def _separates(character: str) -> bool:
-    """Whether a character stands between words: not a letter, digit or mark of any alphabet, nor a closing bracket.
+    return not (_in_word(character) or _closes(character))
 
-    Marks are accents and vowel signs that are characters of their own. Invisible joiners and bytes that are not UTF-8
-    belong to a word too.
-    """
-    if character == "_" or character.isspace():
-        return True
-    return not (character.isalnum() or character in _CLOSING or unicodedata.category(character)[0] in "MC")
+
+def _separates_usually(character: str) -> bool:
+    return character in "_.-" or character.isspace() or unicodedata.category(character) in ("Ps", "Pi")
 
 
 def subject_and_session(name: str) -> tuple[str, str]:
@@ -128,10 +146,9 @@ def other_modality(scan: Path, expected: str) -> str | None:
 
 
 def named_modalities(scan: Path) -> list[str]:
-    """The modalities that a scan's name has anywhere. ``T2_FLAIR`` is FLAIR and not T2."""
-    words = [known_modality(part) for part in name_parts(scan)]
-    following = pairwise([*words, None])
-    return [word for word, next_word in following if word and (word, next_word) != ("t2", "flair")]
+    """The modalities that a scan's name has anywhere. ``T2_FLAIR`` and ``T2_TRA_FLAIR`` are FLAIR and not T2."""
+    found = [modality for part in name_parts(scan) if (modality := known_modality(part))]
+    return [one for number, one in enumerate(found) if one != "t2" or "flair" not in found[number:]]
 
 
 def last_modality(scan: Path) -> str | None:
@@ -143,7 +160,7 @@ def last_modality(scan: Path) -> str | None:
     Returns:
         The modality; None if neither says it.
     """
-    last = next((part for part in reversed(name_parts(scan)) if part and part not in _STRIPPED), "")
+    last = next((part for part in reversed(name_parts(scan)) if part not in _STRIPPED), "")
     return known_modality(last) or (described_modality(series_description(scan)) if is_folder(scan) else None)
 
 
@@ -182,5 +199,6 @@ def described_modality(description: str) -> str | None:
 
 
 def name_parts(scan: Path) -> list[str]:
-    """The words of a scan's name without its suffix, in lower case."""
-    return re.split(r"[^a-z0-9]+", stem(scan).lower())
+    """The words of a scan's name without its suffix, in lower case; those of other alphabets are empty."""
+    name = _cut(_cut(stem(scan), _separates), _closes)
+    return re.split(r"[^a-z0-9]+", name.lower())

@@ -60,6 +60,7 @@ def plan_batch(
     brain_masks: bool = False,
     modality: str | None = "flair",
     companions: Companions | None = None,
+    overwrite: bool = False,
 ) -> Batch:
     """Finds scans and plans a job for each of them, with mask, report and figure in ``out``.
 
@@ -75,20 +76,21 @@ def plan_batch(
         index: the index page; if given, each scan gets a page and a thumbnail too.
         brain_masks: whether the brain mask of each scan is written too.
         companions: what belongs to each scan; nothing if None.
+        overwrite: whether earlier results are replaced; otherwise those of a scan that fails stay in the tables.
         modality: the model's first modality; None for scans of any modality, in a BIDS dataset for FLAIR.
 
     Raises:
         InputError: there is no scan, an output has the name of another one or of a file that is read, or ``out`` cannot
             be created.
     """
-    jobs: list[Job] = []
+    jobs: list[tuple[int, Job]] = []
     found = Search()
-    failed: list[Outcome] = []
+    failures: dict[Path, Outcome] = {}
     empty: list[tuple[Path, str]] = []
     companions = companions or Companions()
     datasets = {root.resolve() for place in places if is_folder(place) and (root := bids_root(place)) is not None}
     linked = _is_linked(out, datasets)
-    for place in places:
+    for number, place in enumerate(places):
         job_of = partial(_job, out=out)
         root = bids_root(place) if is_folder(place) else None
         if is_folder(place) and not os.access(place, os.R_OK | os.X_OK):
@@ -106,19 +108,21 @@ def plan_batch(
             in_place, in_jobs = Search([place]), [job_of(place)]
         for job in in_jobs:
             try:
-                jobs.append(companions.add_to(job, bids=root is not None))
+                jobs.append((number, companions.add_to(job, bids=root is not None)))
             except InputError as error:
-                failed.append(Outcome(job, error=f"{job.scan}: {error}", refused=has_result(job)))
+                failed = Outcome(job, error=f"{job.scan}: {error}", refused=not overwrite and has_result(job))
+                failures.setdefault(job.scan.absolute(), failed)
         for file, reason in in_place.failed:
             # A folder in a BIDS dataset has no job of its own.
             job = _job(file, out) if is_folder(file) else job_of(file)
-            failed.append(Outcome(job, error=f"{file}: {reason}", refused=has_result(job)))
+            failed = Outcome(job, error=f"{file}: {reason}", refused=not overwrite and has_result(job))
+            failures.setdefault(file.absolute(), failed)
         if not in_place.scans and not in_place.failed:
             empty.append((place, _no_scan_message(place, in_place, modality, bids=root is not None)))
         found.scans += in_place.scans
         found.left_out += in_place.left_out
     # Of several subjects, one without a scan does not stop the others.
-    if empty and not (found.scans or failed):
+    if empty and not (found.scans or failures):
         raise InputError(empty[0][1])
     found.left_out += [(place, message.removeprefix(f"{place}: ")) for place, message in empty]
     # Few folders have many files, and resolving a path is slow.
@@ -127,34 +131,32 @@ def plan_batch(
     def place_of(path: Path) -> tuple[Path, str]:
         return resolved(path.parent), path.name
 
-    jobs = [_without_unwanted(job, pages=index is not None, brain_masks=brain_masks) for job in _once(jobs, place_of)]
+    wanted = [_without_unwanted(job, pages=index is not None, brain_masks=brain_masks) for job in _once(jobs, place_of)]
     _check_names(
-        jobs, [out / SUMMARY, *(out / name for name in cohort_tables.NAMES), *([index] if index else [])], place_of
+        wanted, [out / SUMMARY, *(out / name for name in cohort_tables.NAMES), *([index] if index else [])], place_of
     )
     if datasets:
         _write_description(out, datasets)
     make_folder(out)
-    for folder in {path.parent for job in jobs for path in job.outputs.paths}:
+    for folder in {path.parent for job in wanted for path in job.outputs.paths}:
         make_folder(folder)
-    known = {place_of(path) for job in jobs for path in (*job.outputs.paths, *job.inputs)}
+    known = {place_of(path) for job in wanted for path in (*job.outputs.paths, *job.inputs)}
     left_out = [one for one in found.left_out if place_of(one[0]) not in known]
     if index is not None:
-        links = navigation([job.outputs.page for job in jobs if job.outputs.page], index)
-        jobs = [replace(job, navigation=one) for job, one in zip(jobs, links, strict=True)]
-    return Batch(jobs, failed, left_out)
+        links = navigation([job.outputs.page for job in wanted if job.outputs.page], index)
+        wanted = [replace(job, navigation=one) for job, one in zip(wanted, links, strict=True)]
+    return Batch(wanted, list(failures.values()), left_out)
 
 
-def _once(jobs: Sequence[Job], place_of: Callable[[Path], tuple[Path, str]]) -> list[Job]:
-    """The jobs without repetitions: a file can be named, and be in a folder that is named too.
+def _once(jobs: Sequence[tuple[int, Job]], place_of: Callable[[Path], tuple[Path, str]]) -> list[Job]:
+    """The jobs without those that an earlier place has too: a scan can be named, and be in a folder that is named.
 
     Args:
-        jobs: of all places.
+        jobs: with the number of the place in which each was found.
         place_of: the resolved folder and the name of a file.
     """
-    different: dict[tuple[tuple[Path, str], ...], Job] = {}
-    for job in jobs:
-        different.setdefault(tuple(map(place_of, (job.outputs.mask, *job.inputs))), job)
-    return list(different.values())
+    first: dict[tuple[tuple[Path, str], ...], int] = {}
+    return [job for place, job in jobs if first.setdefault(tuple(map(place_of, job.inputs)), place) == place]
 
 
 def _check_names(jobs: Sequence[Job], tables: Sequence[Path], place_of: Callable[[Path], tuple[Path, str]]) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import exists, printable
 from brainseg_tf.images.formats import NIFTI
-from brainseg_tf.images.modality_names import bids_suffix, named
-from brainseg_tf.images.scan_search import members
+from brainseg_tf.images.modality_names import bids_suffix, named_modalities, without_modality
+from brainseg_tf.images.scan_search import search_folder
 from brainseg_tf.prediction.jobs import Job
 
 NAME = "{name}"
@@ -24,8 +24,9 @@ class Companions:
     """Patterns of the files that belong to a scan.
 
     Attributes:
-        needed: the model's further modalities. Those without a pattern are looked for beside the scan, as
-            ``{name}_<modality>.nii[.gz]``, where the modality can have any of its names, see ``modality_names.named``.
+        needed: the model's further modalities. Those without a pattern are looked for beside the scan: as
+            ``{name}_<modality>.nii[.gz]``, in a BIDS dataset with the suffix of the modality, otherwise as any scan
+            whose name differs in the modality only, as in ``fit``.
         modalities: patterns of further modalities by name, relative to the folder of the scan.
         brain, truth: patterns of the brain mask and the ground truth, relative to that folder; None for none.
         outputs: patterns of further outputs by their field of ``Outputs``, relative to the folder of the mask.
@@ -38,6 +39,7 @@ class Companions:
     truth: str | None = None
     outputs: Mapping[str, str] = field(default_factory=dict)
     tables: bool = False
+    _found: dict[tuple[Path, str], dict[str, Path]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def add_to(self, job: Job, *, bids: bool = False) -> Job:
         """The job with the files that belong to its scan.
@@ -57,7 +59,7 @@ class Companions:
             if pattern := self.modalities.get(modality):
                 modalities[modality] = _existing([_filled(pattern, name, folder)])
             else:
-                modalities[modality] = _beside(folder, name, modality, bids_suffix(modality) if bids else modality)
+                modalities[modality] = self._beside(folder, name, modality, bids=bids)
         brain, truth = (
             given or (_existing([_filled(pattern, name, folder)]) if pattern else None)
             for given, pattern in ((job.brain, self.brain), (job.truth, self.truth))
@@ -69,29 +71,32 @@ class Companions:
             outputs = outputs.with_tables()
         return replace(job, modalities=modalities, brain=brain, truth=truth, outputs=outputs)
 
+    def _beside(self, folder: Path, name: str, modality: str, *, bids: bool) -> Path:
+        """The scan of a further modality in the folder of a scan.
+
+        Args:
+            folder: the folder.
+            name: of the scan, without its modality.
+            modality: the modality.
+            bids: whether the scan is named as in BIDS.
+
+        Raises:
+            InputError: there is none, or the folder cannot be read.
+        """
+        word = bids_suffix(modality) if bids else modality
+        usual = [folder / f"{name}_{word}{suffix}" for suffix in reversed(NIFTI)]
+        if found := next(filter(exists, usual), None):
+            return found
+        # There can be thousands of scans in the folder, so it is searched once.
+        others = self._found.get((folder, modality))
+        if others is None:
+            scans = [one for one in search_folder(folder, modality, folder).scans if modality in named_modalities(one)]
+            others = self._found[folder, modality] = {without_modality(one): one for one in reversed(scans)}
+        return _existing([others[name]] if name in others else usual)
+
 
 def _filled(pattern: str, name: str, folder: Path) -> Path:
     return folder / pattern.replace(NAME, name)
-
-
-def _beside(folder: Path, name: str, modality: str, word: str) -> Path:
-    """The file of a further modality in the folder of the scan.
-
-    Args:
-        folder: the folder.
-        name: of the scan, without its modality.
-        modality: the modality.
-        word: what the modality is called as a rule. The folder is listed only if no file is named with this word,
-            because there can be thousands of scans in it.
-
-    Raises:
-        InputError: there is none, or the folder cannot be listed.
-    """
-    usual = [folder / f"{name}_{word}{suffix}" for suffix in reversed(NIFTI)]
-    if found := next(filter(exists, usual), None):
-        return found
-    others = named((file.name for file in members(folder)), name, modality)
-    return _existing([folder / other for other in others] or usual)
 
 
 def _existing(files: Sequence[Path]) -> Path:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.files import check_name_length, exists
+from brainseg_tf.files import check_name_length
+from brainseg_tf.images.formats import NIFTI, stem
 from brainseg_tf.images.volume import is_whole
 from brainseg_tf.prediction.jobs import Job
 
@@ -47,9 +48,9 @@ def earlier_report(job: Job) -> dict[str, Any] | None:
 
 
 def has_result(job: Job) -> bool:
-    """Whether a report of an earlier run, and its mask, are there; False if this cannot be determined."""
+    """Whether a report of an earlier run and its mask are there and whole; False if this cannot be determined."""
     try:
-        return job.outputs.report is not None and exists(job.outputs.report) and exists(job.outputs.mask)
+        return bool(earlier_report(job)) and is_whole(job.outputs.mask)
     except InputError:
         return False
 
@@ -71,23 +72,24 @@ def is_complete(job: Job) -> bool:
 def warnings_of_left_over(job: Job) -> list[str]:
     """A warning if files of an earlier run will stay beside the outputs of a job, because it does not write them.
 
-    The files are those that the earlier report names. They are looked for where they were relative to the mask, because
-    the folder can have been moved.
+    The files are those that the earlier report names, and their BIDS sidecars. They are looked for where they were
+    relative to the mask, because the folder can have been moved.
 
     Args:
         job: not yet run.
-
     """
     try:
         report = earlier_report(job) or {}
-        folder = Path(report["mask"]).parent
-        within = [os.path.relpath(path, folder) for path in report["outputs"].values()]
+        mask = Path(report["mask"])
+        within = [Path(os.path.relpath(path, mask.parent)) for path in report["outputs"].values()]
     except (InputError, AttributeError, KeyError, TypeError, ValueError):
         return []  # There is none, or it is damaged, that of an old version, or cannot be read.
-    ours = {path.resolve() for path in (*job.outputs.paths, *job.inputs)}
-    files = [(job.outputs.mask.parent / path).resolve() for path in within]
-    left = [file for file in files if file not in ours and file.is_file()]
-    if not left:
-        return []
-    names = ", ".join(file.name for file in left)
-    return [f"{left[0].parent}: has {names} of an earlier run, which this run does not write; delete old files"]
+    folder = job.outputs.mask.parent
+    if mask.name != job.outputs.mask.name:
+        return []  # It is of another scan.
+    if "Sources" in report:
+        within += [path.with_name(f"{stem(path)}.json") for path in within if path.name.endswith(NIFTI)]
+    ours = {path.resolve() for path in (*job.outputs.paths, *job.sidecars, *job.inputs)}
+    files = {path: (folder / path).resolve() for path in dict.fromkeys(within)}
+    left = ", ".join(str(path) for path, file in files.items() if file not in ours and file.is_file())
+    return [f"{folder}: has {left} of an earlier run, which this run does not write; delete old files"] if left else []

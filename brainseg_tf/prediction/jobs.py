@@ -144,7 +144,8 @@ class Job:
         scans: dict[str, Path | None] = {"scan": self.scan, **self.modalities}
         masks = {"brain mask": self.brain, "truth": self.truth}
         return {
-            role: {"name": printable(file.name), "size": _size(file), "samples": _sha256(file, sampled=role in scans)}
+            role: {"name": printable(file.name), "size": _size(file)}
+            | ({"samples": _sha256(file, sampled=True)} if role in scans else {"sha256": _sha256(file, sampled=False)})
             for role, file in (scans | masks).items()
             if file is not None
         }

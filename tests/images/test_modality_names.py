@@ -107,6 +107,10 @@ def test_a_series_has_the_modality_of_its_name_or_else_of_its_description(tmp_pa
         ("x (2).nii.gz", "x (2)"),
         ("x (2)_flair.nii.gz", "x (2)"),
         ("x [left] (FLAIR).nii.gz", "x [left]"),
+        ("[P01]FLAIR.nii.gz", "[P01]"),
+        ("x\uff082\uff09_flair.nii.gz", "x\uff082\uff09"),  # brackets of full width
+        ("HbS+_flair.nii.gz", "HbS+"),
+        ("a+flair.nii.gz", "a"),
         ("\u0930\u0935\u0940_flair.nii.gz", "\u0930\u0935\u0940"),  # Devanagari, ending in a vowel sign
         ("\u0e23\u0e27\u0e35_t2.nii.gz", "\u0e23\u0e27\u0e35"),  # Thai
         ("\u3084\u307e\u305f\u3099-flair.nii.gz", "\u3084\u307e\u305f\u3099"),  # decomposed kana
@@ -125,7 +129,12 @@ def test_names_of_any_alphabet_are_kept(name, expected):
     ("name", "of_t2", "of_flair"),
     [
         ("p_T2_FLAIR.nii.gz", "flair", None),
+        ("p_t2_space_flair_sag.nii.gz", None, None),
+        ("p_T2_TRA_FLAIR.nii.gz", "flair", None),
         ("p_t2.nii.gz", None, "t2"),
+        ("PD_07.nii.gz", None, None),
+        ("PD_\u7530\u4e2d.nii.gz", None, None),
+        ("T1_\u041c\u0430\u0440\u0438\u044f.nii.gz", None, None),
         ("p_flair.nii.gz", "flair", None),
         ("p_space-FLAIR_T2w.nii.gz", None, None),
         ("p (FLAIR).nii.gz", "flair", None),

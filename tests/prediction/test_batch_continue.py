@@ -391,12 +391,54 @@ def test_overwriting_with_fewer_outputs_names_the_old_files(trained, scan, tmp_p
     assert "earlier run" not in call(*command).stderr
 
 
+def test_the_report_of_another_scan_is_no_reason_to_delete_its_mask(trained, scan, tmp_path):
+    single = ("--report", tmp_path / "report.json", "--model", trained, "--overwrite", *FAST)
+    assert call("predict", scan, "--out", tmp_path / "p1_mask.nii.gz", *single).exit_code == 0
+    result = call("predict", scan, "--out", tmp_path / "p2_mask.nii.gz", *single)
+    assert result.exit_code == 0 and "earlier run" not in result.stderr
+
+
+def test_old_files_of_a_bids_derivative_are_named_with_their_folders(trained, scans, tmp_path):
+    root, out = tmp_path / "bids", tmp_path / "out"
+    (root / "sub-01" / "anat").mkdir(parents=True)
+    shutil.copy(scans / "sub-00_FLAIR.nii.gz", root / "sub-01" / "anat" / "sub-01_FLAIR.nii.gz")
+    (root / "dataset_description.json").write_text("{}")
+    command = ("predict", root, "--out-dir", out, "--model", trained, *FAST)
+    more = ("--html", out / "index.html", "--save-probability", "{name}_desc-lesion_probseg.nii.gz")
+    assert call(*command, *more).exit_code == 0
+    result = call(*command, "--overwrite")
+    assert result.exit_code == 0, result.output
+    files = (
+        "sub-01_desc-lesion_probseg.nii.gz, ../../sub-01_label-lesion_mask.html, "
+        "../figures/sub-01_label-lesion_thumbnail.png, sub-01_desc-lesion_probseg.json"
+    )
+    assert f"{out}/sub-01/anat: has {files} of an earlier run" in result.stderr
+    assert call(*command, root / "sub-01" / "anat" / "sub-01_FLAIR.nii.gz", "--overwrite").exit_code == 0
+    assert len(rows(out)) == 1  # It is in the dataset too.
+
+
 def test_a_scan_that_is_named_twice_is_segmented_once(scans, tmp_path, monkeypatch):
     monkeypatch.chdir(scans)
     twice = [scans, Path("sub-00_FLAIR.nii.gz")]
     assert [job.scan.name for job in plan_batch(twice, tmp_path / "out").jobs] == sorted(
         file.name for file in scans.iterdir()
     )
+    (tmp_path / "broken.nii").symlink_to(tmp_path / "none")
+    batch = plan_batch([tmp_path, tmp_path], tmp_path / "out")
+    assert [one.job.scan.name for one in batch.failed] == ["broken.nii"]
+
+
+def test_a_scan_that_fails_with_overwrite_does_not_keep_its_row(trained, scan, tmp_path):
+    folder, out = tmp_path / "scans", tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(scan, tmp_path / "a.nii.gz")
+    (folder / "a.nii.gz").symlink_to(tmp_path / "a.nii.gz")
+    command = ("predict", folder, "--out-dir", out, "--model", trained, *FAST)
+    assert call(*command).exit_code == 0
+    (tmp_path / "a.nii.gz").unlink()
+    for option, status in (("--continue", "done"), ("--overwrite", "failed")):
+        assert call(*command, option).exit_code == 1
+        assert [row["status"] for row in rows(out)] == [status]
 
 
 def test_a_scan_that_cannot_be_read_any_more_stays_in_the_tables(trained, scans, tmp_path):

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from brainseg_tf.errors import InputError
+from brainseg_tf.images.scan_search import search_folder
+from brainseg_tf.prediction import companions as companions_module
 from brainseg_tf.prediction.batch import plan_batch
 from brainseg_tf.prediction.companions import Companions
 from helpers import FAST, call, make_brain, rows, save
@@ -33,7 +35,7 @@ def planned(place: Path, out: Path, **companions) -> dict[str, dict[str, str]]:
     return found
 
 
-def test_further_modalities_are_found_by_name(tmp_path):
+def test_further_modalities_are_found_by_name(tmp_path, monkeypatch):
     touch(tmp_path / "s", "a_flair.nii.gz", "a_t2.nii.gz", "b_flair.nii.gz", "b_t2.nii")
     assert planned(tmp_path / "s", tmp_path / "out", needed=("t2",)) == {
         "a_flair_mask.nii.gz": {"t2": "a_t2.nii.gz"},
@@ -41,10 +43,21 @@ def test_further_modalities_are_found_by_name(tmp_path):
     }
     # The usual name first, then any other name of the modality.
     touch(tmp_path / "t", "a_FLAIR.nii.gz", "a_T2.nii.gz", "b_flair.nii.gz", "b_T2w.nii", "b_t2.nii", "b_x_t2.nii.gz")
+    touch(tmp_path / "t", "c-flair.nii.gz", "c-t2w.nii.gz", "d_T2_FLAIR.nii.gz", "d_T2_.nii.gz")
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return search_folder(*arguments)
+
+    monkeypatch.setattr(companions_module, "search_folder", counted)
     assert planned(tmp_path / "t", tmp_path / "out", needed=("t2",)) == {
         "a_FLAIR_mask.nii.gz": {"t2": "a_T2.nii.gz"},
         "b_flair_mask.nii.gz": {"t2": "b_t2.nii"},
+        "c-flair_mask.nii.gz": {"t2": "c-t2w.nii.gz"},
+        "d_T2_FLAIR_mask.nii.gz": {"t2": "d_T2_.nii.gz"},
     }
+    assert len(calls) == 1  # There can be thousands of scans in a folder.
     # They are inputs, so no line says that they were left out.
     batch = plan_batch([tmp_path / "s"], tmp_path / "out", companions=Companions(("t2",)))
     assert batch.left_out == []

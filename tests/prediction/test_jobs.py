@@ -72,6 +72,6 @@ def test_a_corrected_mask_is_told_apart_and_a_visited_folder_is_not(tmp_path):
     truth[100, 101, 30] = 1
     after = record()
     assert after["truth"]["size"] == before["truth"]["size"]
-    assert after["truth"]["samples"] != before["truth"]["samples"]
+    assert after["truth"]["sha256"] != before["truth"]["sha256"]
     (series / "2.dcm").write_bytes(b"slice")
     assert record()["scan"]["size"] == 2
