@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
 
 from brainseg_tf.options import PredictOptions
 from brainseg_tf.prediction.jobs import Job, Outcome, Outputs
@@ -27,9 +28,9 @@ def segmented(scan: Path):
     return volume, segment([volume], Healthy(), card(), OPTIONS)
 
 
-def page_in(folder: Path) -> Path:
+def page_in(folder: Path, affine: np.ndarray = AFFINE) -> Path:
     """Writes the page of a scan with HTML in its name and its header."""
-    image = nib.Nifti1Image(make_brain(101)[0], AFFINE)
+    image = nib.Nifti1Image(make_brain(101)[0], affine)
     image.header["descrip"], image.header["db_name"] = b"<b>DOE^JOHN", b"DOE^JOHN"
     image.header["aux_file"], image.header["intent_name"] = b"DOE^JOHN", b"DOE^JOHN"
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"DOE^JOHN"))

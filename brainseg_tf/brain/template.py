@@ -61,9 +61,14 @@ class TemplateAlignment(NamedTuple):
     cut_share: float
 
     @property
+    def agrees(self) -> bool:
+        """Whether the surfaces agree, so that the sides of the head are known."""
+        return self.error_mm is not None and self.error_mm <= LARGEST_ERROR_MM
+
+    @property
     def is_reliable(self) -> bool:
         """Whether places in MNI space can be named: the surfaces agree, and the brain is nearly complete."""
-        return self.error_mm is not None and self.error_mm <= LARGEST_ERROR_MM and self.cut_share <= LARGEST_CUT
+        return self.agrees and self.cut_share <= LARGEST_CUT
 
 
 @cache

@@ -25,7 +25,8 @@ class Lesion:
     Attributes:
         ml: volume in millilitres.
         centroid_mm: in RAS world space.
-        side: of the patient, by the MNI coordinate; without one, relative to the centre of the brain.
+        side: of the patient, by the alignment with the template if the surfaces agree, also if the brain is cut off;
+            otherwise relative to the centre of the brain.
         mean_residual: input minus reconstruction, on the model's intensity scale, where the brain's median is 0.3.
         mean_probability: posterior probability of a lesion in the mixture, which is close to 0 or 1 in most voxels.
         mean_score: what the mixture was fitted to, for instance the network's lesion probability, smoothed.
@@ -71,11 +72,14 @@ class Place(NamedTuple):
         affine: (4, 4), from voxel indices to millimetres in RAS world space.
         middle_mm: the first world coordinate of the brain's centre; left is smaller.
         to_template: (4, 4), from world space to MNI space, see ``brain.template``; None if it is not known.
+        is_reliable: whether places in MNI space can be named. Otherwise only the side follows from ``to_template``:
+            it needs no more than the midline of a part of the brain.
     """
 
     affine: np.ndarray
     middle_mm: float
     to_template: np.ndarray | None
+    is_reliable: bool = True
 
 
 def place_of(brain: np.ndarray, affine: np.ndarray, alignment: TemplateAlignment) -> Place:
@@ -87,11 +91,11 @@ def place_of(brain: np.ndarray, affine: np.ndarray, alignment: TemplateAlignment
         alignment: of the brain with the template.
     """
     middle_mm = float(nib.affines.apply_affine(affine, centre(brain))[0])
-    return Place(affine, middle_mm, alignment.matrix if alignment.is_reliable else None)
+    return Place(affine, middle_mm, alignment.matrix if alignment.agrees else None, alignment.is_reliable)
 
 
 def side_and_region(points: np.ndarray, place: Place) -> tuple[Side, str | None]:
-    """On which side of the patient a lesion is, and in which region; None if the alignment is not reliable.
+    """On which side of the patient a lesion is, and in which region, which is None if the alignment is not reliable.
 
     Args:
         points: (V, 3), of the lesion, in millimetres in world space.
@@ -101,7 +105,7 @@ def side_and_region(points: np.ndarray, place: Place) -> tuple[Side, str | None]
     # Millimetres to the right of the middle: in the template, in which the head is straight, if it is aligned.
     right = points[:, 0].mean() - place.middle_mm if template is None else template[:, 0].mean()
     side: Side = "midline" if abs(right) < _MIDLINE_MM else "left" if right < 0 else "right"
-    return side, None if template is None else main_region(template)
+    return side, None if template is None or not place.is_reliable else main_region(template)
 
 
 def numbered_components(mask: np.ndarray) -> np.ndarray:
@@ -136,7 +140,8 @@ def lesions(mask: np.ndarray, maps: Maps, place: Place) -> list[Lesion]:
     for region in regionprops(numbered_components(mask)) if mask.any() else ():
         voxels = tuple(region.coords.T)
         world = nib.affines.apply_affine(place.affine, region.coords)
-        template = None if place.to_template is None else nib.affines.apply_affine(place.to_template, world)
+        named = place.to_template is not None and place.is_reliable
+        template = nib.affines.apply_affine(place.to_template, world) if named else None
         side, name = side_and_region(world, place)
         found.append(
             Lesion(

@@ -169,11 +169,12 @@ def time_point(
         if find is None:
             return TimePoint(scan, mask, "given")
         try:
-            brain = find(scan).mask
+            brain = find(scan)
         except InputError as error:
             # Only names depend on the brain.
             return TimePoint(scan, mask, "given", (f"{error}; side and region of the lesions are not known",))
-        return TimePoint(scan, mask, "given", place=place_of(brain, scan.affine, to_template(brain, scan.affine)))
+        place = place_of(brain.mask, scan.affine, to_template(brain.mask, scan.affine))
+        return TimePoint(scan, mask, "given", tuple(brain.warnings), place)
     assert predictor is not None
     further = predictor.card.modalities[1:]
     if further:
@@ -226,7 +227,7 @@ def lesion_row(number: int, lesion: LesionChange) -> dict[str, Any]:
         "change_percent": None if lesion.change_percent is None else round(lesion.change_percent, 2),
         "before_components": lesion.before_components,
         "after_components": lesion.after_components,
-        "note": lesion.note,
+        "note": lesion.note or None,
         **dict(zip(("x_mm", "y_mm", "z_mm"), lesion.centroid_mm, strict=True)),
         "side": lesion.side,
         "region": lesion.region,

@@ -6,6 +6,7 @@ from scipy.spatial.transform import Rotation
 
 from brainseg_tf.brain.template import coverage, template, to_template
 from brainseg_tf.images.registration import mean_distance
+from brainseg_tf.postprocessing.lesions import place_of, side_and_region
 
 CENTRE = np.array([0.0, -18, 8])
 
@@ -88,3 +89,19 @@ def test_a_brain_without_a_surface_has_no_error(shape):
     found = to_template(brain, np.diag([-1.0, -1, 1, 1]))
     assert np.isfinite(found.matrix).all()
     assert found.error_mm is None and not found.is_reliable
+
+
+@pytest.mark.parametrize("degrees", [-20, 12])
+def test_the_side_in_a_part_of_a_turned_brain(degrees):
+    """A slab whose field of view also cuts off a part of one side."""
+    brain, affine, truth = moved((0, 0, degrees))
+    slices, rows = (np.flatnonzero(brain.any(axis=axes)) for axes in ((0, 1), (1, 2)))
+    first, side = slices[0] + len(slices) // 3, rows[0] + len(rows) // 4
+    corner = affine @ np.array([[1, 0, 0, side], [0, 1, 0, 0], [0, 0, 1, first], [0, 0, 0, 1.0]])
+    part = brain[side:, :, first:]
+    place = place_of(part, corner, to_template(part, corner))
+    assert not place.is_reliable
+    for x, expected in ((-14, "left"), (14, "right")):
+        for y in (-60, 45):
+            points = nib.affines.apply_affine(np.linalg.inv(truth), [[x, y, 20]])
+            assert side_and_region(points, place) == (expected, None)

@@ -13,7 +13,6 @@ from brainseg_tf.images.volume import Volume, read_segmentation, read_volume
 from brainseg_tf.options import PredictOptions
 from brainseg_tf.prediction import comparison_figure
 from brainseg_tf.prediction.comparison import Comparison, TimePoint, compare_time_points, lesion_row, time_point
-from brainseg_tf.prediction.pages.comparison import _names
 from brainseg_tf.prediction.predictor import Predictor
 from helpers import TWO_SESSIONS, TwoSessions
 from synthetic_models import OPTIONS, Healthy, card
@@ -67,6 +66,12 @@ def test_the_place_of_the_lesions_is_that_in_the_brain_before(points):
     }
     aligned = before.place.to_template is not None
     assert {one.region is not None for one in found.values()} == {aligned}
+
+
+def test_the_warnings_about_the_brain_are_kept(points):
+    text = "scan.nii: the brain seems to be back to front; the orientation in the header may be wrong"
+    brain = Brain(points[0].scan.data > 50, "network", [text])
+    assert time_point(points[0].scan, points[0].mask, None, lambda scan: brain).warnings == (text,)
 
 
 def test_without_a_brain_the_lesions_have_no_place(points):
@@ -177,16 +182,3 @@ def test_a_mask_is_predicted_as_by_predict(points):
     assert named.warnings[0].startswith("x_T2w.nii.gz: is t2 according to its name, but model perfect needs flair")
     with pytest.raises(InputError, match="model perfect: needs t2 too; run predict for each scan, and give the masks"):
         time_point(scan, None, Predictor(card(modalities=("flair", "t2")), Healthy, PredictOptions(OPTIONS)))
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "names"),
-    [
-        ("/a/before.nii", "/a/after.nii", ("before.nii", "after.nii")),
-        ("/s/ses-1/anat/f.nii", "/s/ses-2/anat/f.nii", ("ses-1/anat/f.nii", "ses-2/anat/f.nii")),
-        ("/s/a.nii", "/s/a.nii", ("a.nii", "a.nii")),
-        ("/x/s/a.nii", "/s/a.nii", ("x/s/a.nii", "//s/a.nii")),
-    ],
-)
-def test_the_names_of_two_scans_can_be_told_apart(before, after, names):
-    assert _names(Path(before), Path(after)) == names

@@ -6,8 +6,10 @@ import shutil
 import time
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from browsing import WIDTHS, at_width, overflow, picture, screenshot, wait
 from helpers import call
@@ -25,6 +27,35 @@ def comparison_page(sessions, tmp_path_factory) -> Path:
     result = call("compare", sessions.before, after, *masks, "--out", folder / "c.json", "--html", folder / "c.html")
     assert result.exit_code == 0, result.output
     return folder / "c.html"
+
+
+def test_rows_in_tilted_slices_and_outside_the_scan_before(sessions, tmp_path, browser):
+    """The scan before is tilted, and ends before the lesion that is new."""
+    pytest.importorskip("SimpleITK")
+    tilt = np.eye(4)
+    tilt[:3, :3] = Rotation.from_euler("xyz", [25, 10, 15], degrees=True).as_matrix()
+    for name in ("before", "before_mask", "after", "after_mask"):
+        image = nib.load(getattr(sessions, name))
+        tilted = nib.Nifti1Image(np.asarray(image.dataobj), tilt @ image.affine)
+        nib.save(tilted.slicer[:42] if "before" in name else tilted, tmp_path / f"{name}.nii.gz")
+    masks = ("--before-mask", tmp_path / "before_mask.nii.gz", "--after-mask", tmp_path / "after_mask.nii.gz")
+    scans = (tmp_path / "before.nii.gz", tmp_path / "after.nii.gz")
+    result = call("compare", *scans, *masks, "--out", tmp_path / "c.json", "--html", tmp_path / "c.html")
+    assert result.exit_code == 0, result.output
+    at_width(browser, 1200, (tmp_path / "c.html").as_uri())
+    wait(browser, "document.getElementById('viewers').dataset.ready")
+    lesions = json.loads((tmp_path / "c.json").read_text())["lesions"]
+    place = "document.getElementById('viewers').dataset.after"
+    inside = [number for number, one in enumerate(lesions) if one["status"] != "not covered"]
+    for number in inside:
+        browser.find_elements("css selector", "tr[data-mm]")[number].click()
+        expected = [lesions[number][f"{axis}_mm"] for axis in "xyz"]
+        found = [float(mm) for mm in wait(browser, place).split(", ")]
+        assert found == pytest.approx(expected, abs=0.11)
+    (outside,) = set(range(len(lesions))) - set(inside)
+    browser.find_elements("css selector", "tr[data-mm]")[outside].click()
+    assert browser.find_element("id", "location").text.endswith("mm: outside the scan that is shown")
+    assert [float(mm) for mm in wait(browser, place).split(", ")] == found  # The crosshair has not moved.
 
 
 def test_the_page_of_two_time_points(comparison_page):

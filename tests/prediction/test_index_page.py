@@ -176,3 +176,28 @@ def test_the_time_for_an_index_grows_linearly_with_the_scans(tmp_path):
     seconds(10)
     # Ten times as many scans; a quadratic part would make it up to a hundred times.
     assert seconds(1000) < 25 * seconds(100)
+
+
+@pytest.mark.parametrize(
+    ("scans", "names"),
+    [
+        (["/a/before.nii", "/a/after.nii"], ["before.nii", "after.nii"]),
+        (["/s/ses-1/anat/f.nii", "/s/ses-2/anat/f.nii"], ["ses-1/anat/f.nii", "ses-2/anat/f.nii"]),
+        (["/c/p1/f.nii", "/c/p2/f.nii", "/c/p3/g.nii"], ["p1/f.nii", "p2/f.nii", "g.nii"]),
+        (["/s/a.nii", "/s/a.nii"], ["s/a.nii", "s/a.nii"]),
+        (["/x/s/a.nii", "/s/a.nii"], ["x/s/a.nii", "/s/a.nii"]),
+        ([], []),
+    ],
+)
+def test_the_names_of_scans_can_be_told_apart(scans, names):
+    assert pages.distinct_names([Path(scan) for scan in scans]) == names
+
+
+def test_scans_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    outcomes = [
+        Outcome(Job(tmp_path / name / "flair.nii.gz", Outputs(tmp_path / f"{name}_mask.nii.gz")), report(20))
+        for name in ("sub01", "sub02")
+    ]
+    write_index(tmp_path / "index.html", outcomes)
+    text = (tmp_path / "index.html").read_text()
+    assert re.findall(r'<td class="scan">(.*?)<', text) == ["sub01/flair.nii.gz", "sub02/flair.nii.gz"]

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from browsing import at_width, picture, red, wait
+from helpers import AFFINE
 from synthetic_pages import page_in
 
 
@@ -77,6 +79,17 @@ def test_lesion_styles_and_direction_labels_of_the_viewer(page, browser):
     choose("fill")
     assert red(picture(browser)) == pytest.approx(filled, rel=0.1)
     assert browser.get_log("browser") == []
+
+
+def test_the_crosshair_is_at_the_lesion_in_tilted_slices(tmp_path, browser):
+    tilt = np.eye(4)
+    tilt[:3, :3] = Rotation.from_euler("xyz", [15, 5, 5], degrees=True).as_matrix()
+    browser.get(page_in(tmp_path, tilt @ AFFINE).as_uri())
+    wait(browser, "document.getElementById('viewer').dataset.ready")
+    lesion = browser.find_element("css selector", "tr[data-mm]").get_attribute("data-mm")
+    place = browser.execute_script("return document.getElementById('viewer').dataset.mm")
+    np.testing.assert_allclose(np.array(place.split(", "), float), np.array(lesion.split(), float), atol=0.11)
+    assert "lesion 1.00" in browser.find_element("id", "location").text
 
 
 def test_the_viewer_draws_and_responds_to_input(page, browser):

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import importlib.util
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -52,6 +53,21 @@ def link(file: Path, folder: Path) -> str:
     relative = os.path.relpath(file, folder)
     # Without "./", the start of a name like "javascript:x" would be read as a URL scheme.
     return "./" + quote(os.fsencode(relative).replace(os.sep.encode(), b"/"))
+
+
+def distinct_names(scans: Sequence[Path]) -> list[str]:
+    """The names of scans, each with as many of its folders as are needed to tell it from the others."""
+    parts = [scan.absolute().parts for scan in scans]
+    names = [scan.name for scan in scans]
+    same = list(range(len(parts)))
+    for count in range(1, max(map(len, parts), default=0)):
+        ends = Counter(some[-count:] for some in parts)
+        for number in same:
+            names[number] = str(Path(*parts[number][-count:]))
+        same = [number for number in same if ends[parts[number][-count:]] > 1]
+        if not same:
+            break
+    return names
 
 
 def check_installed() -> None:

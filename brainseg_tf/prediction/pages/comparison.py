@@ -42,7 +42,7 @@ def write_page(path: Path, result: Comparison, card: ModelCard | None, report: d
         path,
         "comparison.html",
         [pages.viewer_source(), pages.script("rows.js"), pages.script("comparison.js")],
-        names=_names(Path(report["before"]["scan"]), Path(report["after"]["scan"])),
+        names=pages.distinct_names([Path(report[name]["scan"]) for name in ("before", "after")]),
         report=report,
         viewers=[[vars(layer) for layer in layers] for layers in viewer_layers(result)],
         changes=list(CHANGES.values()),
@@ -82,15 +82,6 @@ def _label_colours() -> dict[str, list[Any]]:
     red, green, blue = (list(channel) for channel in zip(*colours, strict=True))
     names = ["", *(name for name, _ in CHANGES.values())]
     return {"R": red, "G": green, "B": blue, "A": [0] + [255] * len(CHANGES), "labels": names}
-
-
-def _names(before: Path, after: Path) -> tuple[str, str]:
-    """The names of the scans, with as many of their folders as are needed to tell them apart."""
-    parts = before.absolute().parts, after.absolute().parts
-    longest = max(map(len, parts))
-    count = next((n for n in range(1, longest) if parts[0][-n:] != parts[1][-n:]), 1)
-    first, second = ("/".join(some[-count:]) for some in parts)
-    return first, second
 
 
 def _processing(report: dict[str, Any]) -> list[tuple[str, str]]:

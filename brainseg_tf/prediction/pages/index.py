@@ -26,7 +26,7 @@ class Row:
     """A scan in the index.
 
     Attributes:
-        name: file name of the scan.
+        name: file name of the scan, see ``pages.distinct_names``.
         order: index of its job, from 0.
         report: of ``Predictor.run``; None after a failure.
         error: one line; None unless the scan failed.
@@ -93,8 +93,10 @@ def write_index(path: Path, outcomes: Sequence["Outcome"], total: int | None = N
     """
     reports = [one.report for one in outcomes if one.report is not None]
     unusual = iter(outliers(reports))
+    names = pages.distinct_names([one.job.scan for one in outcomes])
     rows = [
-        _row(one, path, order, next(unusual) if one.report is not None else []) for order, one in enumerate(outcomes)
+        _row(one, name, path, order, next(unusual) if one.report is not None else [])
+        for order, (one, name) in enumerate(zip(outcomes, names, strict=True))
     ]
     failed = [row for row in rows if row.report is None]
     notable = [row for row in rows if row.report is not None and (row.unusual or row.warnings)]
@@ -154,14 +156,14 @@ def outliers(reports: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return unusual
 
 
-def _row(outcome: "Outcome", index: Path, order: int, unusual: list[str]) -> Row:
+def _row(outcome: "Outcome", name: str, index: Path, order: int, unusual: list[str]) -> Row:
     def link(file: Path | None) -> str | None:
         # A failed scan has no links: files of an earlier run are not results of this one.
         return pages.link(file, index.parent) if outcome.report is not None and file and file.is_file() else None
 
     job = outcome.job
     return Row(
-        job.scan.name,
+        name,
         order,
         outcome.report,
         outcome.error,

@@ -85,7 +85,7 @@ def write_page(
         path,
         "scan.html",
         [pages.viewer_source(), pages.script("rows.js"), pages.script("scan.js")],
-        name=Path(report["scan"]).name,
+        name=_name(report),
         report=report,
         layers=[vars(layer) for layer in layers(scan, result, top)],
         figure=base64.b64encode(figure.getvalue()).decode("ascii"),
@@ -95,6 +95,13 @@ def write_page(
         citations=wording.citations(card),
         links=_links(path, navigation),
     )
+
+
+def _name(report: dict[str, Any]) -> str:
+    """The name of the scan, after that of the subject and the session if it does not contain them."""
+    name = Path(report["scan"]).name
+    missing = [part for part in (report["subject"], report["session"]) if part and part not in name]
+    return ": ".join([" ".join(missing), name]) if missing else name
 
 
 def _links(path: Path, navigation: pages.Navigation | None) -> dict[str, str | None] | None:

@@ -25,7 +25,7 @@
       dragAndDropEnabled: false, logLevel: "error",
       onLocationChange: (location) => {
         const mm = [...location.mm].slice(0, 3).map((one) => one.toFixed(1)).join(", ");
-        values[k] = `${names[k]} ${Number(location.values[0].value).toPrecision(3)}`;
+        values[k] = `${names[k]} ${digits(location.values[0].value)}`;
         line.textContent = `(${mm}) mm: ` + values.filter(Boolean).join(", ");
         container.dataset[names[k]] = mm;
       },

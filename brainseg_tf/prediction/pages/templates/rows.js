@@ -1,8 +1,16 @@
+// A value with three digits, or with all digits before the decimal point.
+const digits = (value) => (Math.abs(value) < 999.5 ? Number(value).toPrecision(3) : String(Math.round(value)));
 // Moves the crosshairs of viewers to the lesion of a row that is clicked, and first to that of the first row.
 function connectRows(viewers) {
   const go = (row) => {
+    // The affine of the scan, and not the one without its tilt that NiiVue would use for slices along the voxels.
+    const position = viewers[0].mm2frac(row.dataset.mm.split(" ").map(Number), 0, true);
+    if ([...position].some((one) => one < 0 || one > 1)) {
+      document.getElementById("location").textContent = `(${row.dataset.mm.replaceAll(" ", ", ")}) mm: outside the scan that is shown`;
+      return;
+    }
     for (const viewer of viewers) {
-      viewer.scene.crosshairPos = viewer.mm2frac(row.dataset.mm.split(" ").map(Number));
+      viewer.scene.crosshairPos = position;
       viewer.createOnLocationChange();
       viewer.drawScene();
     }

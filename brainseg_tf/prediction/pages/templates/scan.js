@@ -36,7 +36,6 @@
     line.textContent = "The viewer needs WebGL2, which this browser does not support. See the slices below instead.";
     return;
   }
-  const text = (value) => Number(value).toPrecision(3);
   const viewer = new niivue.Niivue({
     backColor: [0, 0, 0, 1], isRadiologicalConvention: true, multiplanarForceRender: false, show3Dcrosshair: true,
     crosshairWidth: 0.5, crosshairWidthUnit: "mm", crosshairColor: [0.3, 0.8, 1, 0.7], showAllOrientationMarkers: true,
@@ -44,7 +43,7 @@
     dragAndDropEnabled: false, logLevel: "error",
     onLocationChange: (location) => {
       const mm = [...location.mm].slice(0, 3).map((one) => one.toFixed(1)).join(", ");
-      const values = location.values.slice(0, layers.length).map((one, k) => `${layers[k].name} ${text(one.value)}`);
+      const values = location.values.slice(0, layers.length).map((one, k) => `${layers[k].name} ${digits(one.value)}`);
       line.textContent = `(${mm}) mm: ` + values.join(", ");
       container.dataset.mm = mm;
     },
