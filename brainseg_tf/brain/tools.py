@@ -73,9 +73,13 @@ def strip(tool: str, scan: Volume) -> np.ndarray:
                 f"{folder}: a copy of {scan.path} cannot be written ({error.strerror or error}); set TMPDIR to another "
                 "folder"
             ) from error
+        try:
+            parts = shlex.split(command)
+        except ValueError as error:
+            raise InputError(f"--brain {command}: {error}; close the quotation") from error
         words = [
             word.replace(SCAN, str(source)).replace(MASK, str(target)).replace(_STEM, str(target).removesuffix(_SUFFIX))
-            for word in shlex.split(command)
+            for word in parts
         ]
         returncode, output = _run(words, scan.path)
         if returncode:

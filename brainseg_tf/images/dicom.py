@@ -4,7 +4,7 @@ import io
 from contextlib import suppress
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
@@ -53,9 +53,13 @@ def read_series(series: Series) -> nib.Nifti1Image:
         volume = _volume(series, slices)
         array = np.asarray(volume.array, np.float32)
         affine = volume.get_affine("RAS")
-        # The frames of a multi-frame image can be stored in any order, so its padding is not replaced.
-        if not series.is_multiframe:
-            _fill_padding(array, np.stack([_padding(one) for one in slices]), _has_same_order(series, volume))
+        if series.is_multiframe:
+            # Its frames can be stored in any order.
+            padding = _padding(slices[0], _frames(slices[0], stored=True).array)
+        else:
+            padding = np.stack([_padding(one, one.pixel_array) for one in slices])
+            padding = padding if _has_same_order(series, volume.get_affine("LPS")) else padding[::-1]
+        _fill_padding(array, padding)
     image = nib.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
     return image
@@ -148,37 +152,50 @@ def _decoded(file: Path) -> "Dataset":
 
 
 def _volume(series: Series, slices: "list[Dataset]") -> "Volume":
-    """The slices as one volume, with the rescale slope and intercept applied and MONOCHROME1 inverted."""
-    import highdicom as hd
+    """The slices as one volume, with the rescale slope and intercept applied and MONOCHROME1 inverted.
+
+    A mapping to real-world values is not applied: it can hold for a part of the pixels only.
+    """
     from highdicom.image import get_volume_from_series
 
     for one in slices:
         set_missing(one)
     if series.is_multiframe:
-        return hd.Image.from_dataset(slices[0], copy=False).get_volume(dtype=np.float32)
+        return _frames(slices[0])
     for one in slices:
         # ``find_series`` has checked that these attributes agree apart from rounding. highdicom needs equal values.
         for keyword in ("FrameOfReferenceUID", "SeriesInstanceUID", "ImageOrientationPatient", "PixelSpacing"):
             setattr(one, keyword, getattr(slices[0], keyword))
-    return get_volume_from_series(slices, dtype=np.float32, atol=series.step_mm / 2, perpendicular_tol=0.1)
+    return get_volume_from_series(
+        slices, dtype=np.float32, apply_real_world_transform=False, atol=series.step_mm / 2, perpendicular_tol=0.1
+    )
 
 
-def _fill_padding(array: np.ndarray, padding: np.ndarray, same_order: bool) -> None:
+def _frames(image: "Dataset", *, stored: bool = False) -> "Volume":
+    """The frames of a multi-frame image as one volume: their values, or the stored numbers."""
+    import highdicom as hd
+
+    return hd.Image.from_dataset(image, copy=False).get_volume(
+        dtype=np.float32,
+        apply_real_world_transform=False,
+        apply_modality_transform=False if stored else None,
+        apply_presentation_lut=not stored,
+    )
+
+
+def _fill_padding(array: np.ndarray, padding: np.ndarray) -> None:
     """Replaces padding by 0, or by the smallest other value if that is negative.
 
     Args:
         array: (slices, rows, columns), changed in place.
         padding: (slices, rows, columns) bool.
-        same_order: whether the slices of both arrays have the same order; otherwise they have the opposite order.
     """
-    padding = padding if same_order else padding[::-1]
     if padding.any() and not padding.all():
         array[padding] = min(float(array[~padding].min()), 0.0)
 
 
-def _padding(one: "Dataset") -> np.ndarray:
-    """Mask of the pixels that a scanner filled with the padding value in the header, (rows, columns) bool."""
-    stored = one.pixel_array
+def _padding(one: "Dataset", stored: np.ndarray) -> np.ndarray:
+    """Mask of the pixels that a scanner filled with the padding value in the header; they have the stored numbers."""
     limits = [one.get("PixelPaddingValue"), one.get("PixelPaddingRangeLimit")]
     limits = [int(limit) for limit in limits if isinstance(limit, int | float)]
     if not limits:
@@ -190,10 +207,14 @@ def _padding(one: "Dataset") -> np.ndarray:
     return (stored >= min(limits)) & (stored <= max(limits))
 
 
-def _has_same_order(series: Series, volume: "Volume") -> bool:
-    """Whether the slices of a volume are in the order of the series, not in the opposite one."""
+def _has_same_order(series: Series, affine: np.ndarray) -> bool:
+    """Whether the slices of a volume are in the order of the series, not in the opposite one.
+
+    Args:
+        series: of single slices.
+        affine: (4, 4) of the volume, in DICOM's world space.
+    """
     start = np.array(numbers_of(series.headers[0], "ImagePositionPatient", 3))
-    affine = volume.get_affine("LPS")
     ends = affine[:3, 3], affine[:3, 3] + affine[:3, 0] * (series.shape[0] - 1)
     return bool(np.linalg.norm(start - ends[0]) <= np.linalg.norm(start - ends[1]))
 
@@ -204,9 +225,13 @@ def _segmentation(series: Series, mask: np.ndarray, affine: np.ndarray) -> "Segm
 
     sources = referable(series, SEGMENTATION)
     with reading(series.folder, SEGMENTATION.not_referable):
-        volume = hd.Volume(
-            mask.astype(np.uint8), affine, "PATIENT", sources[0].FrameOfReferenceUID, from_reference_convention="RAS"
-        )
+        pixels: Any = mask.astype(np.uint8)
+        if series.is_multiframe:
+            frame = sources[0].FrameOfReferenceUID
+            pixels = hd.Volume(pixels, affine, "PATIENT", frame, from_reference_convention="RAS")
+        # Slice by slice each frame refers to its source, also if the positions are rounded or not quite regular.
+        elif not _has_same_order(series, np.diag([-1, -1, 1, 1]) @ affine):
+            pixels = pixels[::-1]
         segment = hd.seg.SegmentDescription(
             segment_number=1,
             segment_label="Lesion",
@@ -219,7 +244,7 @@ def _segmentation(series: Series, mask: np.ndarray, affine: np.ndarray) -> "Segm
         )
         return hd.seg.Segmentation(
             sources,
-            volume,
+            pixels,
             "BINARY",
             [segment],
             series_instance_uid=hd.UID(),

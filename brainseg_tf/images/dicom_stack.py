@@ -53,6 +53,10 @@ def stack(
 
 def _check_positions(folder: Path, images: "list[tuple[Path, Dataset]]") -> None:
     """Checks that all slices have a position, an orientation and a pixel size."""
+    if any("PerFrameFunctionalGroupsSequence" in header for _, header in images):
+        raise InputError(
+            f"{printable(folder)}: contains enhanced images of one frame each, which cannot be read; {CONVERT}"
+        )
     for keyword, name, count in (
         ("ImagePositionPatient", "position (Image Position (Patient))", 3),
         ("ImageOrientationPatient", "orientation (Image Orientation (Patient))", 6),

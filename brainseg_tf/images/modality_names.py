@@ -15,11 +15,13 @@ _STRIPPED = {"brain", "bet", "stripped"}
 # Parts of file names in BraTS, BIDS and scanner exports, and their modalities.
 _MODALITIES = {
     "flair": "flair",
+    "t2f": "flair",
     "t1": "t1",
     "t1w": "t1",
     "t1ce": "t1ce",
     "t1c": "t1ce",
     "t1gd": "t1ce",
+    "t1n": "t1",
     "t2": "t2",
     "t2w": "t2",
     "t2star": "t2*",
@@ -44,6 +46,9 @@ _CONTRAST_AGENT = {"gd", "gad", "gado", "km", "ce", "post", "contrast"}
 _GRADIENT_ECHO = {"gre", "hemo", "fl2d", "medic"}
 _NO_CONTRAST_AGENT = {"pre", "without", "no", "non", "native", "nativ", "ohne", "vor", "op", "surgery"}
 
+# The end of the names that dcm2niix gives by default: date and time, and number of the series.
+_CONVERTED = re.compile(r"_\d{14}_\d+[^_]*$")
+
 _BIDS_SUFFIXES = {"flair": "FLAIR", "t1": "T1w", "t2": "T2w", "pd": "PDw"}
 
 
@@ -63,18 +68,18 @@ def modality_name(word: str) -> str:
 
 
 def named(names: Iterable[str], subject: str, kind: str) -> list[str]:
-    """Those of some file names that are ``<subject>_<kind>.nii[.gz]``; the exact name is the first.
+    """Those of some file names that are ``<subject>_<kind>.nii[.gz]``, or with ``-``; the exact name is the first.
 
     Args:
         names: of the files.
         subject: at the beginning of the name.
         kind: a modality, which can have any of its names (``T2``, ``T2w``), or another word.
     """
-    start = f"{subject}_"
+    starts = (f"{subject}_", f"{subject}-")  # The second one since BraTS 2023.
     words = {
-        name: stem(Path(name)).removeprefix(start)
+        name: stem(Path(name))[len(subject) + 1 :]
         for name in names
-        if name.startswith(start) and name.lower().endswith(NIFTI)
+        if name.startswith(starts) and name.lower().endswith(NIFTI)
     }
     found = (name for name, word in words.items() if modality_name(word) == kind)
     return sorted(found, key=lambda name: (words[name] != kind, name))
@@ -139,7 +144,8 @@ def other_modality(scan: Path, expected: str) -> str | None:
     Returns:
         The other modality; None if the name contains the expected modality, or nothing says what it is.
     """
-    if expected in named_modalities(scan):
+    converted = not is_folder(scan) and _CONVERTED.search(stem(scan))
+    if expected in named_modalities(scan) and not (converted and last_modality(scan)):
         return None
     other = last_modality(scan)
     return None if other == expected else other
@@ -155,13 +161,18 @@ def last_modality(scan: Path) -> str | None:
     """The modality at the end of a scan's name, otherwise that of a DICOM series by its description.
 
     Only the last part of the name is used: ``PD_07`` can be a patient with Parkinson's disease, not a proton density
-    image.
+    image. The default names of dcm2niix have the series description before date and number.
 
     Returns:
         The modality; None if neither says it.
     """
     last = next((part for part in reversed(name_parts(scan)) if part not in _STRIPPED), "")
-    return known_modality(last) or (described_modality(series_description(scan)) if is_folder(scan) else None)
+    if found := known_modality(last):
+        return found
+    if is_folder(scan):
+        return described_modality(series_description(scan))
+    converted = _CONVERTED.search(stem(scan))
+    return described_modality(stem(scan)[: converted.start()]) if converted else None
 
 
 def evidence(scan: Path) -> str:

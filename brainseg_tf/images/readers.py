@@ -75,6 +75,8 @@ def check_shape(shape: Sequence[int], path: Path) -> None:
     """
     if min(shape, default=1) < 1 or np.prod(shape, dtype=np.float64) > MAX_VOXELS:
         claimed = " x ".join(str(int(n)) for n in shape)
+        if min(shape) > 0 and len(shape) > 3 and np.prod(shape[:3], dtype=np.float64) <= MAX_VOXELS:
+            raise InputError(f"{printable(path)}: has shape {claimed}; one 3D volume is needed, extract one")
         raise InputError(
             f"{printable(path)}: the header claims {claimed} voxels, which no brain scan has; repair the header or "
             "export the scan again"

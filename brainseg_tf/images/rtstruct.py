@@ -107,7 +107,7 @@ def _structure_set(series: Series, numbers: np.ndarray, labels: Sequence[Label],
             StructureSetName="Lesions, for research only",
             StructureSetDate=now.strftime("%Y%m%d"),
             StructureSetTime=now.strftime("%H%M%S"),
-            ReferencedFrameOfReferenceSequence=[_referenced(first, list(images.values()))],
+            ReferencedFrameOfReferenceSequence=[_referenced(first, [image for image, _ in images.values()])],
             StructureSetROISequence=[
                 _item(
                     ROINumber=one.value,
@@ -133,8 +133,8 @@ def _structure_set(series: Series, numbers: np.ndarray, labels: Sequence[Label],
     return written
 
 
-def _images(series: Series, to_lps: np.ndarray) -> "dict[int, Dataset]":
-    """References to the slices by their index in the volume.
+def _images(series: Series, to_lps: np.ndarray) -> "dict[int, tuple[Dataset, np.ndarray]]":
+    """References to the slices, and their positions (3,) in millimetres, by their index in the volume.
 
     Args:
         series: the slices, or one image with several frames.
@@ -153,8 +153,9 @@ def _images(series: Series, to_lps: np.ndarray) -> "dict[int, Dataset]":
         else:
             planes = [(header, {})]
         for plane, in_file in planes:
-            index = round(float((from_lps @ [*map(float, plane.ImagePositionPatient), 1])[0]))
-            found[index] = _item(**reference, **in_file)
+            position = np.array([float(number) for number in plane.ImagePositionPatient])
+            index = round(float((from_lps @ [*position, 1])[0]))
+            found[index] = _item(**reference, **in_file), position
     return found
 
 
@@ -169,17 +170,25 @@ def _referenced(header: "Dataset", images: "list[Dataset]") -> "Dataset":
     return _item(FrameOfReferenceUID=header.FrameOfReferenceUID, RTReferencedStudySequence=[study])
 
 
-def _contours(one: Label, numbers: np.ndarray, to_lps: np.ndarray, images: "dict[int, Dataset]") -> "Dataset":
-    """The contours of a label, in the order of the slices."""
-    contours = [
-        _item(
-            ContourImageSequence=[images[index]],
-            ContourGeometricType="CLOSED_PLANAR",
-            NumberOfContourPoints=len(points),
-            ContourData=[f"{number:.3f}" for number in points.ravel()],
+def _contours(
+    one: Label, numbers: np.ndarray, to_lps: np.ndarray, images: "dict[int, tuple[Dataset, np.ndarray]]"
+) -> "Dataset":
+    """The contours of a label, in the order of the slices, each in the plane of its slice."""
+    normal = np.cross(to_lps[:3, 1], to_lps[:3, 2])
+    normal /= np.linalg.norm(normal)
+    contours = []
+    for index, polygon in _polygons(numbers == one.value, to_lps):
+        image, position = images[index]
+        # The positions of slices can be rounded or not quite regular.
+        points = polygon + ((position - polygon) @ normal)[:, None] * normal
+        contours.append(
+            _item(
+                ContourImageSequence=[image],
+                ContourGeometricType="CLOSED_PLANAR",
+                NumberOfContourPoints=len(points),
+                ContourData=[f"{number:.3f}" for number in points.ravel()],
+            )
         )
-        for index, points in _polygons(numbers == one.value, to_lps)
-    ]
     roi = _item(ReferencedROINumber=one.value, ROIDisplayColor=list(one.colour))
     if contours:
         roi.ContourSequence = contours

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import printable
@@ -212,11 +212,13 @@ def has_same_grid(volume: Volume, like: Volume) -> bool:
 
 
 def check_same_grid(volume: Volume, like: Volume) -> None:
-    """Checks that two scans are on the same grid, with the same axes.
+    """Checks that two scans are on the same grid. They can be stored with other axes.
 
     Raises:
         InputError: they are not.
     """
+    if volume.data.shape == like.data.shape and _distance(volume.affine, like) <= _SAME_GRID_MM:
+        return
     _check_same_grid(volume.source, _shape_3d(volume.source, volume.path), volume.path, like)
     if not np.array_equal(_orientation_to_lps(volume.source), _orientation_to_lps(like.source)):
         raise InputError(
@@ -342,14 +344,32 @@ def _read_labels(path: Path, like: Volume) -> np.ndarray:
 
 def _labels_of(image: nib.Nifti1Pair, path: Path, like: Volume) -> np.ndarray:
     shape = _shape_3d(image, path)
-    _check_same_grid(image, shape, path, like)
+    # The axes of the scan: at 45 degrees, between two of them, those of the mask depend on how its affine is rounded.
+    orientation = _orientation_to_lps(like.source)
+    if _is_lps_grid(image, shape, like):
+        orientation = _orientation_to_lps(image)
+    else:
+        _check_same_grid(image, shape, path, like)
     _check_real(image, path)
     with reading(path, _DAMAGED):
         data = np.asanyarray(image.dataobj).reshape(shape)
     if not np.isfinite(data).all():
         raise InputError(f"{printable(path)}: contains NaN or infinite values; replace them, for instance by 0")
-    # The axes of the scan: at 45 degrees, between two of them, those of the mask depend on how its affine is rounded.
-    return apply_orientation(data, _orientation_to_lps(like.source))
+    return apply_orientation(data, orientation)
+
+
+def _is_lps_grid(image: nib.Nifti1Pair, shape: tuple[int, int, int], like: Volume) -> bool:
+    """Whether an image has the voxels of a scan once both have the axes LPS: it can be stored with other axes."""
+    orientation = _orientation_to_lps(image)
+    axes = np.argsort(orientation[:, 0])
+    affine = affine_mm(image) @ inv_ornt_aff(orientation, shape)
+    return tuple(shape[int(axis)] for axis in axes) == like.data.shape and _distance(affine, like) <= _SAME_GRID_MM
+
+
+def _distance(affine: np.ndarray, like: Volume) -> float:
+    """Largest distance between the corners of a grid and those of a scan of the same shape, in millimetres."""
+    differences = corners(affine, like.data.shape) - corners(like.affine, like.data.shape)
+    return float(np.linalg.norm(differences, axis=1).max())
 
 
 def _check_same_grid(image: nib.Nifti1Pair, shape: tuple[int, int, int], path: Path, like: Volume) -> None:

@@ -167,6 +167,73 @@ def test_an_enhanced_multi_frame_image_is_read(tmp_path, order):
     assert hd.seg.segread(tmp_path / "seg.dcm").pixel_array.sum() == mask.sum() > 10
 
 
+@pytest.mark.parametrize("value", [-2000, 63536])
+def test_the_padding_of_a_multi_frame_image_is_background(tmp_path, value):
+    order = np.random.default_rng(0).permutation(COUNT).tolist()
+    place = write_enhanced(tmp_path / "enhanced", order=order)
+    file = place / "enhanced.dcm"
+    one = pydicom.dcmread(file)
+    stored = np.rint(DATA.transpose(2, 1, 0) / 0.5).astype(np.int16)[order]
+    one.PixelData, one.PixelRepresentation = np.where(stored == 0, -2000, stored).astype(np.int16).tobytes(), 1
+    one.add_new("PixelPaddingValue", "SS" if value < 0 else "US", value)
+    one.save_as(file)
+    check_read(place)
+
+
+def test_real_world_values_are_not_used(tmp_path):
+    """They can hold for a part of the pixels only."""
+
+    def mapping(k):
+        item = pydicom.Dataset()
+        item.RealWorldValueFirstValueMapped, item.RealWorldValueLastValueMapped = 10, 4095
+        item.RealWorldValueIntercept, item.RealWorldValueSlope = 0.0, 0.001
+        item.LUTExplanation = item.LUTLabel = "x"
+        unit = pydicom.Dataset()
+        unit.CodeValue, unit.CodingSchemeDesignator, unit.CodeMeaning = "1", "UCUM", "no units"
+        item.MeasurementUnitsCodeSequence = [unit]
+        return [item]
+
+    check_read(write_series(tmp_path / "series", DATA, AFFINE, RealWorldValueMappingSequence=mapping))
+
+
+def test_enhanced_images_of_one_frame_each_are_called_so(tmp_path):
+    groups = lambda k: [pydicom.Dataset()]  # noqa: E731
+    place = write_series(
+        tmp_path / "series",
+        DATA,
+        AFFINE,
+        PerFrameFunctionalGroupsSequence=groups,
+        ImagePositionPatient=MISSING,
+        PixelSpacing=MISSING,
+    )
+    refused(place, "contains enhanced images of one frame each, which cannot be read; convert it with dcm2niix")
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_each_frame_of_a_segmentation_refers_to_its_slice(tmp_path, reverse):
+    """Also if the positions are rounded and not quite regular."""
+    shift = np.random.default_rng(0).uniform(-0.4, 0.4, COUNT)
+    heights = [round(-50 + 5 * k + shift[k], 1) for k in range(COUNT)]
+    heights = heights[::-1] if reverse else heights
+    place = write_series(tmp_path / "series", DATA, AFFINE, ImagePositionPatient=lambda k: [-84, -96, heights[k]])
+    volume = read_volume(place)
+    mask = volume.data > 500
+    write_dicom(tmp_path / "seg.dcm", mask, volume)
+    written = hd.seg.segread(tmp_path / "seg.dcm")
+    height_of = {
+        one.SOPInstanceUID: float(one.ImagePositionPatient[2]) for one in map(pydicom.dcmread, place.iterdir())
+    }
+    by_height = dict(zip(sorted(heights), mask.sum(axis=(0, 1)), strict=True))
+    frames = written.PerFrameFunctionalGroupsSequence
+    assert len(frames) == (mask.sum(axis=(0, 1)) > 0).sum()
+    for frame, pixels in zip(frames, written.pixel_array.reshape(len(frames), -1), strict=True):
+        (derivation,) = frame.DerivationImageSequence
+        (source,) = derivation.SourceImageSequence
+        height = height_of[source.ReferencedSOPInstanceUID]
+        assert frame.PlanePositionSequence[0].ImagePositionPatient[2] == pytest.approx(height)
+        assert pixels.sum() == by_height[height]
+
+
 def test_an_enhanced_image_without_frame_of_reference_is_read_but_has_no_segmentation(tmp_path):
     place = write_enhanced(tmp_path / "enhanced", FrameOfReferenceUID=MISSING)
     check_read(place)

@@ -27,6 +27,7 @@ def test_files_of_a_kind_are_named_after_the_subject():
     assert named(files, "p", "t2") == ["p_t2.nii", "p_t2.nii.gz", "p_T2w.nii.gz"]
     assert named(files, "p", "seg") == ["p_seg.nii"]
     assert named(files, "p", "flair") == []
+    assert named(["p-t2f.nii.gz", "p-t1n.nii.gz", "p-seg.nii.gz"], "p", "flair") == ["p-t2f.nii.gz"]  # BraTS 2023
 
 
 @pytest.mark.parametrize(
@@ -132,6 +133,13 @@ def test_names_of_any_alphabet_are_kept(name, expected):
         ("p_t2_space_flair_sag.nii.gz", None, None),
         ("p_T2_TRA_FLAIR.nii.gz", "flair", None),
         ("p_t2.nii.gz", None, "t2"),
+        ("BraTS-GLI-00002-000-t2f.nii.gz", "flair", None),
+        ("BraTS-GLI-00002-000-t1n.nii.gz", "t1", "t1"),
+        ("pat1_t1_mprage_sag_p2_iso_20230405101112_3.nii.gz", "t1", "t1"),
+        ("pat1_t2_tse_tra_20230405101112_4.nii.gz", None, "t2"),
+        ("pat1_t2_tirm_tra_dark-fluid_20230405101112_5a.nii.gz", "flair", None),
+        ("pat1_ep2d_diff_3scan_trace_ADC_20230405101112_6.nii.gz", "adc", "adc"),
+        ("pat1_localizer_20230405101112_1.nii.gz", None, None),
         ("PD_07.nii.gz", None, None),
         ("PD_\u7530\u4e2d.nii.gz", None, None),
         ("T1_\u041c\u0430\u0440\u0438\u044f.nii.gz", None, None),

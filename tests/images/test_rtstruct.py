@@ -185,6 +185,15 @@ def test_a_multi_frame_image_is_referred_to_by_its_frames(tmp_path):
     check_regions(written, place, volume, numbers)
 
 
+def test_contours_lie_in_their_slices_if_the_positions_are_not_quite_regular(tmp_path):
+    heights = -50 + 5.0 * np.arange(COUNT) + np.random.default_rng(0).uniform(-0.4, 0.4, COUNT)
+    place = write_series(
+        tmp_path / "series", DATA, AFFINE, ImagePositionPatient=lambda k: [-84, -96, round(heights[k], 1)]
+    )
+    written, *_ = written_and_read(place, tmp_path / "rt.dcm")
+    assert any(len(centres) for centres in rasterised(written, place).values())
+
+
 def test_a_structure_set_without_lesions_has_a_roi_without_contours(tmp_path):
     place = write_series(tmp_path / "series", DATA, AFFINE)
     written, *_ = written_and_read(place, tmp_path / "rt.dcm", labels=[])

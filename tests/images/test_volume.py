@@ -9,6 +9,7 @@ from brainseg_tf.errors import InputError
 from brainseg_tf.images.maps import write_map
 from brainseg_tf.images.volume import (
     check_same_grid,
+    has_same_grid,
     is_whole,
     read_mask,
     read_on_same_grid,
@@ -100,6 +101,40 @@ def test_a_mask_on_another_grid_is_refused(tmp_path, scan):
             with pytest.raises(InputError, match="another grid"):
                 read(tmp_path / name, volume)
     np.testing.assert_array_equal(read_mask(scan, volume), volume.data > 0)
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPI", "SAR", "PIR"])
+def test_a_mask_can_be_stored_with_other_axes_than_its_scan(tmp_path, axes):
+    """As a mask of dcm2niix's conversion of a DICOM series, or one that a viewer has saved as RAS."""
+    data = make_brain(1)[0]
+    tilt = np.eye(4)
+    tilt[:3, :3] = Rotation.from_euler("xyz", [9, -7, 12], degrees=True).as_matrix()
+    image = nib.Nifti1Image(data, tilt @ AFFINE)
+    nib.save(image, tmp_path / "scan.nii")
+    volume = read_volume(tmp_path / "scan.nii")
+    change = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(axes))
+    other = nib.Nifti1Image((data > 500).astype(np.uint8), image.affine).as_reoriented(change)
+    nib.save(other, tmp_path / "mask.nii")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.nii", volume), volume.data > 500)
+    nib.save(image.as_reoriented(change), tmp_path / "second.nii")
+    second = read_volume(tmp_path / "second.nii")
+    assert has_same_grid(second, volume)
+    np.testing.assert_array_equal(second.data, volume.data)
+    # Another grid with the same shape is still one.
+    moved = other.affine.copy()
+    moved[0, 3] += 2
+    nib.save(nib.Nifti1Image(np.asarray(other.dataobj), moved), tmp_path / "moved.nii")
+    with pytest.raises(InputError, match="lies on another grid"):
+        read_mask(tmp_path / "moved.nii", volume)
+
+
+def test_several_volumes_of_any_size_are_called_so(tmp_path):
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    header.set_data_shape((256, 256, 60, 80))
+    (tmp_path / "scan.nii").write_bytes(header.binaryblock + bytes(1000))
+    with pytest.raises(InputError, match="has shape 256 x 256 x 60 x 80; one 3D volume is needed, extract one"):
+        read_volume(tmp_path / "scan.nii")
 
 
 def test_a_mask_has_the_axes_of_its_scan_at_45_degrees(tmp_path):

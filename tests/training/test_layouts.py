@@ -309,3 +309,11 @@ def test_t2_flair_is_not_t2(tmp_path):
     }
     assert search(tmp_path, ("flair", "t2")).problems == []
     assert list(found(tmp_path, "t2")) == ["p", "q"]
+
+
+def test_the_layout_of_brats_2023(tmp_path):
+    name = "BraTS-GLI-00002-000"
+    touch(tmp_path / name, *(f"{name}-{kind}.nii.gz" for kind in ("t1n", "t1c", "t2f", "t2w", "seg")))
+    assert found(tmp_path, "flair", "t2") == {name: (name, {"flair": f"{name}-t2f.nii.gz", "t2": f"{name}-t2w.nii.gz"})}
+    (one,) = search(tmp_path, ("flair",)).candidates
+    assert one.truth and one.truth.name == f"{name}-seg.nii.gz"
