@@ -126,7 +126,7 @@ def replacing_all(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
     """
     staged = {name: _temporary(path) for name, path in paths.items()}
     old: dict[Path, Path] = {}
-    renamed: list[Path] = []
+    ours: dict[Path, os.stat_result] = {}
     try:
         yield staged
         for path in paths.values():
@@ -135,21 +135,34 @@ def replacing_all(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
                 path.replace(hidden)
                 old[path] = hidden
         for name in reversed(list(paths)):
+            ours[paths[name]] = staged[name].stat()
             staged[name].replace(paths[name])
-            renamed.append(paths[name])
     except BaseException as error:
         restored, old = old, {}
-        for path in renamed:
-            if path not in restored:
+        for path in reversed(list(paths.values())):
+            before = restored.get(path)
+            if not _is_free(path, ours.get(path)):  # Another run has written it meanwhile.
+                if before is not None:
+                    before.unlink()
+            elif before is not None:
+                before.replace(path)
+            else:
                 path.unlink(missing_ok=True)
-        for path, hidden in reversed(restored.items()):
-            hidden.replace(path)
         if problem := _explained(error, staged, paths):
             raise problem from error
         raise
     finally:
         for temporary in (*staged.values(), *old.values()):
             temporary.unlink(missing_ok=True)
+
+
+def _is_free(path: Path, ours: os.stat_result | None) -> bool:
+    """Whether a file is missing, or is the one that this run has put there."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return True
+    return ours is not None and (found.st_ino, found.st_mtime_ns) == (ours.st_ino, ours.st_mtime_ns)
 
 
 def _explained(error: BaseException, staged: Mapping[str, Path], paths: Mapping[str, Path]) -> InputError | None:

@@ -46,8 +46,10 @@ _CONTRAST_AGENT = {"gd", "gad", "gado", "km", "ce", "post", "contrast"}
 _GRADIENT_ECHO = {"gre", "hemo", "fl2d", "medic"}
 _NO_CONTRAST_AGENT = {"pre", "without", "no", "non", "native", "nativ", "ohne", "vor", "op", "surgery"}
 
-# The end of the names that dcm2niix gives by default: date and time, and number of the series.
-_CONVERTED = re.compile(r"_\d{14}_\d+[^_]*$")
+# Names that dcm2niix gives by default: folder, series description, date and time, number of the series, variant.
+_CONVERTED = re.compile(r"[^_]+_(.*)_\d{14}_\d+[a-z]*(_.*)?")
+# ``T2_to_FLAIR`` is a T2 image.
+_REGISTERED = {"to", "in", "on", "reg", "2"}
 
 _BIDS_SUFFIXES = {"flair": "FLAIR", "t1": "T1w", "t2": "T2w", "pd": "PDw"}
 
@@ -144,7 +146,7 @@ def other_modality(scan: Path, expected: str) -> str | None:
     Returns:
         The other modality; None if the name contains the expected modality, or nothing says what it is.
     """
-    converted = not is_folder(scan) and _CONVERTED.search(stem(scan))
+    converted = not is_folder(scan) and _CONVERTED.fullmatch(stem(scan))
     if expected in named_modalities(scan) and not (converted and last_modality(scan)):
         return None
     other = last_modality(scan)
@@ -153,8 +155,14 @@ def other_modality(scan: Path, expected: str) -> str | None:
 
 def named_modalities(scan: Path) -> list[str]:
     """The modalities that a scan's name has anywhere. ``T2_FLAIR`` and ``T2_TRA_FLAIR`` are FLAIR and not T2."""
-    found = [modality for part in name_parts(scan) if (modality := known_modality(part))]
-    return [one for number, one in enumerate(found) if one != "t2" or "flair" not in found[number:]]
+    parts = name_parts(scan)
+    kinds = [known_modality(part) for part in parts]
+    found = []
+    for number, kind in enumerate(kinds):
+        later = parts[number : kinds.index("flair", number)] if "flair" in kinds[number:] else []
+        if kind and not (kind == "t2" and later and not _REGISTERED & set(later)):
+            found.append(kind)
+    return found
 
 
 def last_modality(scan: Path) -> str | None:
@@ -171,8 +179,8 @@ def last_modality(scan: Path) -> str | None:
         return found
     if is_folder(scan):
         return described_modality(series_description(scan))
-    converted = _CONVERTED.search(stem(scan))
-    return described_modality(stem(scan)[: converted.start()]) if converted else None
+    converted = _CONVERTED.fullmatch(stem(scan))
+    return described_modality(converted[1]) if converted else None
 
 
 def evidence(scan: Path) -> str:

@@ -360,6 +360,8 @@ def _labels_of(image: nib.Nifti1Pair, path: Path, like: Volume) -> np.ndarray:
 
 def _is_lps_grid(image: nib.Nifti1Pair, shape: tuple[int, int, int], like: Volume) -> bool:
     """Whether an image has the voxels of a scan once both have the axes LPS: it can be stored with other axes."""
+    if not spans_space(image.affine):
+        return False
     orientation = _orientation_to_lps(image)
     axes = np.argsort(orientation[:, 0])
     affine = affine_mm(image) @ inv_ornt_aff(orientation, shape)

@@ -12,8 +12,8 @@ from typing import Any
 from brainseg_tf.errors import InputError
 from brainseg_tf.files import exists, printable
 from brainseg_tf.images.formats import NIFTI
-from brainseg_tf.images.modality_names import bids_suffix, named_modalities, without_modality
-from brainseg_tf.images.scan_search import search_folder
+from brainseg_tf.images.modality_names import bids_suffix, last_modality, named, without_modality
+from brainseg_tf.images.scan_search import Search, members
 from brainseg_tf.prediction.jobs import Job
 
 NAME = "{name}"
@@ -25,8 +25,8 @@ class Companions:
 
     Attributes:
         needed: the model's further modalities. Those without a pattern are looked for beside the scan: as
-            ``{name}_<modality>.nii[.gz]``, in a BIDS dataset with the suffix of the modality, otherwise as any scan
-            whose name differs in the modality only, as in ``fit``.
+            ``{name}_<modality>.nii[.gz]``, in a BIDS dataset with the suffix of the modality, otherwise as the only
+            scan whose name differs in the modality at its end.
         modalities: patterns of further modalities by name, relative to the folder of the scan.
         brain, truth: patterns of the brain mask and the ground truth, relative to that folder; None for none.
         outputs: patterns of further outputs by their field of ``Outputs``, relative to the folder of the mask.
@@ -39,7 +39,9 @@ class Companions:
     truth: str | None = None
     outputs: Mapping[str, str] = field(default_factory=dict)
     tables: bool = False
-    _found: dict[tuple[Path, str], dict[str, Path]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _found: dict[tuple[Path, str], dict[str, list[Path]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def add_to(self, job: Job, *, bids: bool = False) -> Job:
         """The job with the files that belong to its scan.
@@ -59,7 +61,7 @@ class Companions:
             if pattern := self.modalities.get(modality):
                 modalities[modality] = _existing([_filled(pattern, name, folder)])
             else:
-                modalities[modality] = self._beside(folder, name, modality, bids=bids)
+                modalities[modality] = self._beside(job.scan, name, modality, bids=bids)
         brain, truth = (
             given or (_existing([_filled(pattern, name, folder)]) if pattern else None)
             for given, pattern in ((job.brain, self.brain), (job.truth, self.truth))
@@ -71,28 +73,47 @@ class Companions:
             outputs = outputs.with_tables()
         return replace(job, modalities=modalities, brain=brain, truth=truth, outputs=outputs)
 
-    def _beside(self, folder: Path, name: str, modality: str, *, bids: bool) -> Path:
+    def _beside(self, scan: Path, name: str, modality: str, *, bids: bool) -> Path:
         """The scan of a further modality in the folder of a scan.
 
         Args:
-            folder: the folder.
+            scan: the scan.
             name: of the scan, without its modality.
             modality: the modality.
             bids: whether the scan is named as in BIDS.
 
         Raises:
-            InputError: there is none, or the folder cannot be read.
+            InputError: there is none, or more than one; or the folder cannot be read.
         """
         word = bids_suffix(modality) if bids else modality
-        usual = [folder / f"{name}_{word}{suffix}" for suffix in reversed(NIFTI)]
+        usual = [scan.with_name(f"{name}_{word}{suffix}") for suffix in reversed(NIFTI)]
         if found := next(filter(exists, usual), None):
             return found
         # There can be thousands of scans in the folder, so it is searched once.
-        others = self._found.get((folder, modality))
-        if others is None:
-            scans = [one for one in search_folder(folder, modality, folder).scans if modality in named_modalities(one)]
-            others = self._found[folder, modality] = {without_modality(one): one for one in reversed(scans)}
-        return _existing([others[name]] if name in others else usual)
+        if (scan.parent, modality) not in self._found:
+            self._found[scan.parent, modality] = _by_name(scan.parent, modality)
+        others = [one for one in self._found[scan.parent, modality].get(name, []) if one != scan]
+        simple = named((one.name for one in others), name, modality)
+        others = [one for one in others if one.name in simple] or others
+        if len(others) > 1:
+            files = " and ".join(printable(one.name) for one in others)
+            raise InputError(
+                f"{printable(scan.parent)}: has {files} for {modality}; name one with a pattern or a table of scans"
+            )
+        return _existing(others or usual)
+
+
+def _by_name(folder: Path, modality: str) -> dict[str, list[Path]]:
+    """The scans of a modality in a folder, by their names without the modality."""
+    found = Search()
+    # The names are compared first: a search opens files.
+    for file in members(folder):
+        if last_modality(file) == modality:
+            found.add(file, modality)
+    by_name: dict[str, list[Path]] = {}
+    for scan in found.scans:
+        by_name.setdefault(without_modality(scan), []).append(scan)
+    return by_name
 
 
 def _filled(pattern: str, name: str, folder: Path) -> Path:

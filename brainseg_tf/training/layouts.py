@@ -28,6 +28,10 @@ _ID, _GRADE = "BraTS_2019_subject_ID", "Grade"
 _NO_VALUE = ("", "n/a")
 
 
+# The names of examinations since BraTS 2023: patient and time point.
+_EXAMINATION = re.compile(r"(BraTS-\w+-\d{5})-(\d{3})")
+
+
 @dataclass(frozen=True)
 class Candidate:
     """The scans of one examination, complete or not.
@@ -90,7 +94,10 @@ def search(place: Path, modalities: Sequence[str], *, with_missing: bool = False
 
 
 def _read_brats(folder: Path, modalities: Sequence[str]) -> Found:
-    """Patients in the BraTS 2019 layout, ``[HGG|LGG]/<id>/<id>_<kind>.nii[.gz]``; hidden folders are ignored."""
+    """Patients in the BraTS 2019 layout, ``[HGG|LGG]/<id>/<id>_<kind>.nii[.gz]``; hidden folders are ignored.
+
+    Since BraTS 2023 the folder is that of one examination of a patient, and the kind is behind a ``-``.
+    """
     found = Found()
     patients, others = [], []
     for candidate in _patient_folders(folder):
@@ -118,17 +125,19 @@ def _read_brats(folder: Path, modalities: Sequence[str]) -> Found:
     ]
     for candidate, files, missing in patients:
         grade = candidate.parent.name if candidate.parent.name in GRADES else grades.get(candidate.name)
+        examination = _EXAMINATION.fullmatch(candidate.name)
         found.candidates.append(
             Candidate(
                 candidate,
                 candidate.name,
-                candidate.name,
+                examination[1] if examination else candidate.name,
                 {kind: files[kind] for kind in modalities if kind in files},
                 tuple(missing[kind] for kind in modalities if kind in missing),
                 files.get(TRUTH),
                 missing.get(TRUTH, ""),
                 files.get(BRAIN_MASK),
                 grade,
+                session=examination[2] if examination else "",
             )
         )
     return found

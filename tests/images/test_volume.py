@@ -128,6 +128,18 @@ def test_a_mask_can_be_stored_with_other_axes_than_its_scan(tmp_path, axes):
         read_mask(tmp_path / "moved.nii", volume)
 
 
+def test_a_mask_without_an_orientation_is_on_another_grid(tmp_path):
+    nib.save(nib.Nifti1Image(make_brain(1)[0], AFFINE), tmp_path / "scan.nii")
+    volume = read_volume(tmp_path / "scan.nii")
+    for value in (0.0, np.inf):
+        header = nib.Nifti1Header()
+        header["sform_code"] = 1
+        header["srow_x"], header["srow_y"], header["srow_z"] = [value, 0, 0, 0], [0, 4, 0, 0], [0, 0, 5, 0]
+        nib.save(nib.Nifti1Image(np.ones(volume.source.shape, np.uint8), None, header), tmp_path / "mask.nii")
+        with np.errstate(invalid="ignore"), pytest.raises(InputError, match="lies on another grid"):
+            read_mask(tmp_path / "mask.nii", volume)
+
+
 def test_several_volumes_of_any_size_are_called_so(tmp_path):
     header = nib.Nifti1Header()
     header.set_data_dtype(np.int16)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from brainseg_tf.errors import InputError
-from brainseg_tf.images.scan_search import search_folder
+from brainseg_tf.images.scan_search import members
 from brainseg_tf.prediction import companions as companions_module
 from brainseg_tf.prediction.batch import plan_batch
 from brainseg_tf.prediction.companions import Companions
@@ -44,24 +44,36 @@ def test_further_modalities_are_found_by_name(tmp_path, monkeypatch):
     # The usual name first, then any other name of the modality.
     touch(tmp_path / "t", "a_FLAIR.nii.gz", "a_T2.nii.gz", "b_flair.nii.gz", "b_T2w.nii", "b_t2.nii", "b_x_t2.nii.gz")
     touch(tmp_path / "t", "c-flair.nii.gz", "c-t2w.nii.gz", "d_T2_FLAIR.nii.gz", "d_T2_.nii.gz")
+    touch(tmp_path / "t", "e_flair.nii.gz", "e_T2_ADC.nii.gz", "e_DWI_T2.nii.gz", "e_T2w.nii.gz")
     calls = []
 
-    def counted(*arguments):
-        calls.append(arguments)
-        return search_folder(*arguments)
+    def counted(folder):
+        calls.append(folder)
+        return members(folder)
 
-    monkeypatch.setattr(companions_module, "search_folder", counted)
+    monkeypatch.setattr(companions_module, "members", counted)
     assert planned(tmp_path / "t", tmp_path / "out", needed=("t2",)) == {
         "a_FLAIR_mask.nii.gz": {"t2": "a_T2.nii.gz"},
         "b_flair_mask.nii.gz": {"t2": "b_t2.nii"},
         "c-flair_mask.nii.gz": {"t2": "c-t2w.nii.gz"},
         "d_T2_FLAIR_mask.nii.gz": {"t2": "d_T2_.nii.gz"},
+        "e_flair_mask.nii.gz": {"t2": "e_T2w.nii.gz"},
     }
     assert len(calls) == 1  # There can be thousands of scans in a folder.
     # They are inputs, so no line says that they were left out.
     batch = plan_batch([tmp_path / "s"], tmp_path / "out", companions=Companions(("t2",)))
     assert batch.left_out == []
     assert len(plan_batch([tmp_path / "s"], tmp_path / "out").left_out) == 2
+
+
+def test_a_scan_is_not_its_own_companion_and_two_companions_are_refused(tmp_path):
+    touch(tmp_path / "s", "a_T1_FLAIR.nii.gz", "b_flair.nii.gz", "b_T1w.nii.gz", "b_T1.nii.gz")
+    batch = plan_batch([tmp_path / "s"], tmp_path / "out", companions=Companions(("t1",)))
+    assert batch.jobs == []
+    assert {one.job.scan.name: one.error.rpartition(": ")[2] for one in batch.failed} == {
+        "a_T1_FLAIR.nii.gz": "no such file; add it, or name it with a pattern or a table of scans",
+        "b_flair.nii.gz": "has b_T1.nii.gz and b_T1w.nii.gz for t1; name one with a pattern or a table of scans",
+    }
 
 
 def test_patterns_name_everything(tmp_path):

@@ -312,8 +312,13 @@ def test_t2_flair_is_not_t2(tmp_path):
 
 
 def test_the_layout_of_brats_2023(tmp_path):
-    name = "BraTS-GLI-00002-000"
-    touch(tmp_path / name, *(f"{name}-{kind}.nii.gz" for kind in ("t1n", "t1c", "t2f", "t2w", "seg")))
-    assert found(tmp_path, "flair", "t2") == {name: (name, {"flair": f"{name}-t2f.nii.gz", "t2": f"{name}-t2w.nii.gz"})}
-    (one,) = search(tmp_path, ("flair",)).candidates
-    assert one.truth and one.truth.name == f"{name}-seg.nii.gz"
+    """The time points of a patient are one subject, so that they are on one side of a split."""
+    names = ["BraTS-GLI-00002-000", "BraTS-GLI-00002-001", "BraTS-GLI-00003-000"]
+    for name in names:
+        touch(tmp_path / name, *(f"{name}-{kind}.nii.gz" for kind in ("t1n", "t1c", "t2f", "t2w", "seg")))
+    assert found(tmp_path, "flair", "t2") == {
+        name: (name[:15], {"flair": f"{name}-t2f.nii.gz", "t2": f"{name}-t2w.nii.gz"}) for name in names
+    }
+    candidates = search(tmp_path, ("flair",)).candidates
+    assert [one.session for one in candidates] == ["000", "001", "000"]
+    assert [one.truth and one.truth.name for one in candidates] == [f"{name}-seg.nii.gz" for name in names]
