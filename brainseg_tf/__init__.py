@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from brainseg_tf.api import ComparedScans, Model, Prediction, compare, load_model, predict
 
-__version__ = "0.24.0"
+__version__ = "0.25.0"
 __all__ = ["ComparedScans", "Model", "Prediction", "__version__", "compare", "load_model", "predict"]
 
 
