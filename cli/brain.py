@@ -45,8 +45,9 @@ def brain(
     """Find the brain in SCANS: NIfTI or other files, folders of DICOM slices, or folders of these.
 
     FLAIR, T1 (with or without contrast agent) and T2 images are supported, with or without skull. One scan goes to
-    --out. Several scans go to --out-dir: each gets NAME_brain.nii.gz and a row in brain.csv. A mask (uint8, 1 in the
-    brain) has the grid of its scan.
+    --out. Several scans go to --out-dir: each gets NAME_brain.nii.gz and a row in brain.csv. In a BIDS dataset these
+    are the FLAIR, T1w and T2w images, whose masks get the names of BIDS derivatives. A mask (uint8, 1 in the brain) has
+    the grid of its scan.
     """
     if (out is None) == (out_dir is None):
         raise click.UsageError("give --out FILE for one scan, or --out-dir FOLDER for several")
@@ -74,7 +75,7 @@ def _several(
     from brainseg_tf.prediction.batch import BRAIN_TABLE, plan_batch
     from brainseg_tf.prediction.brain_masks import add_to_table, read_table, write_brain_mask
 
-    batch = plan_batch(scans, out_dir, brain_masks=True, modality=None)
+    batch = plan_batch(scans, out_dir, modality=None)
     table = out_dir / BRAIN_TABLE
     check_writable(table, overwrite=True)
     read_table(table)  # Another file with this name is refused before any work.
@@ -86,8 +87,7 @@ def _several(
         click.echo(f"Error: {printable(outcome.error)}", err=True)
         add_to_table(table, {"scan": outcome.job.scan, "status": "failed", "error": outcome.error})
     for job in batch.jobs:
-        mask = job.outputs.brain_mask
-        assert mask is not None  # plan_batch was asked for it.
+        mask = job.outputs.mask
         refused = False
         row: dict[str, Any] = {"scan": job.scan}
         try:

@@ -17,6 +17,8 @@ from brainseg_tf.images.modality_names import bids_suffix, evidence, name_parts,
 from brainseg_tf.images.readers import reading
 
 DESCRIPTION = "dataset_description.json"
+# The modalities in which the brain can be found.
+ANATOMICAL = ("flair", "t1", "t2")
 NOT_READABLE = "is a folder without read permission; change its permissions"
 # Suffixes of files that are ignored: descriptions, tables, pictures, and the data files of formats with two files.
 _COMPANIONS = (
@@ -130,19 +132,19 @@ def _absolute(folder: Path) -> Path:
     return folder.resolve() if ".." in folder.parts else folder.absolute()
 
 
-def search_bids(root: Path, folder: Path, modality: str = "flair") -> Search:
+def search_bids(root: Path, folder: Path, modality: str | None = "flair") -> Search:
     """Searches a BIDS dataset for scans of a modality, for instance ``sub-X/[ses-Y/]anat/*_FLAIR.nii[.gz]``.
 
     Args:
         root: the root of the dataset.
         folder: the folder to search, ``root`` or a folder in it.
-        modality: of the scans, see ``modality_names.bids_suffix``.
+        modality: of the scans, see ``modality_names.bids_suffix``; None for all ``ANATOMICAL``.
 
     Raises:
         InputError: a folder or the file .bidsignore cannot be read.
     """
     found, ignored = Search(), _bids_ignored(root)
-    suffix = f"_{bids_suffix(modality)}"
+    suffixes = tuple(f"_{bids_suffix(one)}" for one in ([modality] if modality else ANATOMICAL))
     limit = _absolute(folder)
     # Below a subject or a session only these are searched: a dataset can have thousands.
     depth = len(limit.relative_to(_absolute(root)).parts)
@@ -155,7 +157,7 @@ def search_bids(root: Path, folder: Path, modality: str = "flair") -> Search:
                 continue
             for file in _members(anatomical, unreadable):
                 scan = root / file.relative_to(_absolute(root))
-                if not (stem(file).endswith(suffix) and file.name.lower().endswith(SCANS)):
+                if not (stem(file).endswith(suffixes) and file.name.lower().endswith(SCANS)):
                     continue
                 if ignored(file.relative_to(_absolute(root)).as_posix()):
                     found.left_out.append((scan, "is excluded by the dataset's .bidsignore"))

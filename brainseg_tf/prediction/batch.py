@@ -15,6 +15,7 @@ from brainseg_tf.images.dicom import is_series
 from brainseg_tf.images.formats import stem
 from brainseg_tf.images.modality_names import bids_suffix, subject_and_session, without_modality
 from brainseg_tf.images.scan_search import (
+    ANATOMICAL,
     DESCRIPTION,
     NOT_READABLE,
     Search,
@@ -33,7 +34,7 @@ from brainseg_tf.training.layouts import TABLES, search
 MASK, BRAIN = "_mask.nii.gz", "_brain.nii.gz"
 SUMMARY, BRAIN_TABLE = results_table.NAME, "brain.csv"
 _BIDS_VERSION = "1.10.0"
-# Which scans of a BIDS dataset are used if no modality is asked for.
+# Which scans of a table are used if no modality is asked for.
 _ANY_MODALITY = "flair"
 
 
@@ -77,7 +78,8 @@ def plan_batch(
         brain_masks: whether the brain mask of each scan is written too.
         companions: what belongs to each scan; nothing if None.
         overwrite: whether earlier results are replaced; otherwise those of a scan that fails stay in the tables.
-        modality: the model's first modality; None for scans of any modality, in a BIDS dataset for FLAIR.
+        modality: the model's first modality. None for scans of any modality, and for their brain masks only, which are
+            ``Outputs.mask`` then.
 
     Raises:
         InputError: there is no scan, an output has the name of another one or of a file that is read, or ``out`` cannot
@@ -96,8 +98,8 @@ def plan_batch(
         if is_folder(place) and not os.access(place, os.R_OK | os.X_OK):
             in_place, in_jobs = Search(failed=[(place, NOT_READABLE)]), []
         elif root is not None:
-            in_place = search_bids(root, place, modality or _ANY_MODALITY)
-            job_of = partial(_bids_job, dataset=root, out=out, linked=linked)
+            in_place = search_bids(root, place, modality)
+            job_of = partial(_bids_job, dataset=root, out=out, linked=linked, several=modality is None)
             in_jobs = [job_of(scan) for scan in in_place.scans]
         elif is_folder(place) and not is_series(place):
             in_place = search_folder(place, modality, out)
@@ -131,7 +133,11 @@ def plan_batch(
     def place_of(path: Path) -> tuple[Path, str]:
         return resolved(path.parent), path.name
 
-    wanted = [_without_unwanted(job, pages=index is not None, brain_masks=brain_masks) for job in _once(jobs, place_of)]
+    wanted = _once(jobs, place_of)
+    if modality is None:
+        wanted = [replace(job, outputs=Outputs(job.outputs.brain_mask or job.outputs.mask)) for job in wanted]
+    else:
+        wanted = [_without_unwanted(job, pages=index is not None, brain_masks=brain_masks) for job in wanted]
     _check_names(
         wanted, [out / SUMMARY, *(out / name for name in cohort_tables.NAMES), *([index] if index else [])], place_of
     )
@@ -198,8 +204,8 @@ def _no_scan_message(place: Path, found: Search, modality: str | None, *, bids: 
         others = f" ({len(found.left_out) - 1} more were left out)" if len(found.left_out) > 1 else ""
         return f"{place}: contains no scan; {file.name}: {reason}{others}"
     if bids:
-        suffix = bids_suffix(modality or _ANY_MODALITY)
-        return f"{place}: no sub-*/anat/*_{suffix}.nii.gz in this BIDS dataset; give the files themselves"
+        suffixes = " or ".join(f"*_{bids_suffix(one)}.nii.gz" for one in ([modality] if modality else ANATOMICAL))
+        return f"{place}: no sub-*/anat/{suffixes} in this BIDS dataset; give the files themselves"
     return f"{place}: contains no scan (.nii, .nii.gz, .mgz, ...); give a folder of scans"
 
 
@@ -260,14 +266,16 @@ def _without_unwanted(job: Job, *, pages: bool, brain_masks: bool) -> Job:
     return replace(job, outputs=outputs if brain_masks else replace(outputs, brain_mask=None))
 
 
-def _bids_job(scan: Path, dataset: Path, out: Path, *, linked: bool) -> Job:
+def _bids_job(scan: Path, dataset: Path, out: Path, *, linked: bool, several: bool) -> Job:
     """The job of ``sub-X/[ses-Y/]anat/*_<suffix>.nii[.gz]``, with outputs that are named like BIDS derivatives.
 
     Args:
         scan, dataset, out: the scan, the root of its dataset, and the folder for results.
         linked: whether the description of the results links to the dataset, so that sidecars can name the scan.
+        several: whether a subject can have scans of several modalities: then the brain mask's name has the modality.
     """
-    entities = stem(scan).rpartition("_")[0]
+    entities, _, suffix = stem(scan).rpartition("_")
+    brain = f"brain{suffix}" if several and suffix != bids_suffix(_ANY_MODALITY) else "brain"
     folder = out / scan.parent.relative_to(dataset)
     figures = out / scan.relative_to(dataset).parts[0] / "figures"
     outputs = Outputs(
@@ -275,7 +283,7 @@ def _bids_job(scan: Path, dataset: Path, out: Path, *, linked: bool) -> Job:
         figure=figures / f"{entities}_label-lesion_mask.png",
         page=out / f"{entities}_label-lesion_mask.html",
         thumbnail=figures / f"{entities}_label-lesion_thumbnail.png",
-        brain_mask=folder / f"{entities}_desc-brain_mask.nii.gz",
+        brain_mask=folder / f"{entities}_desc-{brain}_mask.nii.gz",
         report=folder / f"{entities}_label-lesion_mask.json",
     )
     subject, session = subject_and_session(entities)
@@ -308,7 +316,7 @@ def _write_description(out: Path, datasets: Collection[Path]) -> None:
     write_json(
         file,
         {
-            "Name": "Lesion masks by brainseg-tf",
+            "Name": "Lesion and brain masks by brainseg-tf",
             "BIDSVersion": _BIDS_VERSION,
             "DatasetType": "derivative",
             "GeneratedBy": [{"Name": "brainseg-tf", "Version": __version__}],

@@ -137,3 +137,24 @@ def test_a_series_in_the_current_folder_has_its_name(tmp_path, monkeypatch):
     result = call("brain", "..", "--out-dir", "../../out", "--brain", "stripped")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out" / "patient 7_brain.nii.gz").is_file()
+
+
+def test_a_bids_dataset(tmp_path):
+    root, out = tmp_path / "bids", tmp_path / "out"
+    for name in ("FLAIR", "T1w", "acq-x_T2w", "PDw"):
+        save(make_brain(1)[0], root / "sub-01" / "anat" / f"sub-01_{name}.nii.gz")
+    (root / "dataset_description.json").write_text("{}")
+    result = call("brain", root, "--out-dir", out, "--brain", "stripped")
+    assert result.exit_code == 0, result.output
+    assert {str(file.relative_to(out)) for file in out.rglob("*")} == {
+        *("dataset_description.json", ".bidsignore", "brain.csv", ".brain.csv.lock", "sub-01", "sub-01/anat"),
+        "sub-01/anat/sub-01_desc-brain_mask.nii.gz",
+        "sub-01/anat/sub-01_desc-brainT1w_mask.nii.gz",
+        "sub-01/anat/sub-01_acq-x_desc-brainT2w_mask.nii.gz",
+    }
+    assert [row["status"] for row in table_of(out)] == ["done"] * 3
+    assert call("brain", root, "--out-dir", out, "--brain", "stripped", "--overwrite").exit_code == 0
+    for file in (root / "sub-01" / "anat").glob("*"):
+        file.unlink()
+    message = "no sub-*/anat/*_FLAIR.nii.gz or *_T1w.nii.gz or *_T2w.nii.gz in this BIDS dataset"
+    assert message in fails(call("brain", root, "--out-dir", out))
