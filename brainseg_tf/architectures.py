@@ -121,7 +121,7 @@ def recipe_for(architecture: str, modalities: tuple[str, ...] = ()) -> FitOption
     """The recipe of an architecture for some modalities; for those of its own recipe if none are given.
 
     On T2 fluid is as bright as a lesion. So a synthetic lesion leaves it out, and none shows another slice's fluid.
-    A quarter of the slices get synthetic ventricles.
+    If it is the only modality, a quarter of the slices get synthetic ventricles, which are bright in all channels.
     """
     recipe = ARCHITECTURES[architecture].recipe
     recipe = replace(recipe, modalities=modalities or recipe.modalities)
@@ -130,7 +130,7 @@ def recipe_for(architecture: str, modalities: tuple[str, ...] = ()) -> FitOption
     lesions = replace(
         recipe.corruption.lesions, fluid="bright", spares_fluid=1.0, foreign=0.0, bright=0.25, dark_level=(0.3, 2.6)
     )
-    augmentation = replace(recipe.corruption.augmentation, ventricles=0.25)
+    augmentation = replace(recipe.corruption.augmentation, ventricles=0.25 if len(recipe.modalities) == 1 else 0.0)
     return replace(recipe, corruption=replace(recipe.corruption, lesions=lesions, augmentation=augmentation))
 
 

@@ -148,8 +148,11 @@ def check_options(options: Any, name: str) -> None:
     network = _BRAIN_NETWORK if options["architecture"] == BRAIN else _LESION_NETWORK
     training = training_of(options["architecture"])
     Record({**network, **training.required, **training.optional}).check(options, "")
-    if options.get("labels") == "voxels" and not ARCHITECTURES[options["architecture"]].finds_lesions:
+    finds_lesions = options["architecture"] != BRAIN and ARCHITECTURES[options["architecture"]].finds_lesions
+    if options.get("labels") == "voxels" and not finds_lesions:
         raise MismatchError(f"labels: voxels needs a network with a lesion probability, not {options['architecture']}")
+    if finds_lesions and options["labels"] != "voxels" and (kind := options["corruption"]["kind"]) != "lesions":
+        raise MismatchError(f"corruption: {options['architecture']} learns from synthetic lesions, not from {kind}")
 
 
 def training_of(architecture: str) -> Record:

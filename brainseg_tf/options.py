@@ -316,7 +316,7 @@ class FitOptions:
     @property
     def validation_examples(self) -> int:
         """Largest number of validation slices; 0 uses all."""
-        return self.examples // 4
+        return -(-self.examples // 4)
 
     @property
     def round_starts(self) -> tuple[int, ...]:

@@ -320,6 +320,13 @@ def _given(given: dict[str, Any]) -> list[tuple[_Field, Any]]:
     return [(field, value) for field, value in values if value not in (None, ())]
 
 
+def _columns(options: FitOptions) -> int:
+    """The number of columns for the size of the pixels: that of the recipes is for their pixels."""
+    usual = SliceOptions()
+    share = (usual.field_of_view / usual.size) / (options.slices.field_of_view / options.slices.size)
+    return 2 * round(options.columns * share / 2)
+
+
 def _options(architecture: str, preset: str, initial: "ModelFolder | None", given: dict[str, Any]) -> FitOptions:
     """The recipe, with the values from the command line."""
     if initial:
@@ -331,6 +338,8 @@ def _options(architecture: str, preset: str, initial: "ModelFolder | None", give
         if field.part:
             change = {field.part: replace(getattr(options, field.part), **change)}
         options = replace(options, **change)
+    if given["columns"] is None and not initial:
+        options = replace(options, columns=_columns(options))
     least = ARCHITECTURES[options.architecture].min_modalities
     if len(options.modalities) < least:
         raise click.UsageError(f"--model {architecture} needs at least {least} modalities; give --modality for each")

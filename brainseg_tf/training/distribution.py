@@ -182,7 +182,7 @@ class Distribution:
         """The batches of this worker; none if it has no validation slices."""
         if not validation:
             return ()
-        most = options.validation_examples // self.workers
+        most = -(-options.validation_examples // self.workers)
         return ordered_batches(validation, options.batch, most, options.columns)
 
     @property

@@ -238,11 +238,19 @@ def _read(
     columns: int = 0,
 ) -> tf.data.Dataset:
     seed, epoch = seed_and_epoch
-    files = [central_columns(np.load(slices.file, mmap_mode="r"), columns) for slices in cached]
-    shape = (None, *files[0].shape[1:])
+
+    def opened(number: int) -> np.ndarray:
+        return central_columns(np.load(cached[number].file, mmap_mode="r"), columns)
+
+    shape = (None, *opened(0).shape[1:])
 
     def load(rows: np.ndarray) -> np.ndarray:
-        return np.stack([files[i][k] for i, k in rows])
+        images = np.empty((len(rows), *shape[1:]), np.float32)
+        # A file is open for one batch only: TensorFlow keeps this function, and a process may have 256 open files.
+        for number in np.unique(rows[:, 0]):
+            of_file = rows[:, 0] == number
+            images[of_file] = opened(number)[rows[of_file, 1]]
+        return images
 
     def with_seed(number: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images = tf.ensure_shape(tf.numpy_function(load, [rows], tf.float32), shape)

@@ -167,11 +167,14 @@ def test_the_recipe_gives_the_defaults(brats_like, tmp_path, monkeypatch):
         ARCHITECTURES["selfseg"].recipe,
         epochs=1,
         batch=8,
+        columns=36,  # Of 48, as wide as 96 of 128.
         slices=replace(ARCHITECTURES["selfseg"].recipe.slices, size=48, min_brain=0.05),
     )
     assert (unet.corruption.kind, unet.corruption.augment) == ("both", False)
     assert (paper.corruption.kind, paper.slices.normalisation, paper.slices.central) == ("shapes", "volume", 0.7)
     assert fusion.modalities == ("flair", "t2")
+    assert recipe_for("fusion", ("t2", "flair")).corruption.augmentation.ventricles == 0
+    assert recipe_for("selfseg", ("t2",)).corruption.augmentation.ventricles == 0.25
     result = call("fit", brats_like, "--out", tmp_path / "one", "--model", "fusion", "--modality", "flair")
     assert "needs at least 2 modalities" in fails(result, code=2)
 

@@ -1,6 +1,7 @@
 import errno
 import os
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -183,3 +184,16 @@ def test_validation_batches_are_always_the_same(cached):
     for (images, seed), (expected, expected_seed) in zip(first, second, strict=True):
         np.testing.assert_array_equal(images, expected)
         assert seed == expected_seed
+
+
+def test_the_files_of_the_slices_are_not_kept_open(cached):
+    """A process may have 256 open files, on some systems."""
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.is_dir():
+        pytest.skip("the open files of a process are in /proc on Linux only")
+    kept = []
+    for seed in range(3):
+        kept.append(batches(cached * 20, 8, seed, first_epoch=0, epochs=1))
+        assert sum(len(images) for images, _ in kept[-1]) == 20 * sum(len(one.rows) for one in cached)
+    opened = [one.readlink() for one in descriptors.iterdir() if one.exists()]
+    assert not [file for file in opened if file.suffix == ".npy"]

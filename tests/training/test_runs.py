@@ -263,6 +263,11 @@ def test_a_new_run_does_not_begin_in_what_another_has_left(out, tmp_path):
         ({"modalities": ("flair", "flair")}, "run", "modalities: contains 'flair' twice"),
         ({"modalities": ("../flair",)}, "run", "modalities[0]: expected a name"),
         ({"modalities": ()}, "run", "modalities: expected a list of 1 to 64 items"),
+        (
+            {"architecture": "selfseg"},
+            "run",
+            "corruption: selfseg learns from synthetic lesions, not from shapes",
+        ),
         ({}, "a\nb", r"the model's name: expected a name (no path, no control characters), found 'a\nb'"),
     ],
 )
