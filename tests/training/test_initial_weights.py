@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from brainseg_tf import models, saved_model
+from brainseg_tf.architectures import recipe_for
 from brainseg_tf.errors import InputError
 from brainseg_tf.training.fit import RunSettings, fit
 from brainseg_tf.training.initial_weights import load_weights
@@ -46,7 +47,9 @@ def test_other_layers_are_refused(trained, tmp_path):
 
 
 def test_the_weights_of_two_fused_networks_are_not_exchanged(brats_like, tmp_path):
-    options = replace(small_options(), architecture="fusion", modalities=("flair", "t2"), epochs=1)
+    recipe = recipe_for("fusion")
+    options = replace(small_options(), architecture="fusion", modalities=recipe.modalities, epochs=1)
+    options = replace(options, corruption=recipe.corruption)
     fit(brats_like, tmp_path / "run", options, RunSettings(say=lambda line: None, verbose=0))
     found = saved_model.find(str(tmp_path / "run"))
     network = models.create("fusion", 2)
