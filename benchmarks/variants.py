@@ -35,7 +35,7 @@ from brainseg_tf.options import CorruptionOptions, FitOptions, SliceOptions
 from brainseg_tf.reconstruction import Reconstruction
 from brainseg_tf.slices import Stack, onto_stack, to_stack
 from brainseg_tf.training import fit as training
-from brainseg_tf.training.cohort import Cohort, read_cohort
+from brainseg_tf.training.cohort import Cohort, read_cohort, split_patients
 
 # On these images squared errors are about a tenth of absolute errors. This weight keeps the ratio to the KL term.
 _ABSOLUTE = 0.1
@@ -245,7 +245,7 @@ def try_variant(name: str, data: Path, out: Path, options: FitOptions, cohort: C
         for dotted_name, replacement in variant.replacements.items():
             patches.enter_context(mock.patch(dotted_name, replacement))
         names = [patient.name for patient in cohort.patients]
-        split = training.split_patients(names, options.validation, options.test, 0)
+        split = split_patients(names, options.validation, options.test, 0)
         if name == "nyul":
             patches.enter_context(mock.patch("brainseg_tf.slices.normalise", Nyul(cohort, split.train)))
         if not (run / "1").exists():
