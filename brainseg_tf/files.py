@@ -146,7 +146,7 @@ def replacing_all(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
                     before.unlink()
             elif before is not None:
                 before.replace(path)
-            else:
+            elif path in ours:
                 path.unlink(missing_ok=True)
         if problem := _explained(error, staged, paths):
             raise problem from error

@@ -146,8 +146,7 @@ def other_modality(scan: Path, expected: str) -> str | None:
     Returns:
         The other modality; None if the name contains the expected modality, or nothing says what it is.
     """
-    converted = not is_folder(scan) and _CONVERTED.fullmatch(stem(scan))
-    if expected in named_modalities(scan) and not (converted and last_modality(scan)):
+    if expected in named_modalities(scan) and not _description(scan):
         return None
     other = last_modality(scan)
     return None if other == expected else other
@@ -177,10 +176,13 @@ def last_modality(scan: Path) -> str | None:
     last = next((part for part in reversed(name_parts(scan)) if part not in _STRIPPED), "")
     if found := known_modality(last):
         return found
-    if is_folder(scan):
-        return described_modality(series_description(scan))
-    converted = _CONVERTED.fullmatch(stem(scan))
-    return described_modality(converted[1]) if converted else None
+    return described_modality(series_description(scan) if is_folder(scan) else _description(scan))
+
+
+def _description(scan: Path) -> str:
+    """The series description in a name that dcm2niix gave; empty for other names."""
+    converted = None if is_folder(scan) else _CONVERTED.fullmatch(stem(scan))
+    return converted[1] if converted else ""
 
 
 def evidence(scan: Path) -> str:

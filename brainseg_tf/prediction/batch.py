@@ -86,47 +86,42 @@ def plan_batch(
             be created.
     """
     jobs: list[tuple[int, Job]] = []
-    found = Search()
     failures: dict[Path, Outcome] = {}
+    left_out: list[tuple[Path, str]] = []
     empty: list[tuple[Path, str]] = []
     companions = companions or Companions()
     datasets = {root.resolve() for place in places if is_folder(place) and (root := bids_root(place)) is not None}
     linked = _is_linked(out, datasets)
+
+    def fail(job: Job, file: Path, reason: object) -> None:
+        failed = Outcome(job, error=f"{file}: {reason}", refused=not overwrite and has_result(job))
+        failures.setdefault(file.absolute(), failed)
+
     for number, place in enumerate(places):
-        job_of = partial(_job, out=out)
         root = bids_root(place) if is_folder(place) else None
-        if is_folder(place) and not os.access(place, os.R_OK | os.X_OK):
-            in_place, in_jobs = Search(failed=[(place, NOT_READABLE)]), []
-        elif root is not None:
-            in_place = search_bids(root, place, modality)
+        job_of = partial(_job, out=out)
+        if root is not None:
             job_of = partial(_bids_job, dataset=root, out=out, linked=linked, several=modality is None)
-            in_jobs = [job_of(scan) for scan in in_place.scans]
-        elif is_folder(place) and not is_series(place):
-            in_place = search_folder(place, modality, out)
-            in_jobs = [job_of(scan) for scan in in_place.scans]
-        elif place.suffix.lower() in TABLES:
-            in_place, in_jobs = _from_table(place, [modality or _ANY_MODALITY, *companions.needed], out)
+        if place.suffix.lower() in TABLES and not is_folder(place):
+            found, in_place = _from_table(place, [modality or _ANY_MODALITY, *companions.needed], out)
         else:
-            in_place, in_jobs = Search([place]), [job_of(place)]
-        for job in in_jobs:
+            found = _search(place, root, modality, out)
+            in_place = [job_of(scan) for scan in found.scans]
+        for job in in_place:
             try:
                 jobs.append((number, companions.add_to(job, bids=root is not None)))
             except InputError as error:
-                failed = Outcome(job, error=f"{job.scan}: {error}", refused=not overwrite and has_result(job))
-                failures.setdefault(job.scan.absolute(), failed)
-        for file, reason in in_place.failed:
+                fail(job, job.scan, error)
+        for file, reason in found.failed:
             # A folder in a BIDS dataset has no job of its own.
-            job = _job(file, out) if is_folder(file) else job_of(file)
-            failed = Outcome(job, error=f"{file}: {reason}", refused=not overwrite and has_result(job))
-            failures.setdefault(file.absolute(), failed)
-        if not in_place.scans and not in_place.failed:
-            empty.append((place, _no_scan_message(place, in_place, modality, bids=root is not None)))
-        found.scans += in_place.scans
-        found.left_out += in_place.left_out
+            fail(_job(file, out) if is_folder(file) else job_of(file), file, reason)
+        if not found.scans and not found.failed:
+            empty.append((place, _no_scan_message(place, found, modality, bids=root is not None)))
+        left_out += found.left_out
     # Of several subjects, one without a scan does not stop the others.
-    if empty and not (found.scans or failures):
+    if empty and not (jobs or failures):
         raise InputError(empty[0][1])
-    found.left_out += [(place, message.removeprefix(f"{place}: ")) for place, message in empty]
+    left_out += [(place, message.removeprefix(f"{place}: ")) for place, message in empty]
     # Few folders have many files, and resolving a path is slow.
     resolved = cache(Path.resolve)
 
@@ -147,11 +142,22 @@ def plan_batch(
     for folder in {path.parent for job in wanted for path in job.outputs.paths}:
         make_folder(folder)
     known = {place_of(path) for job in wanted for path in (*job.outputs.paths, *job.inputs)}
-    left_out = [one for one in found.left_out if place_of(one[0]) not in known]
+    left_out = [one for one in left_out if place_of(one[0]) not in known]
     if index is not None:
         links = navigation([job.outputs.page for job in wanted if job.outputs.page], index)
         wanted = [replace(job, navigation=one) for job, one in zip(wanted, links, strict=True)]
     return Batch(wanted, list(failures.values()), left_out)
+
+
+def _search(place: Path, root: Path | None, modality: str | None, out: Path) -> Search:
+    """The scans in a folder or a BIDS dataset with this root; a file or a series is a scan itself."""
+    if is_folder(place) and not os.access(place, os.R_OK | os.X_OK):
+        return Search(failed=[(place, NOT_READABLE)])
+    if root is not None:
+        return search_bids(root, place, modality)
+    if is_folder(place) and not is_series(place):
+        return search_folder(place, modality, out)
+    return Search([place])
 
 
 def _once(jobs: Sequence[tuple[int, Job]], place_of: Callable[[Path], tuple[Path, str]]) -> list[Job]:
